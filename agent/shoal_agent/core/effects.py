@@ -1,0 +1,194 @@
+"""Everything a node can ask for, in the imperative.
+
+The shell performs a list in order. One ordering is a promise: a ``Persist`` is durable before any later
+``Broadcast`` or ``SendFrame`` of the same list leaves (etcd's ``Ready`` contract). Effects that take time answer
+with an event; none answers twice.
+"""
+
+from dataclasses import dataclass
+
+from shoal_agent.core.facts import CallId, FinishReason, Piece, RejectCode, StageSpan, TensorHandle, Usage
+from shoal_protocol.headers import Header
+from shoal_protocol.ids import NodeId, SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Publish ``wire`` on every broker. ``expiry_s`` bounds how long a retained copy lives."""
+
+    topic: str
+    wire: bytes
+    retain: bool
+    at_least_once: bool
+    expiry_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write ``data`` under ``name`` atomically and durably."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SendFrame:
+    """Send to ``peer`` (never to ourselves), connecting if need be. Ownership of a payload handle passes to the shell."""
+
+    peer: NodeId
+    header: Header
+    payload: TensorHandle | bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadBlocks:
+    """Open the blocks of ``span``; answered by BlocksLoaded or BlocksFailed."""
+
+    span: StageSpan
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadBlocks:
+    span: StageSpan
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStage:
+    """Reserve KV for one session on one stage. Cannot fail: memory is only committed as it is written."""
+
+    session: SessionId
+    stage: int
+    span: StageSpan
+    tokens_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunStage:
+    """Run the stage's blocks over ``token_count`` positions; answered by StageFinished or StageFailed.
+
+    ``payload`` are token ids (int64) if the span begins with block 0, hidden states otherwise. Ownership passes.
+    ``want_logits`` is False for the chunks of a prompt before the last: the head is skipped.
+    """
+
+    session: SessionId
+    stage: int
+    position: int
+    token_count: int
+    payload: TensorHandle | bytes
+    want_logits: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CloseStage:
+    """Terminate a run in progress (its answer is still owed, as StageFailed) and free the session's KV."""
+
+    session: SessionId
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class CallService:
+    """Run a method of a local light service; answered by ServiceReturned or ServiceFailed.
+
+    ``tensor`` (logits for the sampler) is released by the shell after the call.
+    """
+
+    call: CallId
+    service: str
+    method: str
+    request: bytes
+    tensor: TensorHandle | None
+
+
+@dataclass(frozen=True, slots=True)
+class CloseService:
+    """The session is over: a stateful service (sampler, detokenizer) forgets what it kept under this key."""
+
+    service: str
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class Accept:
+    """The request passed admission; the stream may begin."""
+
+    session: SessionId
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """One more token of a stream, exactly once and in order."""
+
+    session: SessionId
+    piece: Piece
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The stream is over. ``tail`` is text that was held back while a stop string was still possible."""
+
+    session: SessionId
+    reason: FinishReason
+    tail: str
+    usage: Usage
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    """The request was not begun. ``retry_after_s`` None: trying again will not help."""
+
+    session: SessionId
+    code: RejectCode
+    detail: str
+    retry_after_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseTensor:
+    handle: TensorHandle
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """Add one to a counter of the metrics: ``name`` is the family, ``label`` the reason or kind."""
+
+    name: str
+    label: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line for the log; the core itself never logs."""
+
+    level: str
+    text: str
+    fields: tuple[tuple[str, str | int | float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Everything is said: the process may end."""
+
+
+Effect = (
+    Broadcast
+    | Persist
+    | SendFrame
+    | LoadBlocks
+    | UnloadBlocks
+    | OpenStage
+    | RunStage
+    | CloseStage
+    | CallService
+    | CloseService
+    | Accept
+    | Emit
+    | Finish
+    | Reject
+    | ReleaseTensor
+    | Count
+    | Note
+    | Stop
+)

@@ -1,0 +1,189 @@
+"""Everything that can happen to a node, in the past tense.
+
+The shell (or the simulator) turns the world into these and hands them to ``Node.handle`` with the instant at which
+they happened. Bytes a peer sent arrive either as ``EnvelopeReceived`` (still sealed: the core is the gate) or as
+``FrameReceived`` (the connection authenticated the peer, the header was strictly decoded).
+"""
+
+from dataclasses import dataclass
+
+from shoal_agent.core.facts import CallId, GenerationRequest, ModelFacts, StageSpan, TensorHandle
+from shoal_protocol.headers import Header
+from shoal_protocol.ids import NodeId, SessionId
+from shoal_protocol.messages import Capacity, Load
+
+
+@dataclass(frozen=True, slots=True)
+class TimePassed:
+    """The deadline the node asked for has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """The sensors were read. ``wall_ms`` is Unix time, used only to judge senders never heard before."""
+
+    capacity: Capacity
+    load: Load
+    wall_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAvailable:
+    """A verified package is in this node's store."""
+
+    facts: ModelFacts
+
+
+@dataclass(frozen=True, slots=True)
+class ServicesAvailable:
+    """The light services this node can run, by full name (``sampler``, ``tokenizer:<model hex>``)."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerConnected:
+    broker: str
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerLost:
+    broker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class EnvelopeReceived:
+    """Bytes from a broker. Nothing about them is trusted, the topic included."""
+
+    broker: str
+    topic: str
+    wire: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FrameReceived:
+    """A frame from an authenticated peer. ``payload`` is owned by the node from now on; None if empty."""
+
+    peer: NodeId
+    header: Header
+    payload: TensorHandle | None
+
+
+@dataclass(frozen=True, slots=True)
+class PeerConnected:
+    """The data-plane link to ``peer`` is up."""
+
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerLost:
+    """The data-plane link to ``peer`` broke, or could not be opened; what was queued on it is gone."""
+
+    peer: NodeId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class PeerMisbehaved:
+    """Somebody sent what no correct node sends; already rejected, to be counted. ``peer`` None: not even authenticated."""
+
+    peer: NodeId | None
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksLoaded:
+    span: StageSpan
+    resident_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class BlocksFailed:
+    """The span could not be opened: ``reason`` says which block and why (missing, tampered, out of memory)."""
+
+    span: StageSpan
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StageFinished:
+    """A stage run is done; ``output`` (hidden states, or logits of the last position) is owned by the node.
+
+    None when the run was the head's and no token was wanted.
+    """
+
+    session: SessionId
+    stage: int
+    position: int
+    output: TensorHandle | None
+    shape: tuple[int, ...]
+    took_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class StageFailed:
+    session: SessionId
+    stage: int
+    position: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceReturned:
+    """A local light service answered: ``result`` is msgpack, the service's own."""
+
+    call: CallId
+    result: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceFailed:
+    """A local light service refused the call; ``reason`` is fit to show to the caller."""
+
+    call: CallId
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestArrived:
+    """A client of this node's API wants a generation."""
+
+    request: GenerationRequest
+
+
+@dataclass(frozen=True, slots=True)
+class CancelRequested:
+    """The client went away, or no longer wants it."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """The process was asked to end: say goodbye."""
+
+
+Event = (
+    TimePassed
+    | Sampled
+    | ModelAvailable
+    | ServicesAvailable
+    | BrokerConnected
+    | BrokerLost
+    | EnvelopeReceived
+    | FrameReceived
+    | PeerConnected
+    | PeerLost
+    | PeerMisbehaved
+    | BlocksLoaded
+    | BlocksFailed
+    | StageFinished
+    | StageFailed
+    | ServiceReturned
+    | ServiceFailed
+    | RequestArrived
+    | CancelRequested
+    | StopRequested
+)

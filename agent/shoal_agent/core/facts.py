@@ -1,0 +1,138 @@
+"""The values that cross the border between the core and the rooms around it.
+
+All frozen. Tensors appear only as handles: the shell keeps the arrays in a table, the core decides which handle
+goes where and when it is released.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NewType
+
+from shoal_protocol.headers import Sampling
+from shoal_protocol.ids import DeploymentId, Digest, Epoch, SessionId
+
+TensorHandle = NewType("TensorHandle", int)
+"""Key into the shell's tensor table. Whoever receives one owns it and must pass it on or release it."""
+
+CallId = NewType("CallId", int)
+"""Names one light-service call, local or remote, until it is answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class BlockFacts:
+    """One block of a package: its weight, its KV per token and its measured time on the machine that imported it."""
+
+    shard_bytes: int
+    kv_bytes_per_token: int
+    decode_us: int
+    """One token, on a device of ``ModelFacts.reference_macs_per_s``."""
+    prefill_us: int
+    """128 tokens, on the same device."""
+    boundary_bytes_per_token: int
+    """What leaves this block per token (0 after the last)."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What the core must know of a package to plan it and to admit sessions."""
+
+    model: Digest
+    name: str
+    blocks: tuple[BlockFacts, ...]
+    reference_macs_per_s: int
+    context_tokens_max: int
+
+
+class FinishReason(StrEnum):
+    """Why a stream ended, in the words of the OpenAI API where it has one."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    CANCELLED = "cancelled"
+    DEADLINE = "deadline"
+    FAILED = "failed"
+
+
+class RejectCode(StrEnum):
+    """Why a request was not begun, or could not go on; the API maps each to one HTTP status."""
+
+    UNKNOWN_MODEL = "model_not_found"
+    NOT_READY = "not_ready"
+    BAD_PROMPT = "invalid_prompt"
+    CONTEXT_EXCEEDED = "context_length_exceeded"
+    OVERLOADED = "overloaded"
+    DEADLINE = "deadline_exceeded"
+    STAGE_LOST = "stage_lost"
+    INTERNAL = "internal_error"
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    """Messages for the chat template: ``body`` is msgpack of the messages list, opaque to the core."""
+
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TextPrompt:
+    """A bare prompt; special tokens in it are text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrompt:
+    """A prompt that already is token ids."""
+
+    tokens: tuple[int, ...]
+
+
+Prompt = ChatPrompt | TextPrompt | TokenPrompt
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One generation as the ingress's API asks for it. ``tokens_max`` None: as many as the context allows."""
+
+    session: SessionId
+    deployment: DeploymentId
+    prompt: Prompt
+    sampling: Sampling
+    tokens_max: int | None
+    stop: tuple[str, ...]
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    token: int
+    text: bytes
+    """The token's own bytes; may be an incomplete piece of UTF-8."""
+    logprob: float
+    top: tuple[tuple[int, bytes, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What one token added to a stream. ``text`` is whole UTF-8 and may be empty while characters are incomplete."""
+
+    token: int
+    text: str
+    logprob: TokenLogprob | None
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class StageSpan:
+    """A contiguous run of blocks of one epoch, on this node."""
+
+    deployment: DeploymentId
+    epoch: Epoch
+    model: Digest
+    first_block: int
+    last_block: int

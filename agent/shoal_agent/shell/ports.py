@@ -1,0 +1,98 @@
+"""The shapes of the drivers around the core: what ``runtime`` needs of each, and nothing more.
+
+A driver turns effects into the world and the world into events; it hands events to a ``Post``, which the runtime
+gives it at construction and which may be called from the event loop's thread only.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from shoal_agent.core.effects import (
+    Accept,
+    Broadcast,
+    CallService,
+    Emit,
+    Finish,
+    Reject,
+    RunStage,
+    SendFrame,
+)
+from shoal_agent.core.events import Event
+from shoal_agent.core.facts import GenerationRequest, StageSpan, TensorHandle
+from shoal_protocol.ids import SessionId
+
+Post = Callable[[Event], None]
+"""Hands one event to the node, from the loop's thread; returns when its effects have been begun."""
+
+Array = npt.NDArray[np.generic]
+
+
+class TensorTable(Protocol):
+    """Handles to arrays (or raw bytes): the only place where tensors live between two events."""
+
+    def put(self, value: Array | bytes | memoryview) -> TensorHandle: ...
+
+    def take(self, handle: TensorHandle) -> Array | bytes | memoryview:
+        """Remove and return."""
+
+    def peek(self, handle: TensorHandle) -> Array | bytes | memoryview: ...
+
+    def release(self, handle: TensorHandle) -> None: ...
+
+    def __len__(self) -> int: ...
+
+
+class ControlPlane(Protocol):
+    """All brokers at once."""
+
+    def publish(self, effect: Broadcast) -> None: ...
+
+    async def run(self) -> None: ...
+
+
+class DataPlane(Protocol):
+    """TLS links to peers."""
+
+    def send(self, effect: SendFrame) -> None: ...
+
+    async def run(self) -> None: ...
+
+
+class Engine(Protocol):
+    """Blocks and their KV. Loading, running and closing never block the loop."""
+
+    def load(self, span: StageSpan) -> None: ...
+
+    def unload(self, span: StageSpan) -> None: ...
+
+    def open_stage(self, session: SessionId, stage: int, span: StageSpan, tokens_max: int) -> None: ...
+
+    def run_stage(self, effect: RunStage) -> None: ...
+
+    def close_stage(self, session: SessionId, stage: int) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Services(Protocol):
+    """The light services this node can run."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def call(self, effect: CallService) -> None: ...
+
+    def close(self, service: str, session: SessionId) -> None: ...
+
+
+Answer = Accept | Emit | Finish | Reject
+
+
+class Ingress(Protocol):
+    """What the API needs of the runtime: hand in a request, read its answers."""
+
+    def generate(self, request: GenerationRequest) -> AsyncIterator[Answer]:
+        """Yields Accept, Emit*, Finish or one Reject. Closing the iterator early cancels the session."""

@@ -1,0 +1,188 @@
+"""What two nodes say to each other, over TLS, in data-plane frames.
+
+A frame is a header (one of these dataclasses, as a fixed-position msgpack array) and a payload (raw bytes: a
+tensor, token ids, a service's answer). The peer is authenticated by the connection, so headers are not signed and
+may hold floats. Times are always *remaining* milliseconds: clocks of two machines are never compared.
+
+Every frame of a session carries (deployment, epoch): a stage refuses an epoch it does not hold (``STALE_EPOCH``),
+so an imperfect switch costs a retry and never a wrong answer.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+from shoal_protocol.ids import DeploymentId, Epoch, Incarnation, NodeId, SessionId
+from shoal_protocol.tensors import Dtype
+
+
+class RefusalCode(IntEnum):
+    """Why a stage will not go on with a session."""
+
+    STALE_EPOCH = 1
+    UNKNOWN_SESSION = 2
+    KV_FULL = 3
+    OUT_OF_ORDER = 4
+    DEADLINE = 5
+    STAGE_FAILED = 6
+    NOT_HOSTED = 7
+    TOO_MANY_SESSIONS = 8
+
+
+class CloseReason(IntEnum):
+    """Why the ingress lets a session go."""
+
+    FINISHED = 1
+    CANCELLED = 2
+    DEADLINE = 3
+    FAILED = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How the next token is drawn. Temperature 0 is greedy; ``top_k`` 0 and ``top_p`` 1.0 are off."""
+
+    temperature: float
+    top_k: int
+    top_p: float
+    repetition_penalty: float
+    seed: int
+    top_logprobs: int
+    """-1: no logprobs wanted; n >= 0: the drawn token's and the n best ones'."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """First frame in either direction of a connection: who speaks, and how many bytes the other may have in flight."""
+
+    version: int
+    node: NodeId
+    incarnation: Incarnation
+    credit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """``credit_bytes`` more may be sent: that much was consumed here."""
+
+    credit_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class OpenSession:
+    """Ingress to every stage host: reserve KV for ``tokens_max``. Payload, to the sampler's host only: prompt ids (int64)."""
+
+    deployment: DeploymentId
+    epoch: Epoch
+    session: SessionId
+    stage: int
+    tokens_max: int
+    deadline_ms: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class SessionOpened:
+    """Stage host to ingress: reserved."""
+
+    session: SessionId
+    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """Input of ``stage``: payload is a tensor (dtype, shape) for positions ``position .. position+token_count-1``.
+
+    ``last`` marks the chunk after whose last position a token is wanted.
+    """
+
+    deployment: DeploymentId
+    epoch: Epoch
+    session: SessionId
+    stage: int
+    position: int
+    token_count: int
+    last: bool
+    deadline_ms: int
+    dtype: Dtype
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """Sampler's host to ingress: ``token`` stands at ``position``; ``end`` if the model ended its turn.
+
+    ``top`` holds (token, logprob) of the best candidates, best first; logprobs are natural, 0.0 and () when not wanted.
+    """
+
+    deployment: DeploymentId
+    epoch: Epoch
+    session: SessionId
+    position: int
+    token: int
+    end: bool
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CloseSession:
+    """Ingress to every stage host: free everything of this session."""
+
+    session: SessionId
+    reason: CloseReason
+
+
+@dataclass(frozen=True, slots=True)
+class SessionRefused:
+    """Stage host to ingress: I cannot (or no longer) serve this session."""
+
+    session: SessionId
+    stage: int
+    code: RefusalCode
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Are you there? Answered with the same ``nonce`` at once."""
+
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeAnswered:
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCall:
+    """Run ``method`` of light service ``service`` (e.g. ``tokenizer:smollm2``) on the payload (msgpack, the service's own)."""
+
+    call: int
+    service: str
+    method: str
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceResult:
+    """Answer to ``call``: payload is the result, or empty and ``error`` says why not."""
+
+    call: int
+    error: str
+
+
+Header = (
+    Hello
+    | Credit
+    | OpenSession
+    | SessionOpened
+    | Activation
+    | Token
+    | CloseSession
+    | SessionRefused
+    | Probe
+    | ProbeAnswered
+    | ServiceCall
+    | ServiceResult
+)
