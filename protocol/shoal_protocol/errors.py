@@ -31,29 +31,43 @@ class RemoteProtocolError(ProtocolError):
     reason = "protocol"
 
 
-class MalformedMessage(RemoteProtocolError):
+class MalformedMessage(RemoteProtocolError):  # noqa: N818 - the tree above is the naming
+    """Bytes that are no message, or a field out of range."""
+
     reason = "malformed"
 
 
-class OversizedMessage(RemoteProtocolError):
+class OversizedMessage(RemoteProtocolError):  # noqa: N818 - the tree above is the naming
+    """Larger than its bound; nothing was allocated for it."""
+
     reason = "oversized"
 
 
-class BadSignature(RemoteProtocolError):
+class BadSignature(RemoteProtocolError):  # noqa: N818 - the tree above is the naming
+    """The signature does not cover these bytes."""
+
     reason = "signature"
 
 
-class UnknownSender(RemoteProtocolError):
+class UnknownSender(RemoteProtocolError):  # noqa: N818 - the tree above is the naming
+    """No such member, or its role does not allow this kind."""
+
     reason = "sender"
 
 
-class WrongCluster(RemoteProtocolError):
+class WrongCluster(RemoteProtocolError):  # noqa: N818 - the tree above is the naming
+    """An envelope of another cluster."""
+
     reason = "cluster"
 
 
-class StaleMessage(RemoteProtocolError):
+class StaleMessage(RemoteProtocolError):  # noqa: N818 - the tree above is the naming
+    """Its time to live has passed, or it comes from the future."""
+
     reason = "expired"
 
 
-class ReplayedMessage(RemoteProtocolError):
+class ReplayedMessage(RemoteProtocolError):  # noqa: N818 - the tree above is the naming
+    """This (sender, incarnation, sequence) was already accepted, or is too old to tell."""
+
     reason = "replay"

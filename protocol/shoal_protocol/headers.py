@@ -69,7 +69,10 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """Ingress to every stage host: reserve KV for ``tokens_max``. Payload, to the sampler's host only: prompt ids (int64)."""
+    """Ingress to every stage host: reserve KV for ``tokens_max``.
+
+    Payload, to the sampler's host only: prompt ids (int64).
+    """
 
     deployment: DeploymentId
     epoch: Epoch
@@ -151,12 +154,17 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class ProbeAnswered:
+    """I am: ``nonce`` is the probe's."""
+
     nonce: int
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceCall:
-    """Run ``method`` of light service ``service`` (e.g. ``tokenizer:smollm2``) on the payload (msgpack, the service's own)."""
+    """Run ``method`` of light service ``service`` (e.g. ``tokenizer:0123456789abcdef``) on the payload.
+
+    The payload is msgpack, the service's own.
+    """
 
     call: int
     service: str

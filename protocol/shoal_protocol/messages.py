@@ -97,7 +97,10 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class LinkDeath:
-    """The last will, signed in advance: my connection number ``connection`` to ``broker`` broke. A hint about one link."""
+    """The last will, signed in advance: my connection number ``connection`` to ``broker`` broke.
+
+    A hint about one link.
+    """
 
     connection: int
     broker: str
