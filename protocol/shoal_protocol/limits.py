@@ -9,8 +9,8 @@ from typing import Final
 # --- control plane ---------------------------------------------------------------------------------------------
 ENVELOPE_BYTES_MAX: Final = 256 * 1024
 """One MQTT payload. Brokers drop the link above their own limit (mosquitto template: 1 MiB), so refuse well below it."""
-TTL_MS_MAX: Final = 24 * 3600 * 1000
-"""Retained plans must outlive a night without power; nothing may claim to live longer."""
+TTL_MS_MAX: Final = 3650 * 24 * 3600 * 1000
+"""A plan stands until the next epoch, however long that takes; ten years is the life of a data-plane certificate."""
 CLOCK_SKEW_MS_MAX: Final = 120_000
 """A sender never heard before may be this far off our wall clock; afterwards only (incarnation, sequence) count."""
 REPLAY_WINDOW_BITS: Final = 1024
@@ -47,7 +47,15 @@ SESSIONS_MAX: Final = 256
 """Sessions one host keeps open, whatever their size."""
 REQUESTS_MAX: Final = 256
 """Requests one ingress has in flight."""
+STAGE_QUEUE_MAX: Final = 64
+"""Prompt chunks of one session waiting at one stage: 64 x 256 tokens is beyond any context we serve."""
+SERVICE_CALLS_MAX: Final = 1024
+"""Light-service calls one node has under way for others."""
 STOP_STRINGS_MAX: Final = 4
 """What the OpenAI API allows."""
 STOP_STRING_BYTES_MAX: Final = 256
 """Held back from the stream while undecided, so it bounds latency too."""
+
+# --- light services and the API ---------------------------------------------------------------------------------
+SEED_MAX: Final = 2**63 - 1
+"""A sampler's seed: what every language's signed integer holds, and one word of the generator's key."""
