@@ -1,0 +1,193 @@
+"""The planner on clusters small enough to solve in the head."""
+
+import time
+
+import pytest
+
+from shoal_agent.core.facts import BlockFacts
+from shoal_agent.core.planner import (
+    CANDIDATES_EXACT_MAX,
+    Candidate,
+    Genesis,
+    Infeasible,
+    Link,
+    Links,
+    Objective,
+    Split,
+    SplitProblem,
+    Workload,
+    plan_genesis,
+    split_model,
+)
+from shoal_protocol.ids import DeploymentId, Digest, NodeId
+from shoal_protocol.messages import PlanStage
+
+MB = 1_000_000
+GMAC = 1_000_000_000
+A, B, C = (NodeId(letter * 32) for letter in "abc")
+BLOCK = BlockFacts(
+    shard_bytes=10 * MB, kv_bytes_per_token=1000, decode_us=300, prefill_us=8000, boundary_bytes_per_token=2304
+)
+HEAD = BlockFacts(
+    shard_bytes=30 * MB, kv_bytes_per_token=0, decode_us=1500, prefill_us=1500, boundary_bytes_per_token=0
+)
+NO_LINK_COST = Links(Link(rtt_us=0, bytes_per_s=10**15))
+
+
+def problem(candidates, *, blocks=(BLOCK,) * 4, links=NO_LINK_COST, context_tokens_max=1000, **rest):
+    workload = Workload(context_tokens_max, sessions=1, prompt_tokens=0, answer_tokens=1)
+    return SplitProblem(tuple(blocks), 10 * GMAC, tuple(candidates), workload, links, **rest)
+
+
+def shape(split):
+    assert isinstance(split, Split), split
+    return [(stage.node, stage.first_block, stage.last_block) for stage in split.stages]
+
+
+def node(index):
+    return NodeId(chr(ord("a") + index) * 32)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "rest", "expected"),
+    [
+        pytest.param([Candidate(A, 10 * GMAC, 900 * MB)], {}, [(A, 0, 3)], id="one node holds all"),
+        pytest.param(
+            [Candidate(A, 10 * GMAC, 900 * MB), Candidate(B, 20 * GMAC, 900 * MB)],
+            {},
+            [(B, 0, 3)],
+            id="the faster node holds all",
+        ),
+        pytest.param(
+            [Candidate(A, 10 * GMAC, 900 * MB), Candidate(B, 20 * GMAC, 900 * MB, busy_permille=600)],
+            {},
+            [(A, 0, 3)],
+            id="a busy node is a slow node",
+        ),
+        pytest.param(
+            [Candidate(A, 10 * GMAC, 900 * MB), Candidate(B, 20 * GMAC, 900 * MB)],
+            {"stages_min": 2},
+            [(A, 0, 0), (B, 1, 3)],
+            id="as little as may be on the slower node",
+        ),
+        pytest.param(
+            [Candidate(A, 10 * GMAC, 29 * MB), Candidate(B, 10 * GMAC, 29 * MB)],
+            {},
+            [(A, 0, 1), (B, 2, 3)],
+            id="memory forces the cut",
+        ),
+        pytest.param(
+            [Candidate(A, 10 * GMAC, 900 * MB), Candidate(B, 10 * GMAC, 900 * MB)],
+            {"objective": Objective.THROUGHPUT},
+            [(A, 0, 1), (B, 2, 3)],
+            id="throughput shares the work",
+        ),
+        pytest.param(
+            [Candidate(A, 10 * GMAC, 900 * MB), Candidate(B, 10 * GMAC, 900 * MB)],
+            {"objective": Objective.THROUGHPUT, "blocks": (*(BLOCK,) * 5, HEAD)},
+            [(A, 0, 4), (B, 5, 5)],
+            id="a head as heavy as five layers stands alone",
+        ),
+        pytest.param(
+            [Candidate(A, 10 * GMAC, 900 * MB), Candidate(B, 11 * GMAC, 900 * MB)],
+            {"links": Links(Link(rtt_us=2000, bytes_per_s=10**9)), "ingress": A},
+            [(A, 0, 3)],
+            id="a slightly faster node is not worth the way there",
+        ),
+    ],
+)
+def test_small_clusters(candidates, rest, expected):
+    assert shape(split_model(problem(candidates, **rest))) == expected
+
+
+def test_slow_links_are_avoided():
+    slow, fast = Link(rtt_us=20_000, bytes_per_s=MB), Link(rtt_us=100, bytes_per_s=1000 * MB)
+    links = Links(slow, {(A, C): fast, (C, A): fast})
+    candidates = [Candidate(n, 10 * GMAC, 29 * MB) for n in (A, B, C)]
+    assert {stage.node for stage in split_model(problem(candidates, links=links)).stages} == {A, C}
+
+
+def test_a_long_prompt_weighs_prefill():
+    light, heavy = (
+        BlockFacts(MB, 0, decode_us=decode, prefill_us=prefill, boundary_bytes_per_token=10)
+        for decode, prefill in ((100, 50_000), (5000, 100))
+    )
+    candidates = (Candidate(A, 10 * GMAC, 900 * MB), Candidate(B, 20 * GMAC, 900 * MB))
+    chatty, reader = (
+        SplitProblem((light, heavy), GMAC, candidates, Workload(9000, 1, prompt, 10), stages_min=2)
+        for prompt in (1, 8000)
+    )
+    assert shape(split_model(chatty)) == [(A, 0, 0), (B, 1, 1)]
+    assert shape(split_model(reader)) == [(B, 0, 0), (A, 1, 1)]
+
+
+def test_the_terms_are_named():
+    links = Links(Link(rtt_us=1000, bytes_per_s=2_304_000_000))
+    candidates = [Candidate(A, 10 * GMAC, 900 * MB), Candidate(B, 5 * GMAC, 28 * MB)]
+    split = split_model(problem(candidates, links=links, stages_min=2, ingress=A))
+    first, second = split.stages
+    assert (first.node, first.first_block, first.last_block) == (A, 0, 2)
+    assert (first.time_us, first.link_us, first.memory_bytes) == (900, 0, 39 * MB + 3 * MB)
+    assert (second.time_us, second.link_us, second.memory_bytes) == (600, 1001, 13 * MB + MB)
+    assert split.score_us == 900 + 1001 + 600 + 500
+
+
+def test_what_does_not_fit_is_explained_with_numbers():
+    answer = split_model(problem([Candidate(A, 10 * GMAC, 29 * MB), Candidate(B, 10 * GMAC, 5 * MB)]))
+    assert isinstance(answer, Infeasible)
+    assert "takes 56000000 bytes (4000000 of them KV for 1 x 1000 tokens), 2 nodes offer 34000000" in answer.reason
+    assert answer.nodes == (
+        f"{A}: offers 29000000 bytes at 10000000000 MAC/s, holds at most 2 of 4 blocks in a row",
+        f"{B}: offers 5000000 bytes at 10000000000 MAC/s, holds at most 0 of 4 blocks in a row",
+    )
+
+
+@pytest.mark.parametrize("useless", [Candidate(B, 0, 900 * MB), Candidate(B, GMAC, 0)])
+def test_a_node_without_speed_or_memory_counts_for_nothing(useless):
+    answer = split_model(problem([Candidate(A, GMAC, 900 * MB), useless], stages_min=2))
+    assert isinstance(answer, Infeasible)
+    assert "1 usable nodes" in answer.reason
+
+
+def test_nobody_is_infeasible():
+    assert isinstance(split_model(problem([])), Infeasible)
+
+
+def test_equal_scores_go_to_fewer_stages_and_lower_ids():
+    free = BlockFacts(MB, 0, decode_us=0, prefill_us=0, boundary_bytes_per_token=0)
+    candidates = [Candidate(n, GMAC, 900 * MB) for n in (C, B, A)]
+    assert shape(split_model(problem(candidates, blocks=(free,) * 3))) == [(A, 0, 2)]
+
+
+def test_beyond_the_exact_search_the_strongest_are_asked_first():
+    many = [Candidate(node(i), (i + 1) * GMAC, 900 * MB) for i in range(CANDIDATES_EXACT_MAX + 4)]
+    assert shape(split_model(problem(many))) == [(node(11), 0, 3)]
+
+
+def test_beyond_the_exact_search_memory_is_the_second_guess():
+    fast_but_small = [Candidate(node(i), 1000 * GMAC, 5 * MB) for i in range(CANDIDATES_EXACT_MAX)]
+    slow_but_roomy = Candidate(node(CANDIDATES_EXACT_MAX), GMAC, 900 * MB)
+    assert shape(split_model(problem([*fast_but_small, slow_but_roomy]))) == [(slow_but_roomy.node, 0, 3)]
+
+
+def test_genesis_is_epoch_zero_of_the_split():
+    model = Digest(bytes(range(32)))
+    candidates = [Candidate(A, 10 * GMAC, 29 * MB), Candidate(B, 10 * GMAC, 29 * MB)]
+    genesis = plan_genesis(problem(candidates), DeploymentId("smollm2"), model)
+    assert isinstance(genesis, Genesis)
+    plan = genesis.plan
+    assert (plan.deployment, plan.epoch, plan.parent, plan.model) == ("smollm2", 0, bytes(32), model)
+    assert plan.context_tokens_max == 1000
+    assert plan.stages == (PlanStage(A, 0, 1), PlanStage(B, 2, 3))
+
+
+def test_genesis_of_the_impossible_is_refused():
+    assert isinstance(plan_genesis(problem([]), DeploymentId("smollm2"), Digest(bytes(32))), Infeasible)
+
+
+def test_thirty_two_blocks_over_eight_nodes_are_planned_at_once():
+    candidates = [Candidate(node(i), (i + 5) * GMAC, 900 * MB) for i in range(CANDIDATES_EXACT_MAX)]
+    for objective in Objective:
+        begun = time.process_time()
+        split_model(problem(candidates, blocks=(BLOCK,) * 32, objective=objective, stages_min=3))
+        assert time.process_time() - begun < 1.0
