@@ -33,7 +33,7 @@ class Persist:
 
 @dataclass(frozen=True, slots=True)
 class SendFrame:
-    """Send to ``peer`` (never to ourselves), connecting if need be. Ownership of a payload handle passes to the shell."""
+    """Send to ``peer`` (never ourselves), connecting if need be. Ownership of a payload handle passes to the shell."""
 
     peer: NodeId
     header: Header
@@ -49,6 +49,8 @@ class LoadBlocks:
 
 @dataclass(frozen=True, slots=True)
 class UnloadBlocks:
+    """Close the blocks of ``span`` that no other epoch uses."""
+
     span: StageSpan
 
 
@@ -147,6 +149,8 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseTensor:
+    """Forget a tensor nobody will read."""
+
     handle: TensorHandle
 
 

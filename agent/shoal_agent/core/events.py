@@ -42,12 +42,24 @@ class ServicesAvailable:
 
 
 @dataclass(frozen=True, slots=True)
+class Restored:
+    """What an earlier life of this node wrote with Persist, read back at start."""
+
+    name: str
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class BrokerConnected:
+    """The link to ``broker`` is up and subscribed."""
+
     broker: str
 
 
 @dataclass(frozen=True, slots=True)
 class BrokerLost:
+    """The link to ``broker`` broke; the driver goes on trying."""
+
     broker: str
     reason: str
 
@@ -63,11 +75,15 @@ class EnvelopeReceived:
 
 @dataclass(frozen=True, slots=True)
 class FrameReceived:
-    """A frame from an authenticated peer. ``payload`` is owned by the node from now on; None if empty."""
+    """A frame from an authenticated peer.
+
+    The payload of an Activation is a tensor and comes as a handle, owned by the node from now on; any other
+    payload is small and comes as bytes. None if empty.
+    """
 
     peer: NodeId
     header: Header
-    payload: TensorHandle | None
+    payload: TensorHandle | bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +103,7 @@ class PeerLost:
 
 @dataclass(frozen=True, slots=True)
 class PeerMisbehaved:
-    """Somebody sent what no correct node sends; already rejected, to be counted. ``peer`` None: not even authenticated."""
+    """Somebody sent what no correct node sends; already rejected. ``peer`` None: not even authenticated."""
 
     peer: NodeId | None
     reason: str
@@ -95,6 +111,8 @@ class PeerMisbehaved:
 
 @dataclass(frozen=True, slots=True)
 class BlocksLoaded:
+    """Every block of ``span`` is open and warm."""
+
     span: StageSpan
     resident_bytes: int
 
@@ -124,6 +142,8 @@ class StageFinished:
 
 @dataclass(frozen=True, slots=True)
 class StageFailed:
+    """A stage run failed or was terminated; nothing of it is left."""
+
     session: SessionId
     stage: int
     position: int
@@ -170,6 +190,7 @@ Event = (
     | Sampled
     | ModelAvailable
     | ServicesAvailable
+    | Restored
     | BrokerConnected
     | BrokerLost
     | EnvelopeReceived

@@ -105,6 +105,8 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
+    """How likely a token was, and its rivals: (token, bytes, logprob), best first."""
+
     token: int
     text: bytes
     """The token's own bytes; may be an incomplete piece of UTF-8."""
@@ -123,6 +125,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
+    """What a request cost, in tokens."""
+
     prompt_tokens: int
     completion_tokens: int
 

@@ -94,7 +94,7 @@ class EncodeRequest:
 
 @dataclass(frozen=True, slots=True)
 class CheckRequest:
-    """A prompt that already is ids: are they all in the vocabulary?"""
+    """A prompt that already is ids: are they all in the vocabulary? Answered with the same ids."""
 
     tokens: tuple[int, ...]
 

@@ -1,0 +1,91 @@
+"""Light-service calls: made here or there, answered with the same event.
+
+A conductor asks for a call on a node; if that is this node it becomes a ``CallService`` effect, otherwise a
+``ServiceCall`` frame whose ``ServiceResult`` is turned back into ServiceReturned or ServiceFailed. Calls that peers
+make of this node are kept apart, bounded, and answered to the peer. A lost link fails every call that was on it, so
+nobody waits for an answer that cannot come.
+"""
+
+from typing import Final
+
+from shoal_agent.core.effects import CallService
+from shoal_agent.core.events import ServiceFailed, ServiceReturned
+from shoal_agent.core.facts import CallId
+from shoal_agent.core.outbox import Outbox, Payload
+from shoal_protocol.headers import ServiceCall, ServiceResult
+from shoal_protocol.ids import NodeId
+from shoal_protocol.limits import SERVICE_CALLS_MAX
+
+REASON_CHARS_MAX: Final = 200
+"""A reason is one line for a person; four bytes a character keep it within TEXT_BYTES_MAX."""
+
+Answer = ServiceReturned | ServiceFailed
+
+
+class Calls:
+    """Calls under way, in both directions."""
+
+    def __init__(self, node: NodeId) -> None:
+        self._node = node
+        self._next = 0
+        self._abroad: dict[CallId, NodeId] = {}
+        self._served: dict[CallId, tuple[NodeId, int]] = {}
+
+    def fresh(self) -> CallId:
+        """An id never used before by this node."""
+        self._next += 1
+        return CallId(self._next)
+
+    def make(self, where: NodeId, service: str, method: str, request: bytes, deadline_ms: int, out: Outbox) -> CallId:
+        """Call ``method`` of ``service`` on ``where``."""
+        call = self.fresh()
+        if where == self._node:
+            out.add(CallService(call, service, method, request, None))
+        else:
+            self._abroad[call] = where
+            out.send(where, ServiceCall(call, service, method, deadline_ms), request)
+        return call
+
+    def result(self, peer: NodeId, header: ServiceResult, payload: Payload) -> Answer | None:
+        """The answer in a frame, as an event; None if nobody asked that peer."""
+        call = CallId(header.call)
+        if self._abroad.get(call) != peer:
+            return None
+        del self._abroad[call]
+        if header.error:
+            return ServiceFailed(call, header.error)
+        return ServiceReturned(call, payload if isinstance(payload, bytes) else b"")
+
+    def serve(self, peer: NodeId, header: ServiceCall, payload: Payload, out: Outbox) -> None:
+        """A peer calls a service of this node."""
+        if len(self._served) >= SERVICE_CALLS_MAX:
+            out.send(peer, ServiceResult(header.call, f"{SERVICE_CALLS_MAX} calls are under way"))
+            return
+        call = self.fresh()
+        self._served[call] = (peer, header.call)
+        request = payload if isinstance(payload, bytes) else b""
+        out.add(CallService(call, header.service, header.method, request, None))
+
+    def answered(self, event: Answer, out: Outbox) -> bool:
+        """Pass the answer to a peer's call on; False if this call was our own."""
+        asked = self._served.pop(event.call, None)
+        if asked is None:
+            return False
+        peer, theirs = asked
+        if isinstance(event, ServiceFailed):
+            out.send(peer, ServiceResult(theirs, event.reason[:REASON_CHARS_MAX] or "refused"))
+        else:
+            out.send(peer, ServiceResult(theirs, ""), event.result)
+        return True
+
+    def peer_lost(self, peer: NodeId) -> list[ServiceFailed]:
+        """The calls that ``peer`` will not answer any more, as events; its own calls are forgotten."""
+        self._served = {call: asked for call, asked in self._served.items() if asked[0] != peer}
+        lost = [call for call, where in self._abroad.items() if where == peer]
+        for call in lost:
+            del self._abroad[call]
+        return [ServiceFailed(call, f"the link to {peer} broke") for call in lost]
+
+    def forget(self, call: CallId) -> None:
+        """Nobody waits for ``call`` any more; its answer, if it still comes, will be dropped."""
+        self._abroad.pop(call, None)

@@ -1,0 +1,67 @@
+"""Who is here, and what they say they can carry.
+
+Each node owns one capacity record, versioned by itself; merging is "the higher (incarnation, version) wins", so
+records may arrive in any order, twice, or through several brokers. A heartbeat only refreshes the moment its sender
+was last heard. Nothing that moves a block is decided from this table: it is what everybody *believes*.
+
+A node counts as present while it was heard within ``SILENCE_S``: five heartbeats, so that a lost packet, a broker
+restart or a pause of the Python process does not blink. Telling dead from slow needs probes; that is the failure
+detector's job, which builds on the instants kept here.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from shoal_protocol.ids import Incarnation, Instant, NodeId
+from shoal_protocol.messages import Heartbeat, NodePhase, NodeState
+
+SILENCE_S: Final = 5.0
+"""Unheard for this long: no longer counted as present."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """One node as this node knows it."""
+
+    node: NodeId
+    incarnation: Incarnation
+    state: NodeState
+    heard: Instant
+
+
+class Membership:
+    """The table of nodes that spoke, this one not included."""
+
+    def __init__(self) -> None:
+        self._peers: dict[NodeId, Peer] = {}
+
+    def merge(self, node: NodeId, incarnation: Incarnation, state: NodeState, now: Instant) -> bool:
+        """Take in a record; True if it told something new."""
+        known = self._peers.get(node)
+        if known is not None and (incarnation, state.version) <= (known.incarnation, known.state.version):
+            return False
+        self._peers[node] = Peer(node, incarnation, state, now)
+        return True
+
+    def heard(self, node: NodeId, incarnation: Incarnation, beat: Heartbeat, now: Instant) -> bool:
+        """Refresh ``node``; True if its record here is older than what it says it published."""
+        known = self._peers.get(node)
+        if known is None or incarnation > known.incarnation:
+            return True
+        if incarnation < known.incarnation:
+            return False
+        self._peers[node] = Peer(node, incarnation, known.state, now)
+        return beat.version > known.state.version
+
+    def peer(self, node: NodeId) -> Peer | None:
+        """What is known of ``node``."""
+        return self._peers.get(node)
+
+    def peers(self) -> tuple[Peer, ...]:
+        """Everybody who ever spoke, by node id."""
+        return tuple(self._peers[node] for node in sorted(self._peers))
+
+    def present(self, node: NodeId, now: Instant) -> bool:
+        """Whether ``node`` was heard lately and did not say goodbye."""
+        peer = self._peers.get(node)
+        return peer is not None and now - peer.heard <= SILENCE_S and peer.state.phase != NodePhase.DISCONNECTED

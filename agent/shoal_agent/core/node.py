@@ -1,0 +1,267 @@
+"""The conductor: the one state machine of an agent.
+
+    handle(event, now) -> effects      everything that happens goes through here
+    deadline()                         when to come back with TimePassed
+    check()                            every invariant, asserted
+    snapshot()                         what it believes, frozen
+
+It reads no clock, draws no randomness of its own, waits for nothing and never raises on what a peer sent: bytes that
+are nonsense are counted and dropped. The same class runs in the agent and in the simulator. Three sub-conductors
+share its tables: ``control`` speaks with the cluster, ``ingress`` serves this node's clients, ``host`` serves the
+stages this node holds; everything below them only calculates.
+"""
+
+from collections import Counter
+from random import Random
+from typing import assert_never
+
+from shoal_agent.core.calls import Calls
+from shoal_agent.core.control import Control, CoreConfig, Identity
+from shoal_agent.core.effects import Effect, ReleaseTensor, Stop
+from shoal_agent.core.events import (
+    BlocksFailed,
+    BlocksLoaded,
+    BrokerConnected,
+    BrokerLost,
+    CancelRequested,
+    EnvelopeReceived,
+    Event,
+    FrameReceived,
+    ModelAvailable,
+    PeerConnected,
+    PeerLost,
+    PeerMisbehaved,
+    RequestArrived,
+    Restored,
+    Sampled,
+    ServiceFailed,
+    ServiceReturned,
+    ServicesAvailable,
+    StageFailed,
+    StageFinished,
+    StopRequested,
+    TimePassed,
+)
+from shoal_agent.core.gate import Arrival, DuplicateEnvelope, Gate
+from shoal_agent.core.host import Host
+from shoal_agent.core.ingress import Ingress
+from shoal_agent.core.outbox import Outbox, Payload
+from shoal_agent.core.story import Story
+from shoal_agent.core.timers import HostDeadline, RequestDeadline, Routine, Timers
+from shoal_agent.core.view import NodeView, view_of
+from shoal_protocol.errors import RemoteProtocolError
+from shoal_protocol.headers import (
+    Activation,
+    CloseSession,
+    Credit,
+    Header,
+    Hello,
+    OpenSession,
+    Probe,
+    ProbeAnswered,
+    ServiceCall,
+    ServiceResult,
+    SessionOpened,
+    SessionRefused,
+    Token,
+)
+from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.messages import NodePhase
+
+
+class Node:
+    """One agent's mind."""
+
+    def __init__(self, config: CoreConfig, identity: Identity, rng: Random, now: Instant) -> None:
+        self._config = config
+        self._identity = identity
+        self._timers = Timers()
+        self._story = Story()
+        self._gate = Gate(config.cluster, identity.node, identity.roster)
+        self._control = Control(config, identity, rng, self._timers, self._story)
+        self._calls = Calls(identity.node)
+        tenures = self._control.tenures
+        self._host = Host(identity.node, tenures, self._control.models, config.kv_bytes_max, self._timers)
+        self._ingress = Ingress(identity.node, tenures, self._control.membership, self._calls, self._timers)
+        self._brokers: dict[str, bool] = {}
+        self._rejected: Counter[str] = Counter()
+        self._control.begin(now)
+
+    def handle(self, event: Event, now: Instant) -> list[Effect]:
+        """Take in one event; return what is to be done about it, in order."""
+        out = Outbox(self._identity.node)
+        self._route(event, now, out)
+        while out.loopback:
+            header, payload = out.loopback.popleft()
+            self._frame(self._identity.node, header, payload, now, out)
+        return out.effects
+
+    def deadline(self) -> Instant | None:
+        """When to call ``handle(TimePassed())`` if nothing else happens before."""
+        return self._timers.deadline()
+
+    def will(self, broker: str, connection: int, now: Instant) -> tuple[str, bytes]:
+        """Topic and wire of the last will for one connection to one broker, signed in advance."""
+        return self._control.will(broker, connection, now)
+
+    def check(self) -> None:
+        """Assert every invariant."""
+        self._control.tenures.check()
+        self._host.check()
+        self._ingress.check()
+
+    def snapshot(self, now: Instant) -> NodeView:
+        """What this node believes at ``now``."""
+        return view_of(self._identity, self._control, self._host, self._ingress, self._brokers, self._rejected, now)
+
+    def story(self) -> Story:
+        """Why things came to be as they are."""
+        return self._story
+
+    # --- routing --------------------------------------------------------------------------------------------------
+
+    def _route(self, event: Event, now: Instant, out: Outbox) -> None:
+        match event:
+            case FrameReceived():
+                self._frame(event.peer, event.header, event.payload, now, out)
+            case StageFinished():
+                self._host.finished(event, now, self._calls.fresh(), out)
+            case StageFailed():
+                self._host.failed(event, out)
+            case ServiceReturned() | ServiceFailed():
+                self._answered(event, now, out)
+            case EnvelopeReceived():
+                self._envelope(event, now, out)
+            case TimePassed():
+                self._time_passed(now, out)
+            case RequestArrived():
+                self._ingress.arrived(event, now, out)
+            case CancelRequested():
+                self._ingress.cancel(event, out)
+            case PeerLost():
+                self._peer_lost(event.peer, now, out)
+            case PeerConnected():
+                out.count("links_opened", "data")
+            case PeerMisbehaved():
+                self._misbehaved(event, out)
+            case BrokerConnected() | BrokerLost():
+                self._broker(event, now, out)
+            case _:
+                self._local(event, now, out)
+
+    def _local(
+        self,
+        event: Sampled | ModelAvailable | ServicesAvailable | Restored | BlocksLoaded | BlocksFailed | StopRequested,
+        now: Instant,
+        out: Outbox,
+    ) -> None:
+        match event:
+            case Sampled():
+                self._control.sampled(event, now)
+            case ModelAvailable():
+                self._control.model_available(event.facts, now, out)
+            case ServicesAvailable():
+                self._control.services = self._ingress.services = event.names
+                self._control.changed(now)
+            case Restored():
+                self._restore(event, now, out)
+            case BlocksLoaded() | BlocksFailed():
+                self._control.loaded(event, now, out)
+            case StopRequested():
+                self._control.phase = NodePhase.DISCONNECTED
+                self._publish(now, out)
+                out.add(Stop())
+            case _:
+                assert_never(event)
+
+    def _frame(self, peer: NodeId, header: Header, payload: Payload, now: Instant, out: Outbox) -> None:
+        match header:
+            case Activation():
+                self._host.activate(peer, header, payload, now, out)
+            case Token():
+                self._ingress.token(peer, header, now, out)
+            case OpenSession():
+                self._host.open(peer, header, payload, now, self._calls.fresh(), out)
+            case SessionOpened():
+                self._ingress.opened(peer, header, now, out)
+            case CloseSession():
+                self._host.close(peer, header, out)
+            case SessionRefused():
+                self._ingress.refused(peer, header, out)
+            case ServiceCall():
+                self._calls.serve(peer, header, payload, out)
+            case ServiceResult():
+                answer = self._calls.result(peer, header, payload)
+                if answer is not None:
+                    self._answered(answer, now, out)
+            case Hello() | Credit() | Probe() | ProbeAnswered():
+                # The data plane keeps these to itself; one that gets here costs its payload and nothing else.
+                if payload is not None and not isinstance(payload, bytes):
+                    out.add(ReleaseTensor(payload))
+            case _:
+                assert_never(header)
+
+    def _answered(self, event: ServiceReturned | ServiceFailed, now: Instant, out: Outbox) -> None:
+        if self._host.owns(event.call):
+            self._host.answered(event, out)
+        elif self._ingress.owns(event):
+            self._ingress.answered(event, now, out)
+        else:
+            # A peer's call, or the answer to a request that ended meanwhile.
+            self._calls.answered(event, out)
+
+    def _envelope(self, event: EnvelopeReceived, now: Instant, out: Outbox) -> None:
+        try:
+            envelope = self._gate.open(Arrival(event.broker, event.topic, event.wire), self._control.wall_ms(now))
+            if envelope.sender != self._identity.node:
+                self._control.heard(envelope, event.wire, now, out)
+        except DuplicateEnvelope:
+            out.count("messages_duplicate", event.broker)
+        except RemoteProtocolError as fault:
+            self._rejected[fault.reason] += 1
+            out.count("messages_rejected", fault.reason)
+            out.note("warning", "message rejected", why=fault.reason, detail=str(fault), topic=event.topic[:200])
+
+    def _restore(self, event: Restored, now: Instant, out: Outbox) -> None:
+        try:
+            self._control.restored(event, self._gate, now, out)
+        except RemoteProtocolError as fault:
+            out.note("warning", "stored plan refused", name=event.name, why=str(fault))
+
+    def _time_passed(self, now: Instant, out: Outbox) -> None:
+        for alarm in self._timers.due(now):
+            match alarm:
+                case Routine.HEARTBEAT:
+                    self._control.beat(now, out)
+                case Routine.RECORD | Routine.RECORD_SOON:
+                    self._publish(now, out)
+                case RequestDeadline(session):
+                    self._ingress.expired(session, out)
+                case HostDeadline(session, stage):
+                    self._host.expired((session, stage), out)
+                case _:
+                    assert_never(alarm)
+
+    def _publish(self, now: Instant, out: Outbox) -> None:
+        self._control.publish(self._host.session_count, self._host.kv_bytes, now, out)
+
+    def _broker(self, event: BrokerConnected | BrokerLost, now: Instant, out: Outbox) -> None:
+        up = isinstance(event, BrokerConnected)
+        self._brokers[event.broker] = up
+        out.count("broker_links", "up" if up else "down")
+        if up:
+            if self._control.phase is NodePhase.STARTING:
+                self._control.phase = NodePhase.READY
+            self._publish(now, out)
+
+    def _peer_lost(self, peer: NodeId, now: Instant, out: Outbox) -> None:
+        out.count("links_lost", "data")
+        for failed in self._calls.peer_lost(peer):
+            self._answered(failed, now, out)
+        self._host.peer_lost(peer, out)
+        self._ingress.peer_lost(peer, out)
+
+    def _misbehaved(self, event: PeerMisbehaved, out: Outbox) -> None:
+        self._rejected[event.reason] += 1
+        out.count("peers_misbehaved", event.reason)
+        out.note("warning", "peer misbehaved", peer=event.peer or "unknown", why=event.reason)

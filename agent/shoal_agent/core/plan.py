@@ -1,0 +1,82 @@
+"""Is this plan one I can live with? Validity is each host's own predicate.
+
+A plan is not accepted because others accept it, nor because this node would have computed the same one (two views
+are never equal at one instant): each host checks it against *itself*: its roster, its packages, its memory. Every
+fault is reported, so that an operator mends a plan once.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from shoal_agent.core.facts import ModelFacts, StageSpan
+from shoal_protocol.ids import DIGEST_BYTES, Digest, NodeId
+from shoal_protocol.messages import Plan
+from shoal_protocol.roster import Role, TrustedRoster
+
+GENESIS_PARENT: Final = Digest(bytes(DIGEST_BYTES))
+"""What stands where a first plan has no parent."""
+
+PREPACK_FACTOR_PERMILLE: Final = 1300
+"""Resident per shard byte, in permille: ONNX Runtime repacks weights while it opens a block (measured 1.05-1.3)."""
+
+
+def stage_of(plan: Plan, node: NodeId) -> int | None:
+    """Which stage ``node`` holds."""
+    return next((index for index, stage in enumerate(plan.stages) if stage.node == node), None)
+
+
+def span_of(plan: Plan, stage: int) -> StageSpan:
+    """The blocks of one stage."""
+    part = plan.stages[stage]
+    return StageSpan(plan.deployment, plan.epoch, plan.model, part.first_block, part.last_block)
+
+
+def resident_bytes(facts: ModelFacts, span: StageSpan) -> int:
+    """Memory the blocks of ``span`` take once they are open."""
+    blocks = facts.blocks[span.first_block : span.last_block + 1]
+    return sum(block.shard_bytes for block in blocks) * PREPACK_FACTOR_PERMILLE // 1000
+
+
+def kv_bytes_per_token(facts: ModelFacts, span: StageSpan) -> int:
+    """KV that one token of one session takes on the blocks of ``span``."""
+    return sum(block.kv_bytes_per_token for block in facts.blocks[span.first_block : span.last_block + 1])
+
+
+def faults_of(plan: Plan, roster: TrustedRoster) -> list[str]:
+    """What is wrong with ``plan`` whoever looks at it; empty if nothing.
+
+    That the stages are contiguous from block 0 is the codec's promise already.
+    """
+    faults = []
+    if plan.epoch == 0 and plan.parent != GENESIS_PARENT:
+        faults.append("a genesis plan has no parent")
+    nodes = [stage.node for stage in plan.stages]
+    if len(set(nodes)) != len(nodes):
+        faults.append("a node holds two stages")
+    for node in nodes:
+        member = roster.member(node)
+        if member is None:
+            faults.append(f"{node} is not in the roster")
+        elif Role.AGENT not in member.roles:
+            faults.append(f"{node} is no agent")
+    return faults
+
+
+def faults_for_host(plan: Plan, node: NodeId, models: Mapping[Digest, ModelFacts], memory_bytes: int) -> list[str]:
+    """Why ``node``, which is a host of ``plan``, cannot take its stage; empty if it can."""
+    facts = models.get(plan.model)
+    if facts is None:
+        return [f"package {plan.model.hex()[:16]} is not in the store"]
+    faults = []
+    if plan.stages[-1].last_block != len(facts.blocks) - 1:
+        faults.append(f"the plan ends at block {plan.stages[-1].last_block}, the model at {len(facts.blocks) - 1}")
+        return faults
+    if plan.context_tokens_max > facts.context_tokens_max:
+        faults.append(f"context of {plan.context_tokens_max} tokens, the model has {facts.context_tokens_max}")
+    stage = stage_of(plan, node)
+    assert stage is not None, "only hosts are asked"
+    span = span_of(plan, stage)
+    needed = resident_bytes(facts, span) + kv_bytes_per_token(facts, span) * plan.context_tokens_max
+    if needed > memory_bytes:
+        faults.append(f"blocks {span.first_block}-{span.last_block} need {needed} bytes, {memory_bytes} are offered")
+    return faults

@@ -1,0 +1,79 @@
+"""The core's own alarm clock: many alarms in, one deadline out.
+
+Handing every timer to the shell would make the shell's scheduling part of the protocol; instead the shell is told
+one instant, ``deadline()``, and answers with one ``TimePassed`` (aioquic's shape). Re-arming a name replaces its
+alarm, so a stale heap entry is recognised by its ticket and skipped. Ties break by the order of arming, never by
+name, so a replay wakes in the same order.
+"""
+
+import heapq
+from dataclasses import dataclass
+from enum import Enum
+
+from shoal_protocol.ids import Instant, SessionId
+
+
+class Routine(Enum):
+    """What a node does over and over."""
+
+    HEARTBEAT = "heartbeat"
+    RECORD = "record"
+    RECORD_SOON = "record-soon"
+
+
+@dataclass(frozen=True, slots=True)
+class RequestDeadline:
+    """A client's request must be over."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class HostDeadline:
+    """A hosted session must be over."""
+
+    session: SessionId
+    stage: int
+
+
+Alarm = Routine | RequestDeadline | HostDeadline
+
+
+class Timers:
+    """Named alarms on the caller's clock."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Instant, int, Alarm]] = []
+        self._live: dict[Alarm, int] = {}
+        self._tickets = 0
+
+    def set(self, name: Alarm, at: Instant) -> None:
+        """Ring ``name`` at ``at``, instead of when it was to ring before."""
+        self._tickets += 1
+        self._live[name] = self._tickets
+        heapq.heappush(self._heap, (at, self._tickets, name))
+
+    def clear(self, name: Alarm) -> None:
+        """Forget ``name``; nothing happens if it is not set."""
+        self._live.pop(name, None)
+
+    def deadline(self) -> Instant | None:
+        """The next instant at which something rings."""
+        self._drop_stale()
+        return self._heap[0][0] if self._heap else None
+
+    def due(self, now: Instant) -> list[Alarm]:
+        """The names that ring by ``now``, in order; they are no longer set."""
+        names = []
+        while (at := self.deadline()) is not None and at <= now:
+            _, _, name = heapq.heappop(self._heap)
+            del self._live[name]
+            names.append(name)
+        return names
+
+    def __contains__(self, name: Alarm) -> bool:
+        return name in self._live
+
+    def _drop_stale(self) -> None:
+        while self._heap and self._live.get(self._heap[0][2]) != self._heap[0][1]:
+            heapq.heappop(self._heap)

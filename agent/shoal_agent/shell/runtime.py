@@ -1,0 +1,224 @@
+"""The loop: one inbox, one node, one timer.
+
+Every driver posts events; each is handled at once and its effects are begun in order before the next event is
+looked at, all on the event loop's thread, so the node never needs a lock. A driver may post while effects are being
+performed (a light service that answers inline does): the event waits in the inbox until the list is done, which
+keeps ``handle`` from being entered twice.
+
+An exception out of the node or a driver's effect is our own mistake: the process ends and systemd restarts it. A
+wrong node is worse than an absent one.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from shoal_agent.core.effects import (
+    Accept,
+    Broadcast,
+    CallService,
+    CloseService,
+    CloseStage,
+    Count,
+    Effect,
+    Emit,
+    Finish,
+    LoadBlocks,
+    Note,
+    OpenStage,
+    Persist,
+    Reject,
+    ReleaseTensor,
+    RunStage,
+    SendFrame,
+    Stop,
+    UnloadBlocks,
+)
+from shoal_agent.core.events import CancelRequested, Event, RequestArrived, TimePassed
+from shoal_agent.core.facts import GenerationRequest
+from shoal_agent.core.node import Node
+from shoal_agent.shell.ports import Answer, ControlPlane, DataPlane, Engine, Services, TensorTable
+from shoal_protocol.ids import Instant, SessionId
+
+
+class Journal(Protocol):
+    """Durable small files."""
+
+    def persist(self, name: str, data: bytes) -> None: ...
+
+
+class Meters(Protocol):
+    """Where counts go."""
+
+    def count(self, name: str, label: str) -> None: ...
+
+    def stage_run(self, seconds: float) -> None: ...
+
+
+class Log(Protocol):
+    """Where notes go."""
+
+    def note(self, effect: Note) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Drivers:
+    """Everything around the node."""
+
+    control: ControlPlane
+    data: DataPlane
+    engine: Engine
+    services: Services
+    tensors: TensorTable
+    journal: Journal
+    meters: Meters
+    log: Log
+
+
+class Runtime:
+    """Runs one node among its drivers. Create it inside a running loop, then ``attach`` the drivers."""
+
+    def __init__(self, node: Node, clock: Callable[[], Instant]) -> None:
+        self._node = node
+        self._clock = clock
+        self._drivers: Drivers | None = None
+        self._inbox: deque[Event] = deque()
+        self._busy = False
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at: Instant | None = None
+        self._streams: dict[SessionId, asyncio.Queue[Answer]] = {}
+        self.stopped: asyncio.Future[None] = self._loop.create_future()
+        """Done when the node said Stop; failed when something of ours broke."""
+
+    def attach(self, drivers: Drivers) -> None:
+        """Give the runtime its drivers; events posted before are handled now."""
+        assert self._drivers is None, "attached once"
+        self._drivers = drivers
+        self._drain()
+
+    @property
+    def stream_count(self) -> int:
+        """Streams that clients of this node's API read from."""
+        return len(self._streams)
+
+    def post(self, event: Event) -> None:
+        """Hand one event to the node; from the loop's thread only."""
+        self._inbox.append(event)
+        if not self._busy and self._drivers is not None:
+            self._drain()
+
+    def _drain(self) -> None:
+        self._busy = True
+        try:
+            while self._inbox:
+                event = self._inbox.popleft()
+                for effect in self._node.handle(event, self._clock()):
+                    self._perform(effect)
+                if isinstance(event, TimePassed):
+                    self._node.check()
+            self._arm()
+        except Exception as fault:
+            if not self.stopped.done():
+                self.stopped.set_exception(fault)
+            raise
+        finally:
+            self._busy = False
+
+    def _arm(self) -> None:
+        deadline = self._node.deadline()
+        if deadline == self._timer_at:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_at = deadline
+        self._timer = None
+        if deadline is not None:
+            self._timer = self._loop.call_later(max(0.0, deadline - self._clock()), self._tick)
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._timer_at = None
+        self.post(TimePassed())
+
+    def _perform(self, effect: Effect) -> None:
+        drivers = self._drivers
+        assert drivers is not None
+        match effect:
+            case SendFrame():
+                drivers.data.send(effect)
+            case RunStage():
+                drivers.engine.run_stage(effect)
+            case CallService():
+                drivers.services.call(effect)
+            case Accept() | Emit() | Finish() | Reject():
+                self._answer(effect)
+            case Count(name, label):
+                drivers.meters.count(name, label)
+            case _:
+                self._perform_rarely(effect, drivers)
+
+    def _perform_rarely(
+        self,
+        effect: Broadcast
+        | Persist
+        | LoadBlocks
+        | UnloadBlocks
+        | OpenStage
+        | CloseStage
+        | CloseService
+        | ReleaseTensor
+        | Note
+        | Stop,
+        drivers: Drivers,
+    ) -> None:
+        match effect:
+            case Broadcast():
+                drivers.control.publish(effect)
+            case Persist(name, data):
+                drivers.journal.persist(name, data)
+            case LoadBlocks(span):
+                drivers.engine.load(span)
+            case UnloadBlocks(span):
+                drivers.engine.unload(span)
+            case OpenStage(session, stage, span, tokens_max):
+                drivers.engine.open_stage(session, stage, span, tokens_max)
+            case CloseStage(session, stage):
+                drivers.engine.close_stage(session, stage)
+            case CloseService(service, session):
+                drivers.services.close(service, session)
+            case ReleaseTensor(handle):
+                drivers.tensors.release(handle)
+            case Note():
+                drivers.log.note(effect)
+            case Stop():
+                if not self.stopped.done():
+                    self.stopped.set_result(None)
+
+    # --- the ingress port -------------------------------------------------------------------------------------------
+
+    def _answer(self, answer: Answer) -> None:
+        stream = self._streams.get(answer.session)
+        if stream is not None:
+            stream.put_nowait(answer)
+
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[Answer]:
+        """Yield Accept, Emit*, Finish or one Reject; closing the iterator early cancels the session.
+
+        The queue needs no bound of its own: a session has at most ``context_tokens_max`` tokens and a deadline.
+        """
+        stream: asyncio.Queue[Answer] = asyncio.Queue()
+        self._streams[request.session] = stream
+        over = False
+        try:
+            self.post(RequestArrived(request))
+            while not over:
+                answer = await stream.get()
+                over = isinstance(answer, Finish | Reject)
+                yield answer
+        finally:
+            del self._streams[request.session]
+            if not over:
+                self.post(CancelRequested(request.session))
