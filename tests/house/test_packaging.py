@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+
 from tests.support.house import PACKAGES, ROOT
 
 BUILD_S_MAX: Final = 120

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from typing import Final
 
 import pytest
-from tests.support.house import PACKAGES, PURE, Source, product, sources
 
 from shoal_protocol import messages
+from tests.support.house import PACKAGES, PURE, Source, product, sources
 
 IMPURE_MODULES: Final = frozenset(
     {

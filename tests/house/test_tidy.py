@@ -5,6 +5,7 @@ import re
 from typing import Final
 
 import pytest
+
 from tests.support.house import PACKAGES, Source, everything, product, sources
 
 FILE_LINES_MAX: Final = 400
