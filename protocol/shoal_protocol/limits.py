@@ -8,7 +8,7 @@ from typing import Final
 
 # --- control plane ---------------------------------------------------------------------------------------------
 ENVELOPE_BYTES_MAX: Final = 256 * 1024
-"""One MQTT payload. Brokers drop the link above their own limit (mosquitto template: 1 MiB), so refuse well below it."""
+"""One MQTT payload. Brokers drop the link above their own limit (mosquitto template: 1 MiB): stay well below it."""
 TTL_MS_MAX: Final = 3650 * 24 * 3600 * 1000
 """A plan stands until the next epoch, however long that takes; ten years is the life of a data-plane certificate."""
 CLOCK_SKEW_MS_MAX: Final = 120_000
@@ -16,15 +16,31 @@ CLOCK_SKEW_MS_MAX: Final = 120_000
 REPLAY_WINDOW_BITS: Final = 1024
 """Out-of-order envelopes remembered per sender: two brokers reorder by far less than 1024 messages."""
 SENDERS_MAX: Final = 16_384
-"""Replay windows kept: the largest cluster we simulate (10,000) and its operators."""
+"""Members of a roster, hence senders remembered: the largest cluster we simulate (10,000) and its operators."""
+REPLAY_SLOTS_MAX: Final = 256
+"""Replay windows per sender, one for each thing it speaks about: four kinds, and one window per deployment."""
+HEARTBEAT_SHARDS_MAX: Final = 1024
+"""Heartbeat topics: 16 senders each in the largest cluster."""
+INTEGER_MAX: Final = 2**63 - 1
+"""Any integer field: what every language's signed 64-bit integer holds."""
 TEXT_BYTES_MAX: Final = 1024
 """Any single text field: a URL, a reason, a version."""
 LIST_ITEMS_MAX: Final = 1024
 """Any list in a message."""
+PLAN_BYTES_MAX: Final = 64 * 1024
+"""One plan: 64 stages are 2 KiB, the rest is room for standbys; an envelope carries four of them."""
 STAGES_MAX: Final = 64
 """Stages of one plan: more hops than this cost more than any model gains."""
 BLOCKS_MAX: Final = 1024
 """Blocks of one model: the deepest published decoder has a fifth of this."""
+SIGNATURE_BYTES: Final = 64
+"""Ed25519."""
+CERTIFICATE_BYTES_MAX: Final = 4096
+"""One self-signed P-256 certificate in DER is below 500 bytes."""
+ROSTER_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A signed roster: 16,384 members of 600 bytes (key, roles, zone, certificate) are 10 MB."""
+ROOT_KEYS_MAX: Final = 32
+"""Root keys, and signatures on a roster: more people than ever sign together."""
 
 # --- data plane -------------------------------------------------------------------------------------------------
 HEADER_BYTES_MAX: Final = 16 * 1024
@@ -33,12 +49,16 @@ PAYLOAD_BYTES_MAX: Final = 64 * 1024 * 1024
 """One tensor: 512 tokens x 16,384 wide x 4 bytes is 32 MiB."""
 CREDIT_BYTES: Final = 16 * 1024 * 1024
 """Bytes a peer may have in flight to us on one connection: several prefill chunks, a bounded amount of memory."""
+CREDIT_BYTES_MAX: Final = 2**32 - 1
+"""Any one grant of credit: nobody has a reason to let more than this be in flight to it."""
 SEND_QUEUE_FRAMES_MAX: Final = 1024
 """Frames waiting for credit on one connection; beyond it the link counts as lost."""
 TENSOR_RANK_MAX: Final = 8
 """ONNX tensors in practice have rank <= 5."""
 TOP_LOGPROBS_MAX: Final = 20
 """What the OpenAI API allows."""
+TOKENS_MAX: Final = 2**31 - 1
+"""Any token id, position or count of tokens: ONNX graphs take them as int32."""
 
 # --- sessions ---------------------------------------------------------------------------------------------------
 PREFILL_CHUNK_TOKENS: Final = 256
@@ -59,3 +79,25 @@ STOP_STRING_BYTES_MAX: Final = 256
 # --- light services and the API ---------------------------------------------------------------------------------
 SEED_MAX: Final = 2**63 - 1
 """A sampler's seed: what every language's signed integer holds, and one word of the generator's key."""
+
+# --- models -----------------------------------------------------------------------------------------------------
+MANIFEST_BYTES_MAX: Final = 4 * 1024 * 1024
+"""A manifest takes about 2 KB per block; BLOCKS_MAX of them fit twice."""
+SHARDS_PER_BLOCK_MAX: Final = 16
+"""A layer needs two: its weights and the rotation tables all layers share."""
+GRAPH_BYTES_MAX: Final = 4 * 1024 * 1024
+"""The graph of one block, without weights: a transformer layer takes 4 KB."""
+TOKENIZER_BYTES_MAX: Final = 64 * 1024 * 1024
+"""A tokenizer.json; the largest published vocabularies (256,000 tokens) take 35 MB."""
+CHAT_TEMPLATE_BYTES_MAX: Final = 64 * 1024
+"""The text of a chat template; the longest published ones stay below 20 KB."""
+GGUF_FIELDS_MAX: Final = 4096
+"""Metadata entries of a model file; real ones have fewer than 100."""
+GGUF_TENSORS_MAX: Final = 65_536
+"""Tensors of a model file: BLOCKS_MAX layers of 64 tensors each."""
+GGUF_ITEMS_MAX: Final = 4 * 1024 * 1024
+"""Items of one metadata array: the largest vocabulary's merges are below half a million."""
+DOWNLOAD_ATTEMPTS_MAX: Final = 5
+"""Connections one download may break before we give up; each continues where the last one stopped."""
+INDEX_PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A package index's page about one project; the longest (thousands of wheels) are a few megabytes."""

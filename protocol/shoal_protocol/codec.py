@@ -1,0 +1,138 @@
+"""Messages and frame headers to bytes and back: the integer tags, and nothing else to know.
+
+The two tables below *are* the protocol's vocabulary. A kind's number is its place in its table, counted from 1;
+the tables are only ever appended to, so a number never changes its meaning and an unknown number is a newer node's
+word, refused by us and counted. How a single field is written is in ``fields``.
+
+Plans get their own pair of functions because a plan is named by the digest of its bytes: it travels inside
+``PlanAnnounced`` as an opaque byte string and is decoded where it is judged. Decoding promises its shape: at least
+one stage, block ranges contiguous from block 0.
+"""
+
+from typing import Final, cast
+
+from shoal_protocol.errors import LocalProtocolError, MalformedMessage, OversizedMessage
+from shoal_protocol.fields import Coder, decode, encode, record
+from shoal_protocol.headers import (
+    Activation,
+    CloseSession,
+    Credit,
+    Header,
+    Hello,
+    OpenSession,
+    Probe,
+    ProbeAnswered,
+    ServiceCall,
+    ServiceResult,
+    SessionOpened,
+    SessionRefused,
+    Token,
+)
+from shoal_protocol.limits import ENVELOPE_BYTES_MAX, HEADER_BYTES_MAX, PLAN_BYTES_MAX
+from shoal_protocol.messages import (
+    ControlMessage,
+    Heartbeat,
+    LinkDeath,
+    NodeState,
+    PhaseReported,
+    Plan,
+    PlanAnnounced,
+)
+
+MESSAGES: Final[tuple[type, ...]] = (NodeState, Heartbeat, LinkDeath, PlanAnnounced, PhaseReported)
+"""Control messages; kind 1 is the first. Only ever appended to."""
+
+HEADERS: Final[tuple[type, ...]] = (
+    Hello,
+    Credit,
+    OpenSession,
+    SessionOpened,
+    Activation,
+    Token,
+    CloseSession,
+    SessionRefused,
+    Probe,
+    ProbeAnswered,
+    ServiceCall,
+    ServiceResult,
+)
+"""Frame headers; kind 1 is the first. Only ever appended to."""
+
+KIND_OF: Final[dict[type, int]] = {
+    **{cls: kind for kind, cls in enumerate(MESSAGES, 1)},
+    **{cls: kind for kind, cls in enumerate(HEADERS, 1)},
+}
+"""The number of each message and each header (two separate number spaces; no class is in both)."""
+
+_MESSAGE_CODERS: Final[dict[int, Coder]] = {KIND_OF[cls]: record(cls, signed=True) for cls in MESSAGES}
+_HEADER_CODERS: Final[dict[int, Coder]] = {KIND_OF[cls]: record(cls, signed=False) for cls in HEADERS}
+_PLAN: Final = record(Plan, signed=True)
+
+
+def message_type(kind: int) -> type:
+    """The class of control message number ``kind``; MalformedMessage if there is none."""
+    if not 1 <= kind <= len(MESSAGES):
+        raise MalformedMessage(f"no control message has kind {kind}")
+    return MESSAGES[kind - 1]
+
+
+def encode_message(message: ControlMessage) -> tuple[int, bytes]:
+    """Kind and body of ``message``; LocalProtocolError if a field is out of its range."""
+    kind = KIND_OF[type(message)]
+    return kind, encode(_MESSAGE_CODERS[kind], message)
+
+
+def decode_message(kind: int, data: bytes | memoryview) -> ControlMessage:
+    """The control message in ``data``; RemoteProtocolError otherwise."""
+    if len(data) > ENVELOPE_BYTES_MAX:
+        raise OversizedMessage(f"message of {len(data)} bytes, at most {ENVELOPE_BYTES_MAX}")
+    message_type(kind)
+    return cast("ControlMessage", decode(_MESSAGE_CODERS[kind], data))
+
+
+def encode_header(header: Header) -> tuple[int, bytes]:
+    """Kind and bytes of ``header``; LocalProtocolError if a field is out of its range or the whole too large."""
+    kind = KIND_OF[type(header)]
+    data = encode(_HEADER_CODERS[kind], header)
+    if len(data) > HEADER_BYTES_MAX:
+        raise LocalProtocolError(f"header of {len(data)} bytes, at most {HEADER_BYTES_MAX}")
+    return kind, data
+
+
+def decode_header(kind: int, data: bytes | memoryview) -> Header:
+    """The frame header in ``data``; RemoteProtocolError otherwise."""
+    if len(data) > HEADER_BYTES_MAX:
+        raise OversizedMessage(f"header of {len(data)} bytes, at most {HEADER_BYTES_MAX}")
+    coder = _HEADER_CODERS.get(kind)
+    if coder is None:
+        raise MalformedMessage(f"no frame header has kind {kind}")
+    return cast("Header", decode(coder, data))
+
+
+def encode_plan(plan: Plan) -> bytes:
+    """The bytes whose digest names ``plan``; LocalProtocolError if it is not well formed."""
+    try:
+        _check_plan(plan)
+    except MalformedMessage as error:
+        raise LocalProtocolError(str(error)) from error
+    return encode(_PLAN, plan)
+
+
+def decode_plan(data: bytes) -> Plan:
+    """The plan in ``data``: stages non-empty, contiguous from block 0; RemoteProtocolError otherwise."""
+    if len(data) > PLAN_BYTES_MAX:
+        raise OversizedMessage(f"plan of {len(data)} bytes, at most {PLAN_BYTES_MAX}")
+    plan = cast("Plan", decode(_PLAN, data))
+    _check_plan(plan)
+    return plan
+
+
+def _check_plan(plan: Plan) -> None:
+    if not plan.stages:
+        raise MalformedMessage("a plan without stages")
+    next_block = 0
+    for index, stage in enumerate(plan.stages):
+        if stage.first_block != next_block or stage.last_block < stage.first_block:
+            span = f"{stage.first_block}-{stage.last_block}"
+            raise MalformedMessage(f"stage {index} holds blocks {span}, must begin with {next_block}")
+        next_block = stage.last_block + 1
