@@ -24,7 +24,6 @@ IMPURE_MODULES: Final = frozenset(
         "threading",
         "time",
         "os",
-        "random",
         "logging",
         "structlog",
         "aiomqtt",
@@ -66,6 +65,23 @@ def impurities(source: Source) -> list[str]:
             faults.append(f"{source.at(node)} calls {node.func.id}()")
         if isinstance(node, ast.AsyncFunctionDef | ast.Global):
             faults.append(f"{source.at(node)} has {type(node).__name__}")
+    return faults + chance(source)
+
+
+def chance(source: Source) -> list[str]:
+    """``random.Random`` may be named as a type; a generator is never made here, nor the module's own one used."""
+    faults = []
+    for node in ast.walk(source.tree):
+        if isinstance(node, ast.Import) and any(alias.name == "random" for alias in node.names):
+            faults.append(f"{source.at(node)} imports the module random: import Random, as a type")
+        if isinstance(node, ast.ImportFrom) and node.module == "random" and [n.name for n in node.names] != ["Random"]:
+            faults.append(f"{source.at(node)} imports more of random than the type")
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in {"Random", "SystemRandom"}
+        ):
+            faults.append(f"{source.at(node)} makes a random generator")
     return faults
 
 
@@ -181,14 +197,25 @@ def test_the_scan_lets_order_pass(text):
 
 
 @pytest.mark.parametrize(
-    "text", ["def f():\n    import time", "from os import path", "print(1)", "async def f(): pass", "key = hash('a')"]
+    "text",
+    [
+        "def f():\n    import time",
+        "from os import path",
+        "print(1)",
+        "async def f(): pass",
+        "key = hash('a')",
+        "import random",
+        "from random import shuffle",
+        "from random import Random\nrng = Random(1)",
+    ],
 )
 def test_the_scan_sees_an_impurity(text):
     assert impurities(snippet(text))
 
 
 def test_a_type_only_import_is_pure():
-    assert not impurities(snippet("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from random import Random"))
+    assert not impurities(snippet("from random import Random\ndef f(rng: Random): return rng.random()"))
+    assert not impurities(snippet("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import asyncio"))
 
 
 @pytest.mark.parametrize(("package", "only"), ONE_FILE_ONLY.items())
