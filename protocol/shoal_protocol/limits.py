@@ -77,8 +77,36 @@ STOP_STRING_BYTES_MAX: Final = 256
 """Held back from the stream while undecided, so it bounds latency too."""
 
 # --- light services and the API ---------------------------------------------------------------------------------
-SEED_MAX: Final = 2**63 - 1
-"""A sampler's seed: what every language's signed integer holds, and one word of the generator's key."""
+SERVICE_SLOW_CALLS_MAX: Final = 64
+"""Renderings and encodings waiting for the service workers: at a few milliseconds each, less than a second of work."""
+SERVICE_CALL_S_MAX: Final = 10.0
+"""One light-service call; encoding a whole request body takes a quarter of a second."""
+SERVICE_SESSION_IDLE_S_MAX: Final = 900.0
+"""A sampler or detokenizer session nobody touched for longer than any deadline may be forgotten to make room."""
+CHAT_MESSAGES_MAX: Final = 1024
+"""Messages of one conversation: at four tokens of markup each, half of a small model's context."""
+CHAT_TEXT_CHARS_MAX: Final = 4 * 1024 * 1024
+"""A rendered conversation: the largest request body and its markup fit several times."""
+REQUEST_DEADLINE_S_MAX: Final = 600.0
+"""One generation, from arrival to the last token: what the OpenAI client waits by default."""
+API_BODY_BYTES_MAX: Final = 1024 * 1024
+"""One request body: ten times the text of the longest context we serve."""
+API_BODY_S_MAX: Final = 20.0
+"""A whole request body must have arrived: 50 KB/s for the largest."""
+API_HEADERS_BYTES_MAX: Final = 16 * 1024
+"""Request line and headers together; browsers and clients stay below 8 KB."""
+API_HEADERS_S_MAX: Final = 10.0
+"""From the first byte we may expect of a request to the end of its headers."""
+API_IDLE_S_MAX: Final = 60.0
+"""A kept-alive connection without a request."""
+API_SEND_S_MAX: Final = 30.0
+"""A client that takes no byte for so long is gone."""
+API_CONNECTIONS_MAX: Final = 512
+"""Connections to one node's API: every request in flight and as many that wait or only look."""
+API_KEYS_MAX: Final = 64
+"""Keys of one node's API; each is compared for every request."""
+METRIC_LABELS_MAX: Final = 64
+"""Values of one metric's label; beyond it they are counted together as "other"."""
 
 # --- models -----------------------------------------------------------------------------------------------------
 MANIFEST_BYTES_MAX: Final = 4 * 1024 * 1024

@@ -4,18 +4,18 @@ A light service is a small named thing any node can run (``tokenizer:<model>``).
 ``ServiceCall`` frame; both carry the same bytes, so a request does not know whether it travels. Each message is one
 frozen dataclass and, on the wire, one fixed-position msgpack array: the order of the fields **is** the format.
 
-====================  ==========  ====================  ====================  =====================================
-service               method      request               answer                keeps per session
-====================  ==========  ====================  ====================  =====================================
-``chat-template:m``   ``render``  RenderRequest         RenderAnswer          nothing
-``tokenizer:m``       ``encode``  EncodeRequest         EncodeAnswer          nothing
-``tokenizer:m``       ``check``   CheckRequest          EncodeAnswer          nothing
-``sampler:m``         ``open``    OpenSamplerRequest    Done                  token history, sampling
-``sampler:m``         ``sample``  SampleRequest         SampleAnswer          appends the token it drew
-``detokenizer:m``     ``open``    OpenDetokenizerRequest  Done                stop strings
-``detokenizer:m``     ``push``    PushRequest           PushAnswer            bytes and text held back
-``detokenizer:m``     ``flush``   FlushRequest          FlushAnswer           ends the text
-====================  ==========  ====================  ====================  =====================================
+===================  ==========  ======================  ============  =============================
+service              method      request                 answer        keeps per session
+===================  ==========  ======================  ============  =============================
+``chat-template:m``  ``render``  RenderRequest           RenderAnswer  nothing
+``tokenizer:m``      ``encode``  EncodeRequest           EncodeAnswer  nothing
+``tokenizer:m``      ``check``   CheckRequest            EncodeAnswer  nothing
+``sampler:m``        ``open``    OpenSamplerRequest      Done          token history, sampling
+``sampler:m``        ``sample``  SampleRequest           SampleAnswer  appends the token it drew
+``detokenizer:m``    ``open``    OpenDetokenizerRequest  Done          stop strings
+``detokenizer:m``    ``push``    PushRequest             PushAnswer    bytes and text held back
+``detokenizer:m``    ``flush``   FlushRequest            FlushAnswer   nothing any more
+===================  ==========  ======================  ============  =============================
 
 Whatever does not decode is somebody else's mistake: ``MalformedMessage``, and nothing has changed.
 """
@@ -31,10 +31,17 @@ import msgpack
 from shoal_protocol.errors import MalformedMessage
 from shoal_protocol.headers import Sampling
 from shoal_protocol.ids import SESSION_ID_BYTES, Digest, SessionId
-from shoal_protocol.limits import SEED_MAX, STOP_STRINGS_MAX, TOP_LOGPROBS_MAX
+from shoal_protocol.limits import INTEGER_MAX, STOP_STRING_BYTES_MAX, STOP_STRINGS_MAX, TOKENS_MAX, TOP_LOGPROBS_MAX
 
 _MODEL_KEY_BYTES = 8
 """A model is named by the first 16 hex characters of its digest: 64 bits, far beyond the models one cluster holds."""
+
+MARKER_BREAK: Final = "\ufdd0"
+"""Between a chat template and its tokenizer: what stands behind the first character of a marker that a *user* wrote.
+
+So a message may quote ``<|im_end|>`` to the letter and yet never end the turn. U+FDD0 is a noncharacter, which Unicode
+reserves for such internal use and bars from interchange; one in a message is replaced (U+FFFD) before the rendering.
+"""
 
 T = TypeVar("T")
 M = TypeVar("M", bound="ServiceMessage")
@@ -86,7 +93,10 @@ class RenderAnswer:
 
 @dataclass(frozen=True, slots=True)
 class EncodeRequest:
-    """``special``: strings like ``<|im_end|>`` in ``text`` are markers (rendered template), not text (bare prompt)."""
+    """``special``: strings like ``<|im_end|>`` in ``text`` are markers (rendered template), not text (bare prompt).
+
+    Where they are, a ``MARKER_BREAK`` within such a string makes it text again, and is itself dropped.
+    """
 
     text: str
     special: bool
@@ -108,9 +118,10 @@ class EncodeAnswer:
 
 @dataclass(frozen=True, slots=True)
 class OpenSamplerRequest:
-    """Begin a session whose prompt is ``tokens``, followed by the ids in the call's tensor (int64) if it has one.
+    """Begin a session (or begin it again, elsewhere) after ``tokens``: the prompt, and whatever was drawn since.
 
-    A host that got the prompt as a frame's payload holds it only as a handle: it leaves ``tokens`` empty.
+    The history is all the state there is, for the draw at a position depends on the seed, the position, the history
+    and the logits alone. Opened elsewhere with the same history, a session goes on as if it had never moved.
     """
 
     session: SessionId
@@ -169,7 +180,7 @@ class PushAnswer:
 
 @dataclass(frozen=True, slots=True)
 class FlushRequest:
-    """The text is over."""
+    """The text is over; the session is forgotten."""
 
     session: SessionId
 
@@ -270,16 +281,16 @@ def _flag(value: object) -> bool:
     return value
 
 
-def _natural(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise MalformedMessage("expected a whole number from 0")
+def _natural(value: object, value_max: int = TOKENS_MAX) -> int:
+    if type(value) is not int or not 0 <= value <= value_max:
+        raise MalformedMessage(f"expected a whole number from 0 to {value_max}")
     return value
 
 
 def _number(value: object) -> float:
-    if not isinstance(value, float) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise MalformedMessage("expected a finite number")
-    return value
+    return float(value)
 
 
 def _session(value: object) -> SessionId:
@@ -287,6 +298,13 @@ def _session(value: object) -> SessionId:
     if len(raw) != SESSION_ID_BYTES:
         raise MalformedMessage(f"a session id is {SESSION_ID_BYTES} bytes, not {len(raw)}")
     return SessionId(raw)
+
+
+def _stop(value: object) -> str:
+    text = _text(value)
+    if not 0 < len(text.encode()) <= STOP_STRING_BYTES_MAX:
+        raise MalformedMessage(f"a stop string is 1 to {STOP_STRING_BYTES_MAX} bytes")
+    return text
 
 
 def _message(value: object) -> ChatMessage:
@@ -308,13 +326,11 @@ def _sampling(value: object) -> Sampling:
         top_k=_natural(top_k),
         top_p=_number(top_p),
         repetition_penalty=_number(penalty),
-        seed=_natural(seed),
+        seed=_natural(seed, INTEGER_MAX),
         top_logprobs=top_logprobs,
     )
     if sampling.temperature < 0.0 or sampling.repetition_penalty <= 0.0 or not 0.0 < sampling.top_p <= 1.0:
         raise MalformedMessage("sampling out of range: temperature >= 0, repetition_penalty > 0, 0 < top_p <= 1")
-    if sampling.seed > SEED_MAX:
-        raise MalformedMessage(f"seed is 0 to {SEED_MAX}")
     return sampling
 
 
@@ -330,7 +346,7 @@ _READERS: Final[Mapping[type, Callable[[tuple[object, ...]], ServiceMessage]]] =
         _natural(row[0]), _flag(row[1]), _number(row[2]), _each(row[3], _rival, TOP_LOGPROBS_MAX)
     ),
     OpenDetokenizerRequest: lambda row: OpenDetokenizerRequest(
-        _session(row[0]), _each(row[1], _text, STOP_STRINGS_MAX), _flag(row[2])
+        _session(row[0]), _each(row[1], _stop, STOP_STRINGS_MAX), _flag(row[2])
     ),
     PushRequest: lambda row: PushRequest(_session(row[0]), _natural(row[1]), _each(row[2], _natural, TOP_LOGPROBS_MAX)),
     PushAnswer: lambda row: PushAnswer(
