@@ -1,0 +1,309 @@
+"""What an operator may set, read once and never changed afterwards.
+
+A configuration is a TOML file. Everything wrong with it is reported at once, each fault with its path
+(``brokers[1].url: ...``), because an operator who mends a file over ssh should have to do so once. Nothing is
+guessed: an unknown key is a fault, not a typo that silently does nothing. Paths are relative to the file that names
+them; files are checked only when the caller is about to use them (``check_files``), so that an example parses on a
+machine without keys.
+
+Two kinds of files share their sections: an agent's (:class:`Config`, see ``deploy/agent.example.toml``) and an
+operator's (:class:`OperatorConfig`, for ``shoal deploy``).
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from shoal_agent.config_values import (
+    HASH,
+    Bytes,
+    Count,
+    Directory,
+    Hash,
+    Name,
+    Place,
+    Port,
+    PrivateFile,
+    ReadableFile,
+    Whole,
+    is_loopback,
+    is_wildcard,
+)
+from shoal_agent.errors import ConfigError
+
+BROKERS_MAX: Final = 3
+"""Every agent connects to all brokers of its cluster; a fourth would add load and no safety."""
+CONFIG_BYTES_MAX: Final = 1024 * 1024
+"""A configuration is a page; whatever is longer is not one."""
+MQTT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
+
+ENVIRONMENT: Final[Mapping[str, str]] = {
+    "SHOAL_STATE_DIR": "node.state_dir",
+    "SHOAL_STORE_DIR": "models.store_dir",
+    "SHOAL_DATA_PORT": "data.port",
+    "SHOAL_DATA_ADVERTISE_HOST": "data.advertise_host",
+    "SHOAL_API_HOST": "api.host",
+    "SHOAL_API_PORT": "api.port",
+    "SHOAL_LOG_LEVEL": "log.level",
+    "SHOAL_LOG_FORMAT": "log.format",
+}
+"""Environment variables that win over the file: what differs between machines that share one."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+class NodeSection(_Section):
+    """Who this node is. The key file holds the 32-byte Ed25519 seed that ``shoal keygen`` wrote."""
+
+    state_dir: Directory
+    key_file: PrivateFile = Path("credential:node.key")
+    name: Name = "node"
+    zone: Name = "default"
+
+
+class OperatorSection(_Section):
+    """Who the operator is; ``state_dir`` keeps the counter that fences off replays of earlier announcements."""
+
+    state_dir: Directory
+    key_file: PrivateFile
+
+
+class ClusterSection(_Section):
+    """Whom it belongs to: the roster, and the root keys (hexadecimal) of which so many must have signed it."""
+
+    roster_file: ReadableFile
+    root_keys: Annotated[tuple[Hash, ...], Field(min_length=1, max_length=16)]
+    root_threshold: Count = 1
+
+    @field_validator("root_threshold")
+    @classmethod
+    def _reachable(cls, value: int, info: ValidationInfo) -> int:
+        keys = info.data.get("root_keys")
+        if keys is not None and value > len(set(keys)):
+            raise ValueError(f"{value} signatures can never come from {len(set(keys))} root keys")
+        return value
+
+
+class BrokerSection(_Section):
+    """One MQTT broker: ``mqtts://host[:8883]`` with certificates, or ``mqtt://`` on loopback without."""
+
+    url: str
+    ca_file: ReadableFile | None = None
+    certificate_file: ReadableFile | None = None
+    key_file: PrivateFile | None = None
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            parts = urlsplit(value)
+            port = parts.port
+        except ValueError as fault:
+            raise ValueError(f"not a URL: {fault}") from fault
+        if parts.scheme not in MQTT_PORTS or not parts.hostname or port == 0:
+            raise ValueError("must be mqtts://host[:port], or mqtt://127.0.0.1[:port]")
+        if parts.path or parts.query or parts.fragment or parts.username is not None:
+            raise ValueError("must end after host and port; agents are known by their certificates")
+        if parts.scheme == "mqtt" and not is_loopback(parts.hostname):
+            raise ValueError("plain MQTT is for loopback only; use mqtts:// with certificates")
+        return value
+
+    @field_validator("ca_file", "certificate_file", "key_file")
+    @classmethod
+    def _with_tls(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        url = info.data.get("url")
+        if url is not None and url.startswith("mqtts:") and value is None:
+            raise ValueError("required for mqtts://")
+        if url is not None and url.startswith("mqtt:") and value is not None:
+            raise ValueError("has no use with mqtt://")
+        return value
+
+    @property
+    def host(self) -> str:
+        """Name or address, without brackets."""
+        host = urlsplit(self.url).hostname
+        assert host is not None, "the validator saw it"
+        return host
+
+    @property
+    def port(self) -> int:
+        """The port named, or the scheme's own."""
+        parts = urlsplit(self.url)
+        return parts.port or MQTT_PORTS[parts.scheme]
+
+
+class DataSection(_Section):
+    """Where peers reach this node. Port 0 takes a free one; ``advertise_host`` is what is told to the others."""
+
+    certificate_file: ReadableFile
+    key_file: PrivateFile
+    host: str = "0.0.0.0"  # noqa: S104  (peers come from outside; every connection is mutually authenticated)
+    port: Port = 7600
+    advertise_host: str = ""
+
+    @field_validator("advertise_host")
+    @classmethod
+    def _somewhere(cls, value: str, info: ValidationInfo) -> str:
+        host = info.data.get("host", "")
+        if not value and is_wildcard(host):
+            raise ValueError(f"required while data.host is {host}: peers need an address to connect to")
+        return value or host
+
+
+class ApiSection(_Section):
+    """The HTTP API for applications. Keys are kept as hashes (``shoal api-key`` prints both)."""
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: Port = 8600
+    key_hash_file: ReadableFile | None = None
+    key_hashes: tuple[Hash, ...] = ()
+
+    @field_validator("key_hashes")
+    @classmethod
+    def _some(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if info.data.get("enabled") and not value and info.data.get("key_hash_file", value) is None:
+            raise ValueError("an API needs at least one key; run: shoal api-key")
+        return value
+
+
+class ModelsSection(_Section):
+    """Where packages live."""
+
+    store_dir: Directory
+
+
+class EngineSection(_Section):
+    """What the node gives. ``threads`` 0: one less than there are cores; a bound that is not set is measured."""
+
+    threads: Annotated[Whole, Field(ge=0, le=1024)] = 0
+    lanes: Count = 1
+    """Stage runs at the same time: more than one shares the threads and helps only many-core nodes."""
+    memory_bytes_max: Bytes | None = None
+    kv_bytes_max: Bytes | None = None
+
+
+class LogSection(_Section):
+    """What is written to stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["json", "console"] = "json"
+
+
+def _few_and_distinct(brokers: tuple[BrokerSection, ...]) -> tuple[BrokerSection, ...]:
+    if not 1 <= len(brokers) <= BROKERS_MAX:
+        raise ValueError(f"a cluster has 1 to {BROKERS_MAX} brokers, not {len(brokers)}")
+    if len({(broker.host, broker.port) for broker in brokers}) < len(brokers):
+        raise ValueError("the same broker is named twice")
+    return brokers
+
+
+Brokers = Annotated[tuple[BrokerSection, ...], AfterValidator(_few_and_distinct)]
+
+
+class Config(_Section):
+    """Everything an agent is told."""
+
+    node: NodeSection
+    cluster: ClusterSection
+    brokers: Brokers
+    data: DataSection
+    api: ApiSection
+    models: ModelsSection
+    engine: EngineSection = EngineSection()
+    log: LogSection = LogSection()
+
+
+class OperatorConfig(_Section):
+    """Everything ``shoal deploy`` is told."""
+
+    operator: OperatorSection
+    cluster: ClusterSection
+    brokers: Brokers
+    models: ModelsSection
+
+
+_Any = TypeVar("_Any", Config, OperatorConfig)
+
+
+def load_config(
+    file: Path,
+    *,
+    environment: Mapping[str, str],
+    overrides: Mapping[str, str | int] | None = None,
+    check_files: bool = True,
+) -> Config:
+    """An agent's configuration from ``file``; ConfigError names every fault.
+
+    ``environment`` (os.environ) and then ``overrides`` (flags; keys are dotted paths, ``log.level``) win over the file.
+    """
+    place = Place(file.absolute().parent, environment, check_files)
+    settings = {path: environment[name] for name, path in ENVIRONMENT.items() if environment.get(name)}
+    return _load(Config, file, place, {**settings, **(overrides or {})})
+
+
+def load_operator_config(file: Path, *, environment: Mapping[str, str], check_files: bool = True) -> OperatorConfig:
+    """An operator's configuration from ``file``; ConfigError names every fault."""
+    return _load(OperatorConfig, file, Place(file.absolute().parent, environment, check_files), {})
+
+
+def api_key_hashes(api: ApiSection) -> tuple[str, ...]:
+    """The hashes of every key that may use the API: those in the file (one a line, ``#`` comments) and those listed."""
+    if api.key_hash_file is None:
+        return api.key_hashes
+    lines = (line.split("#")[0].strip() for line in _read(api.key_hash_file).splitlines())
+    hashes = tuple(line for line in lines if line)
+    faults = [f"not 64 hexadecimal characters: {text[:16]}..." for text in hashes if not HASH.fullmatch(text)]
+    if not hashes or faults:
+        raise _fault(api.key_hash_file, faults or ["no key hash in it"])
+    return hashes + api.key_hashes
+
+
+def _load(kind: type[_Any], file: Path, place: Place, settings: Mapping[str, str | int]) -> _Any:
+    try:
+        data = tomllib.loads(_read(file))
+    except tomllib.TOMLDecodeError as fault:
+        raise _fault(file, [f"not TOML: {fault}"]) from fault
+    for path, value in settings.items():
+        section, _, key = path.partition(".")
+        inner = data.setdefault(section, {})
+        if isinstance(inner, dict):
+            inner[key] = value
+    try:
+        return kind.model_validate(data, context=place)
+    except ValidationError as fault:
+        raise _fault(file, [_sentence(error["loc"], error["type"], error["msg"]) for error in fault.errors()]) from None
+
+
+def _read(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            raw = stream.read(CONFIG_BYTES_MAX + 1)
+    except OSError as fault:
+        reason = fault.strerror or str(fault)
+        raise ConfigError(f"{file}: {reason}", "name a file that is there and that this user may read") from fault
+    if len(raw) > CONFIG_BYTES_MAX:
+        raise _fault(file, [f"longer than {CONFIG_BYTES_MAX} bytes"])
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise _fault(file, [f"not UTF-8: {fault.reason} at byte {fault.start}"]) from fault
+
+
+def _sentence(where: tuple[int | str, ...], kind: str, message: str) -> str:
+    """``brokers[1].url: what is wrong``."""
+    path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(".")
+    plain = {"missing": "required", "extra_forbidden": "there is no such setting"}
+    return f"{path}: {plain.get(kind) or message.removeprefix('Value error, ')}"
+
+
+def _fault(file: Path, faults: list[str]) -> ConfigError:
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    lines = "".join(f"\n  {fault}" for fault in faults)
+    return ConfigError(f"{file} has {count}:{lines}", "mend the lines named; deploy/agent.example.toml explains each")
