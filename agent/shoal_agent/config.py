@@ -257,9 +257,14 @@ def api_key_hashes(api: ApiSection) -> tuple[str, ...]:
     """The hashes of every key that may use the API: those in the file (one a line, ``#`` comments) and those listed."""
     if api.key_hash_file is None:
         return api.key_hashes
-    lines = (line.split("#")[0].strip() for line in _read(api.key_hash_file).splitlines())
+    lines = [line.split("#")[0].strip() for line in _read(api.key_hash_file).splitlines()]
     hashes = tuple(line for line in lines if line)
-    faults = [f"not 64 hexadecimal characters: {text[:16]}..." for text in hashes if not HASH.fullmatch(text)]
+    # Never quoted: the likeliest mistake is the key itself in place of its hash.
+    faults = [
+        f"line {number}: not 64 hexadecimal characters"
+        for number, line in enumerate(lines, 1)
+        if line and not HASH.fullmatch(line)
+    ]
     if not hashes or faults:
         raise _fault(api.key_hash_file, faults or ["no key hash in it"])
     return hashes + api.key_hashes
