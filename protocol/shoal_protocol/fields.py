@@ -51,6 +51,8 @@ from shoal_protocol.limits import (
     PAYLOAD_BYTES_MAX,
     PLAN_BYTES_MAX,
     PREFILL_CHUNK_TOKENS,
+    ROOT_KEYS_MAX,
+    ROSTER_BYTES_MAX,
     SENDERS_MAX,
     SIGNATURE_BYTES,
     STAGES_MAX,
@@ -73,7 +75,7 @@ INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
     "last_block": (0, BLOCKS_MAX - 1),
     "port": (0, 65_535),
     "position": (0, TOKENS_MAX),
-    "root_threshold": (1, LIST_ITEMS_MAX),
+    "root_threshold": (1, ROOT_KEYS_MAX),
     "shape": (0, PAYLOAD_BYTES_MAX),
     "stage": (0, STAGES_MAX - 1),
     "temperature_millicelsius": (-273_150, 1_000_000),
@@ -96,7 +98,9 @@ FLOATS: Final[Mapping[str, tuple[float, float]]] = {
 
 ITEMS: Final[Mapping[str, int]] = {
     "members": SENDERS_MAX,
+    "root_keys": ROOT_KEYS_MAX,
     "shape": TENSOR_RANK_MAX,
+    "signatures": ROOT_KEYS_MAX,
     "stages": STAGES_MAX,
     "top": TOP_LOGPROBS_MAX,
 }
@@ -108,6 +112,7 @@ BYTES: Final[Mapping[str, tuple[int, int]]] = {
     "plan": (0, PLAN_BYTES_MAX),
     "public_key": (NODE_KEY_BYTES, NODE_KEY_BYTES),
     "root_keys": (NODE_KEY_BYTES, NODE_KEY_BYTES),
+    "roster": (0, ROSTER_BYTES_MAX),
     "signature": (SIGNATURE_BYTES, SIGNATURE_BYTES),
     "statement": (0, ENVELOPE_BYTES_MAX),
 }

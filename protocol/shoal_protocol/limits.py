@@ -19,6 +19,8 @@ SENDERS_MAX: Final = 16_384
 """Members of a roster, hence senders remembered: the largest cluster we simulate (10,000) and its operators."""
 REPLAY_SLOTS_MAX: Final = 256
 """Replay windows per sender, one for each thing it speaks about: four kinds, and one window per deployment."""
+TOPIC_BYTES_MAX: Final = 256
+"""The longest topic of the tree has 145 characters."""
 HEARTBEAT_SHARDS_MAX: Final = 1024
 """Heartbeat topics: 16 senders each in the largest cluster."""
 INTEGER_MAX: Final = 2**63 - 1

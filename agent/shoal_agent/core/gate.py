@@ -13,10 +13,11 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Final
 
-from shoal_protocol.envelope import Envelope, ReplayWindow, check_age, open_envelope
+from shoal_protocol.envelope import Envelope, check_age, open_envelope
 from shoal_protocol.errors import OversizedMessage, RemoteProtocolError, ReplayedMessage
 from shoal_protocol.ids import ClusterId, NodeId
 from shoal_protocol.limits import ENVELOPE_BYTES_MAX
+from shoal_protocol.replay import ReplayWindow
 from shoal_protocol.roster import TrustedRoster
 from shoal_protocol.topics import check_topic, parse
 
@@ -57,7 +58,7 @@ class Gate:
         envelope = open_envelope(arrival.wire, self._roster, self._cluster)
         check_topic(topic, envelope)
         check_age(envelope, wall_ms, known_sender=self._replay.knows(envelope.sender))
-        self._replay.accept(envelope.sender, envelope.incarnation, envelope.sequence)
+        self._replay.accept(envelope)
         self._remember(mark, arrival.broker)
         return envelope
 

@@ -1,0 +1,107 @@
+"""Replay windows: each envelope is accepted at most once, however often brokers deliver it.
+
+A sender numbers its envelopes, and its lives: ``incarnation`` grows at every boot, ``sequence`` within one. Two
+brokers reorder a little, so what was heard is remembered as a window of the last ``REPLAY_WINDOW_BITS`` numbers below
+the highest; below the window nobody can tell any more, so nothing is accepted.
+
+One window per sender would refuse honest words. A heartbeat counts the numbers up every second, while a retained
+record keeps the number it was sent with: after 17 minutes it lies below the window, and so does a last will, which
+is sealed at connect and delivered hours later. So a sender has one window per **slot**: the kind of message, and for
+what concerns a deployment, the deployment. The slot follows from the signed body, not from the topic.
+
+All that a node says about itself ends with its life: an incarnation below the highest one heard is refused in every
+such slot. An operator's plan does not: it was said by a command that ended at once, and a node that joins later
+hears the plans of two deployments in any order.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from shoal_protocol.codec import KIND_OF, decode_plan
+from shoal_protocol.envelope import Envelope
+from shoal_protocol.errors import OversizedMessage, ReplayedMessage
+from shoal_protocol.ids import Incarnation, NodeId
+from shoal_protocol.limits import REPLAY_SLOTS_MAX, REPLAY_WINDOW_BITS, SENDERS_MAX
+from shoal_protocol.messages import ControlMessage, PhaseReported, PlanAnnounced
+
+Slot = tuple[int, str]
+"""Kind of message, and the deployment it is about or nothing."""
+
+_WINDOW: Final = (1 << REPLAY_WINDOW_BITS) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """Bit ``i`` of ``seen`` stands for the sequence ``highest - i``."""
+
+    incarnation: int
+    highest: int
+    seen: int
+
+
+class _Sender:
+    """What one sender was heard to say; slots in the order they were last used."""
+
+    def __init__(self) -> None:
+        self.incarnation = -1
+        self.slots: OrderedDict[Slot, _Window] = OrderedDict()
+
+
+class ReplayWindow:
+    """Remembers, for every sender, what was accepted. Raising changes nothing."""
+
+    def __init__(self) -> None:
+        self._senders: dict[NodeId, _Sender] = {}
+
+    def knows(self, sender: NodeId) -> bool:
+        """Whether anything of ``sender`` was ever accepted."""
+        return sender in self._senders
+
+    def accept(self, envelope: Envelope) -> None:
+        """Remember ``envelope``; ReplayedMessage if it is not new, OversizedMessage beyond ``SENDERS_MAX`` senders."""
+        sender = self._senders.get(envelope.sender)
+        if sender is None:
+            if len(self._senders) >= SENDERS_MAX:
+                raise OversizedMessage(f"more than {SENDERS_MAX} senders")
+            sender = _Sender()
+        mortal = not isinstance(envelope.message, PlanAnnounced)
+        if mortal and envelope.incarnation < sender.incarnation:
+            raise ReplayedMessage(f"incarnation {envelope.incarnation}, {sender.incarnation} was heard")
+        slot = slot_of(envelope.message)
+        window = _slide(sender.slots.get(slot), envelope.incarnation, envelope.sequence)
+        if mortal:
+            sender.incarnation = envelope.incarnation
+        sender.slots[slot] = window
+        sender.slots.move_to_end(slot)
+        if len(sender.slots) > REPLAY_SLOTS_MAX:
+            sender.slots.popitem(last=False)
+        self._senders[envelope.sender] = sender
+
+
+def slot_of(message: ControlMessage) -> Slot:
+    """Which window of its sender ``message`` counts in."""
+    kind = KIND_OF[type(message)]
+    if isinstance(message, PhaseReported):
+        return kind, message.deployment
+    if isinstance(message, PlanAnnounced):
+        return kind, decode_plan(message.plan).deployment
+    return kind, ""
+
+
+def _slide(window: _Window | None, incarnation: Incarnation, sequence: int) -> _Window:
+    """``window`` with ``sequence`` in it; ReplayedMessage if it is there, or below, or of an earlier life."""
+    if window is None or incarnation > window.incarnation:
+        return _Window(incarnation, sequence, 1)
+    if incarnation < window.incarnation:
+        raise ReplayedMessage(f"incarnation {incarnation}, {window.incarnation} was heard")
+    ahead = sequence - window.highest
+    if ahead >= REPLAY_WINDOW_BITS:
+        return _Window(incarnation, sequence, 1)
+    if ahead > 0:
+        return _Window(incarnation, sequence, (window.seen << ahead | 1) & _WINDOW)
+    if -ahead >= REPLAY_WINDOW_BITS:
+        raise ReplayedMessage(f"sequence {sequence} is below the window of {window.highest}")
+    if window.seen >> -ahead & 1:
+        raise ReplayedMessage(f"sequence {sequence} was accepted before")
+    return _Window(incarnation, window.highest, window.seen | 1 << -ahead)

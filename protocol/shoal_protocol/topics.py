@@ -1,0 +1,254 @@
+"""Topics: where on the brokers a thing is said. Building and parsing are exact inverses.
+
+::
+
+    shoal/1/{cluster}/
+        n/{node}/state            its record, retained           n/{node}/death     its pre-signed last will
+        n/{node}/cmd              commands for it                n/{node}/res       its answers
+        hb/{shard}                heartbeats                     ae/{node}          its anti-entropy inbox
+        d/{deployment}/cert       the plan in force, retained    d/{deployment}/c   agreement
+        d/{deployment}/s/{node}   a host's progress, retained    r/{node}           relayed frames for it
+        roster                    the signed roster, retained    sus, evidence      suspicions, proofs of equivocation
+
+A topic is the broker's word, not the sender's: nobody signed it. So it only ever narrows: an envelope is accepted on
+exactly the one topic that follows from what is signed in it (``topic_for``), and whoever gets a record of one node
+onto the topic of another has achieved nothing. The digit is the version of the tree.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, assert_never, cast
+
+from shoal_protocol.codec import decode_plan
+from shoal_protocol.envelope import Envelope
+from shoal_protocol.errors import LocalProtocolError, MalformedMessage
+from shoal_protocol.ids import (
+    ClusterId,
+    DeploymentId,
+    NodeId,
+    parse_cluster_id,
+    parse_deployment_id,
+    parse_node_id,
+)
+from shoal_protocol.limits import HEARTBEAT_SHARDS_MAX, TOPIC_BYTES_MAX
+from shoal_protocol.messages import (
+    ControlMessage,
+    Heartbeat,
+    LinkDeath,
+    NodeState,
+    PhaseReported,
+    PlanAnnounced,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StateTopic:
+    """A node's capacity record."""
+
+    cluster: ClusterId
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class DeathTopic:
+    """A node's last will."""
+
+    cluster: ClusterId
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class CommandTopic:
+    """An operator's commands for a node."""
+
+    cluster: ClusterId
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class ResultTopic:
+    """A node's answers to commands."""
+
+    cluster: ClusterId
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatTopic:
+    """Heartbeats of one share of the nodes."""
+
+    cluster: ClusterId
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class AntiEntropyTopic:
+    """A node's inbox for digests and deltas."""
+
+    cluster: ClusterId
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class AgreementTopic:
+    """Proposals and votes about a deployment."""
+
+    cluster: ClusterId
+    deployment: DeploymentId
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTopic:
+    """The plan of a deployment that is in force, and why it may be believed."""
+
+    cluster: ClusterId
+    deployment: DeploymentId
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseTopic:
+    """How far a host has come with a deployment."""
+
+    cluster: ClusterId
+    deployment: DeploymentId
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class RelayTopic:
+    """Sealed data-plane frames for a node that cannot be reached directly."""
+
+    cluster: ClusterId
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class RosterTopic:
+    """The signed roster; not an envelope."""
+
+    cluster: ClusterId
+
+
+@dataclass(frozen=True, slots=True)
+class SuspicionTopic:
+    """Who is suspected, and who refutes it."""
+
+    cluster: ClusterId
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceTopic:
+    """Proofs that somebody said two things."""
+
+    cluster: ClusterId
+
+
+Topic = (
+    StateTopic
+    | DeathTopic
+    | CommandTopic
+    | ResultTopic
+    | HeartbeatTopic
+    | AntiEntropyTopic
+    | AgreementTopic
+    | PlanTopic
+    | PhaseTopic
+    | RelayTopic
+    | RosterTopic
+    | SuspicionTopic
+    | EvidenceTopic
+)
+
+TREE: Final[dict[type, str]] = {
+    StateTopic: "shoal/1/{cluster}/n/{node}/state",
+    DeathTopic: "shoal/1/{cluster}/n/{node}/death",
+    CommandTopic: "shoal/1/{cluster}/n/{node}/cmd",
+    ResultTopic: "shoal/1/{cluster}/n/{node}/res",
+    HeartbeatTopic: "shoal/1/{cluster}/hb/{shard}",
+    AntiEntropyTopic: "shoal/1/{cluster}/ae/{node}",
+    AgreementTopic: "shoal/1/{cluster}/d/{deployment}/c",
+    PlanTopic: "shoal/1/{cluster}/d/{deployment}/cert",
+    PhaseTopic: "shoal/1/{cluster}/d/{deployment}/s/{node}",
+    RelayTopic: "shoal/1/{cluster}/r/{node}",
+    RosterTopic: "shoal/1/{cluster}/roster",
+    SuspicionTopic: "shoal/1/{cluster}/sus",
+    EvidenceTopic: "shoal/1/{cluster}/evidence",
+}
+"""The whole tree: what stands in braces is the field of that name."""
+
+HEARTBEAT_SHARD: Final = 0
+"""All heartbeats share one topic up to about 200 nodes; beyond, a shard will follow from the sender."""
+
+
+def _parse_shard(text: str) -> int:
+    if not re.fullmatch(r"0|[1-9][0-9]{0,9}", text) or int(text) >= HEARTBEAT_SHARDS_MAX:
+        raise MalformedMessage(f"not a shard below {HEARTBEAT_SHARDS_MAX}: {text[:20]!r}")
+    return int(text)
+
+
+_PARSERS: Final[dict[str, Callable[[str], object]]] = {
+    "cluster": parse_cluster_id,
+    "node": parse_node_id,
+    "deployment": parse_deployment_id,
+    "shard": _parse_shard,
+}
+_PATTERNS: Final = tuple(
+    (cast("Callable[..., Topic]", cls), re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", pattern)))
+    for cls, pattern in TREE.items()
+)
+
+
+def build(topic: Topic) -> str:
+    """``topic`` as brokers know it; LocalProtocolError if a field is not what its name says."""
+    text = TREE[type(topic)].format(**{name: getattr(topic, name) for name in topic.__slots__})
+    try:
+        assert parse(text) == topic, "building and parsing are inverses"
+    except MalformedMessage as error:
+        raise LocalProtocolError(f"no topic: {error}") from error
+    return text
+
+
+def parse(text: str) -> Topic:
+    """The topic that ``text`` names, or MalformedMessage."""
+    if len(text) > TOPIC_BYTES_MAX:
+        raise MalformedMessage(f"topic of {len(text)} characters")
+    for make, pattern in _PATTERNS:
+        match = pattern.fullmatch(text)
+        if match is not None:
+            return make(**{name: _PARSERS[name](value) for name, value in match.groupdict().items()})
+    raise MalformedMessage(f"not a topic of ours: {text[:80]!r}")
+
+
+def agent_filters(cluster: ClusterId) -> tuple[str, ...]:
+    """What an agent subscribes to: every topic that carries envelopes, of the whole cluster."""
+    heard = (StateTopic, DeathTopic, HeartbeatTopic, PlanTopic, PhaseTopic)
+    return tuple(TREE[cls].format(cluster=cluster, node="+", shard="+", deployment="+") for cls in heard)
+
+
+def topic_for(cluster: ClusterId, sender: NodeId, message: ControlMessage) -> str:
+    """The one topic on which ``sender`` may say ``message``, as brokers know it."""
+    return build(_topic_of(cluster, sender, message))
+
+
+def _topic_of(cluster: ClusterId, sender: NodeId, message: ControlMessage) -> Topic:
+    match message:
+        case NodeState():
+            return StateTopic(cluster, sender)
+        case Heartbeat():
+            return HeartbeatTopic(cluster, HEARTBEAT_SHARD)
+        case LinkDeath():
+            return DeathTopic(cluster, sender)
+        case PlanAnnounced():
+            return PlanTopic(cluster, decode_plan(message.plan).deployment)
+        case PhaseReported():
+            return PhaseTopic(cluster, message.deployment, sender)
+        case _:
+            assert_never(message)
+
+
+def check_topic(topic: Topic, envelope: Envelope) -> None:
+    """MalformedMessage unless ``topic``, as the broker names it, is the one ``envelope`` belongs on."""
+    expected = _topic_of(envelope.cluster, envelope.sender, envelope.message)
+    if topic != expected:
+        raise MalformedMessage(f"{build(expected)} came on {build(topic)}")
