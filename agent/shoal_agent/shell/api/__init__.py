@@ -1,0 +1,1 @@
+"""The HTTP face of a node: the OpenAI API, health, metrics."""

@@ -1,0 +1,1 @@
+"""The light services this node can run, and their host."""

@@ -1,0 +1,249 @@
+"""Runs the light services of the models this node has the texts of.
+
+A service is an instance with a name (``sampler:<model>``). It is built when it is first called, because a node may
+carry many models and serve few. Building and the methods that take milliseconds (rendering, encoding more than a few
+kilobytes) go to a small pool of threads, so that the loop never stalls; everything else runs at once, on the loop. A
+call that arrives while its service is being built waits in line behind the one that caused it, so a session's ``open``
+is never overtaken by its ``push``.
+
+Every call is answered exactly once, with ServiceReturned or ServiceFailed: an unknown name, a request that does not
+decode or a service that refuses are the caller's, and no exception. A thread cannot be stopped: a call that takes
+longer than its time is answered as failed, and its worker is busy until it is done.
+"""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import numpy as np
+
+from shoal_agent.core.effects import CallService
+from shoal_agent.core.events import ServiceFailed, ServiceReturned
+from shoal_agent.core.services import (
+    CheckRequest,
+    EncodeRequest,
+    FlushRequest,
+    Method,
+    OpenDetokenizerRequest,
+    OpenSamplerRequest,
+    PushRequest,
+    RenderRequest,
+    SampleRequest,
+    ServiceKind,
+    ServiceMessage,
+    pack,
+    service_name,
+    unpack,
+)
+from shoal_agent.shell.ports import Array, Post, TensorTable
+from shoal_agent.shell.services.chat_template import ChatTemplate
+from shoal_agent.shell.services.detokenizer import Detokenizer
+from shoal_agent.shell.services.sampler import Sampler
+from shoal_agent.shell.services.sessions import ServiceError
+from shoal_agent.shell.services.tokenizer import Tokenizer
+from shoal_protocol.errors import RemoteProtocolError
+from shoal_protocol.ids import Digest, SessionId
+from shoal_protocol.limits import SERVICE_CALL_S_MAX, SERVICE_SLOW_CALLS_MAX
+
+_WORKERS: Final = 2
+"""One may be stuck in a template that will not end, and the other still encodes."""
+_INLINE_BYTES_MAX: Final = 2048
+"""A request up to this size is encoded on the loop: below a millisecond, less than the way to a thread and back."""
+
+Service = ChatTemplate | Tokenizer | Sampler | Detokenizer
+Tensor = Array | bytes | memoryview | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelAssets:
+    """What a package gives to its light services. ``chat_template`` None: the model was not taught to converse.
+
+    ``vocabulary``: number of logits. ``bos`` opens a bare prompt (None: nothing does); each of ``eos`` ends a turn.
+    """
+
+    model: Digest
+    tokenizer: bytes
+    chat_template: str | None
+    vocabulary: int
+    bos: int | None
+    eos: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One name: how to build its instance, the instance once built (or why not), and what waits for it."""
+
+    build: Callable[[], Service]
+    service: Service | None = None
+    broken: str = ""
+    waiting: list[tuple[CallService, Tensor]] = field(default_factory=list)
+    closing: list[SessionId] = field(default_factory=list)
+
+
+class ServiceHost:
+    """All light services of this node. Create it inside the loop; ``close`` it at the end."""
+
+    def __init__(self, tensors: TensorTable, post: Post) -> None:
+        self._tensors = tensors
+        self._post = post
+        self._slots: dict[str, _Slot] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._workers = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="service")
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._slots)
+
+    def add(self, assets: ModelAssets) -> None:
+        """Offer the services of one more model; a model already offered stays as it is."""
+        # Two services share one tokenizer; whichever is called first builds it.
+        tokenizer = _Once(partial(Tokenizer, assets.tokenizer, assets.vocabulary, assets.bos))
+        builds: dict[ServiceKind, Callable[[], Service]] = {
+            ServiceKind.TOKENIZER: tokenizer.get,
+            ServiceKind.SAMPLER: lambda: Sampler(assets.vocabulary, assets.eos),
+            ServiceKind.DETOKENIZER: lambda: Detokenizer(tokenizer.get()),
+        }
+        template = assets.chat_template
+        if template is not None:
+            builds[ServiceKind.CHAT_TEMPLATE] = lambda: _chat_template(template, tokenizer.get(), assets)
+        for kind, build in builds.items():
+            self._slots.setdefault(service_name(kind, assets.model), _Slot(build))
+
+    def call(self, effect: CallService) -> None:
+        """Run a method; answered by ServiceReturned or ServiceFailed, at once or later."""
+        # Taken out of the table here, so it is gone from there whatever happens below.
+        tensor = None if effect.tensor is None else self._tensors.take(effect.tensor)
+        slot = self._slots.get(effect.service)
+        if slot is None:
+            self._post(ServiceFailed(effect.call, f"no service {effect.service!r} here"))
+        elif slot.service is not None:
+            self._run(slot.service, effect, tensor)
+        elif slot.broken:
+            self._post(ServiceFailed(effect.call, slot.broken))
+        elif len(slot.waiting) >= SERVICE_SLOW_CALLS_MAX:
+            self._post(ServiceFailed(effect.call, f"{SERVICE_SLOW_CALLS_MAX} calls wait for {effect.service!r}"))
+        else:
+            slot.waiting.append((effect, tensor))
+            if len(slot.waiting) == 1:
+                self._spawn(self._build(slot))
+
+    def close(self, service: str, session: SessionId) -> None:
+        """The session is over: a stateful service forgets it."""
+        slot = self._slots.get(service)
+        if slot is None:
+            return
+        if slot.waiting:
+            slot.closing.append(session)  # its open may be in line; at most one close follows each
+        elif isinstance(slot.service, Sampler | Detokenizer):
+            slot.service.close(session)
+
+    async def shut_down(self) -> None:
+        """End. Calls that are not answered yet will not be."""
+        self._workers.shutdown(wait=False, cancel_futures=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _build(self, slot: _Slot) -> None:
+        try:
+            slot.service = await asyncio.get_running_loop().run_in_executor(self._workers, slot.build)
+        except ServiceError as fault:
+            slot.broken = str(fault)
+        waiting, slot.waiting = slot.waiting, []
+        closing, slot.closing = slot.closing, []
+        for effect, tensor in waiting:
+            if slot.service is None:
+                self._post(ServiceFailed(effect.call, slot.broken))
+            else:
+                self._run(slot.service, effect, tensor)
+        for session in closing:
+            if isinstance(slot.service, Sampler | Detokenizer):
+                slot.service.close(session)
+
+    def _run(self, service: Service, effect: CallService, tensor: Tensor) -> None:
+        if not _is_slow(service, effect):
+            self._post(_answer(service, effect, tensor))
+        elif len(self._tasks) >= SERVICE_SLOW_CALLS_MAX:
+            self._post(ServiceFailed(effect.call, f"{SERVICE_SLOW_CALLS_MAX} calls are under way"))
+        else:
+            self._spawn(self._run_slowly(service, effect))
+
+    async def _run_slowly(self, service: Service, effect: CallService) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(SERVICE_CALL_S_MAX):
+                answer = await loop.run_in_executor(self._workers, _answer, service, effect, None)
+        except TimeoutError:
+            answer = ServiceFailed(effect.call, f"{effect.service!r} took more than {SERVICE_CALL_S_MAX:g} s")
+        self._post(answer)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+class _Once:
+    """A tokenizer built by whichever worker asks first; the other waits for it."""
+
+    def __init__(self, build: Callable[[], Tokenizer]) -> None:
+        self._build = build
+        self._built: Tokenizer | None = None
+        self._building = threading.Lock()
+
+    def get(self) -> Tokenizer:
+        with self._building:
+            if self._built is None:
+                self._built = self._build()
+            return self._built
+
+
+def _chat_template(source: str, tokenizer: Tokenizer, assets: ModelAssets) -> ChatTemplate:
+    eos = tokenizer.marker(assets.eos[0]) if assets.eos else ""
+    return ChatTemplate(source, tokenizer.markers, tokenizer.marker(assets.bos), eos)
+
+
+def _is_slow(service: Service, effect: CallService) -> bool:
+    return isinstance(service, ChatTemplate) or (
+        isinstance(service, Tokenizer) and len(effect.request) > _INLINE_BYTES_MAX
+    )
+
+
+def _answer(service: Service, effect: CallService, tensor: Tensor) -> ServiceReturned | ServiceFailed:
+    """Decode, run, encode. Runs on the loop or in a worker; posts nothing itself."""
+    try:
+        return ServiceReturned(effect.call, pack(_invoke(service, effect, tensor)))
+    except ServiceError as fault:
+        return ServiceFailed(effect.call, str(fault))
+    except RemoteProtocolError as fault:
+        return ServiceFailed(effect.call, f"{effect.service!r} cannot read the request: {fault}")
+    except Exception as fault:  # noqa: BLE001 - templates and vocabularies are data and may provoke anything
+        return ServiceFailed(effect.call, f"{effect.service!r} failed: {type(fault).__name__}: {fault}")
+
+
+def _invoke(service: Service, effect: CallService, tensor: Tensor) -> ServiceMessage:
+    request = effect.request
+    match service, effect.method:
+        case Sampler(), Method.SAMPLE:
+            if not isinstance(tensor, np.ndarray):
+                raise ServiceError("sample needs the logits as a tensor")
+            return service.sample(unpack(SampleRequest, request), tensor)
+        case Sampler(), Method.OPEN:
+            return service.open(unpack(OpenSamplerRequest, request))
+        case Detokenizer(), Method.PUSH:
+            return service.push(unpack(PushRequest, request))
+        case Detokenizer(), Method.OPEN:
+            return service.open(unpack(OpenDetokenizerRequest, request))
+        case Detokenizer(), Method.FLUSH:
+            return service.flush(unpack(FlushRequest, request))
+        case Tokenizer(), Method.ENCODE:
+            return service.encode(unpack(EncodeRequest, request))
+        case Tokenizer(), Method.CHECK:
+            return service.check(unpack(CheckRequest, request))
+        case ChatTemplate(), Method.RENDER:
+            return service.render(unpack(RenderRequest, request))
+    raise ServiceError(f"{effect.service!r} has no method {effect.method!r}")
