@@ -1,0 +1,151 @@
+"""A real mosquitto, started from the template in deploy/ with certificates from the script in deploy/."""
+
+import asyncio
+import contextlib
+import getpass
+import shutil
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import aiomqtt
+import pytest
+
+from tests.support.house import ROOT
+
+DEPLOY: Final = ROOT / "deploy"
+MOSQUITTO: Final = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
+START_S_MAX: Final = 20.0
+CONNECT_S_MAX: Final = 10.0
+SCRIPT_S_MAX: Final = 60
+
+needs_mosquitto: Final = pytest.mark.skipif(
+    MOSQUITTO is None or shutil.which("openssl") is None, reason="needs mosquitto and openssl"
+)
+
+
+def free_port() -> int:
+    """A TCP port on loopback that was free a moment ago."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A folder of certificates, as deploy/broker-certificates.sh lays it out."""
+
+    folder: Path
+
+    @classmethod
+    def make(cls, folder: Path) -> "Authority":
+        authority = cls(folder)
+        authority._script("ca")
+        return authority
+
+    @property
+    def ca(self) -> Path:
+        return self.folder / "ca.crt"
+
+    def server(self, *hosts: str) -> None:
+        """A certificate for a broker; the files carry the first host's name."""
+        self._script("server", *hosts)
+
+    def client(self, node: str) -> tuple[Path, Path]:
+        """Certificate and key for a node or an operator."""
+        self._script("client", node)
+        return self.folder / f"{node}.crt", self.folder / f"{node}.key"
+
+    def _script(self, verb: str, *arguments: str) -> None:
+        subprocess.run(
+            [str(DEPLOY / "broker-certificates.sh"), verb, str(self.folder), *arguments],
+            timeout=SCRIPT_S_MAX,
+            check=True,
+            capture_output=True,
+        )
+
+
+@dataclass(frozen=True)
+class Broker:
+    """A running broker and the authority whose clients it admits."""
+
+    port: int
+    authority: Authority
+
+    @property
+    def url(self) -> str:
+        return f"mqtts://127.0.0.1:{self.port}"
+
+    def client(self, certificate: Path | None, key: Path | None, ca: Path | None = None) -> aiomqtt.Client:
+        """A client that is not connected yet."""
+        return aiomqtt.Client(
+            "127.0.0.1",
+            self.port,
+            timeout=CONNECT_S_MAX,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            tls_params=aiomqtt.TLSParameters(
+                ca_certs=str(ca or self.authority.ca),
+                certfile=str(certificate) if certificate else None,
+                keyfile=str(key) if key else None,
+            ),
+        )
+
+
+def render(folder: Path, authority: Authority, port: int, operators: Sequence[str]) -> Path:
+    """The template and the ACL as an operator would fill them in; returns the configuration's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, source in (("ca.crt", "ca.crt"), ("server.crt", "127.0.0.1.crt"), ("server.key", "127.0.0.1.key")):
+        shutil.copy(authority.folder / source, folder / name)
+    acl = (DEPLOY / "mosquitto.acl").read_text()
+    for operator in operators:
+        acl += f"user {operator}\ntopic write shoal/1/+/d/+/cert\ntopic write shoal/1/+/roster\n"
+    (folder / "mosquitto.acl").write_text(acl)
+    (folder / "mosquitto.acl").chmod(0o600)
+    text = (DEPLOY / "mosquitto.conf.template").read_text()
+    for mark, value in (("@DIR@", str(folder)), ("@ADDRESS@", "127.0.0.1"), ("@PORT@", str(port))):
+        text = text.replace(mark, value)
+    assert "@" not in text.replace(str(folder), ""), "a placeholder was left"
+    # Debian's unit runs mosquitto as its own user; here it stays who runs the test.
+    path = folder / "mosquitto.conf"
+    path.write_text(f"{text}\nuser {getpass.getuser()}\n")
+    return path
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, authority: Authority, operators: Sequence[str] = ()) -> AsyncIterator[Broker]:
+    """A broker for the time of the block. The authority must hold a server certificate for 127.0.0.1."""
+    assert MOSQUITTO is not None, "guarded by needs_mosquitto"
+    port = free_port()
+    configuration = render(folder, authority, port, operators)
+    with (folder / "mosquitto.log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            MOSQUITTO, "-c", str(configuration), cwd=folder, stdout=log, stderr=log
+        )
+    try:
+        await _listening(process, port)
+        yield Broker(port, authority)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        async with asyncio.timeout(START_S_MAX):
+            await process.wait()
+
+
+async def _listening(process: asyncio.subprocess.Process, port: int) -> None:
+    """Return when the port accepts; a broker that ended has said why in mosquitto.log beside its configuration."""
+    async with asyncio.timeout(START_S_MAX):
+        while process.returncode is None:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                # A process that starts has no event to wait for but its port.
+                await asyncio.sleep(0.02)
+                continue
+            writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+            return
+    pytest.fail(f"mosquitto ended with {process.returncode}")
