@@ -1,0 +1,119 @@
+"""From a model file to a package: read, convert block by block, measure, publish.
+
+Atomic: blobs are written first, the manifest last, all under the store's lock. Whatever ends an import early (a full
+disk, Ctrl-C, a tensor type we refuse) leaves the store as it was; a crash leaves blobs that the next writer deletes.
+At most one block is in memory at a time besides the mapped file.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from shoal_models.blocks import BuiltBlock, build_embed, build_head, build_layer, neck, store_shared
+from shoal_models.costs import measure_costs
+from shoal_models.importers.gguf import read_llama
+from shoal_models.importers.gguf_file import read_gguf
+from shoal_models.llama import LlamaShape, LlamaSource
+from shoal_models.manifest import Block, Boundary, Cost, Dimensions, Manifest, Numeric, Source
+from shoal_models.package import Store
+from shoal_models.ports import BlockRunner, Clock, Progress
+from shoal_models.tokenizer import read_text_interface
+from shoal_protocol.ids import parse_deployment_id
+from shoal_protocol.limits import GRAPH_BYTES_MAX, TOKENIZER_BYTES_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Who runs blocks on this machine, and how fast it is by the micro-benchmark every node publishes of itself."""
+
+    runner: BlockRunner
+    clock_ns: Clock
+    macs_per_s: Callable[[], int]
+
+
+def import_gguf(
+    path: Path, store: Store, name: str, numeric: Numeric, licence: str, measurement: Measurement, progress: Progress
+) -> Manifest:
+    """Convert ``path`` into the package ``name`` of ``store``, replacing one of that name.
+
+    Raises UnreadableModel, UnsupportedModel, StoreFull, StoreBusy, MalformedMessage (a bad name), OSError.
+    """
+    parse_deployment_id(name)
+    progress("file read", 0, 1)
+    file = read_gguf(path)
+    source = read_llama(file)
+    text = read_text_interface(file.fields, source.shape.vocabulary)
+    assert len(text.tokenizer_json) <= TOKENIZER_BYTES_MAX, "a tokenizer we wrote is one we would read"
+    file_digest = sha256(file.data.data).hexdigest()
+    progress("file read", 1, 1)
+    with store.exclusive():
+        tokenizer = store.put(text.tokenizer_json)
+        template = None if text.chat_template is None else store.put(text.chat_template.encode())
+        built = _convert(store, source, numeric, progress)
+        context = source.shape.context_tokens_max
+        costs = measure_costs(built, store.blobs, context, measurement.runner, measurement.clock_ns, progress)
+        manifest = Manifest(
+            format="shoal-model",
+            version=1,
+            name=name,
+            architecture="llama",
+            numeric=numeric,
+            licence=licence,
+            source=Source(format="gguf", sha256=file_digest),
+            dimensions=_dimensions(source.shape),
+            context_tokens_max=context,
+            reference_macs_per_s=measurement.macs_per_s(),
+            boundary=_boundary(source.shape),
+            blocks=tuple(_stored(store, block, cost) for block, cost in zip(built, costs, strict=True)),
+            tokenizer=tokenizer,
+            chat_template=template,
+            special_tokens=text.special_tokens,
+        )
+        store.publish(manifest)
+    return manifest
+
+
+def _convert(store: Store, source: LlamaSource, numeric: Numeric, progress: Progress) -> tuple[BuiltBlock, ...]:
+    total = source.shape.layers + 2
+    shared = store_shared(store, source, numeric)
+    built = [build_embed(source.shape, shared)]
+    progress("blocks converted", len(built), total)
+    for index in range(source.shape.layers):
+        built.append(build_layer(store, source, index, shared, numeric))
+        progress("blocks converted", len(built), total)
+    built.append(build_head(store, source, shared, numeric))
+    progress("blocks converted", len(built), total)
+    return tuple(built)
+
+
+def _stored(store: Store, block: BuiltBlock, cost: Cost) -> Block:
+    assert len(block.graph) <= GRAPH_BYTES_MAX, "a graph we wrote is one we would read"
+    return Block(
+        name=block.name,
+        kind=block.kind,
+        graph=store.put(block.graph),
+        shards=tuple(shard.ref for shard in block.shards),
+        inputs=block.inputs,
+        outputs=block.outputs,
+        state=block.state,
+        kv_bytes_per_token=block.kv_bytes_per_token,
+        cost=cost,
+    )
+
+
+def _dimensions(shape: LlamaShape) -> Dimensions:
+    return Dimensions(
+        hidden=shape.hidden,
+        heads=shape.heads,
+        kv_heads=shape.kv_heads,
+        head_dim=shape.head_dim,
+        feed_forward=shape.feed_forward,
+        vocabulary=shape.vocabulary,
+    )
+
+
+def _boundary(shape: LlamaShape) -> Boundary:
+    """Only full width is certified until narrower ones are measured on this model."""
+    port = neck("hidden", shape)
+    return Boundary(dtype=port.dtype, shape=port.shape, bytes_per_token=4 * shape.hidden, certified_widths=("f32",))

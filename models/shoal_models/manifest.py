@@ -1,0 +1,241 @@
+"""The manifest: all that is known of a package, in one canonical text whose digest names the model.
+
+A model is a chain of blocks cut at *necks*, the values through which every path goes (here: the residual stream).
+The manifest says for each block which graph runs it, which shards it needs, what goes in and out by name, which
+inputs and outputs are state that stays on the host (the KV cache), and what it costs. The weights are elsewhere;
+the manifest of a 30-layer model is about 60 KB.
+
+Canonical form: JSON with sorted keys, no spaces, ASCII. ``parse`` refuses bytes that are not exactly what ``encode``
+would write, so that equal models have equal digests and nothing hides in whitespace. Shapes are symbolic: an integer
+is fixed, a name (``tokens``, ``capacity``) is filled in when the block runs.
+"""
+
+import json
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from shoal_models.errors import ManifestInvalid
+from shoal_protocol.ids import DIGEST_BYTES, Digest, digest_of
+from shoal_protocol.limits import BLOCKS_MAX, MANIFEST_BYTES_MAX, SHARDS_PER_BLOCK_MAX, TENSOR_RANK_MAX, TEXT_BYTES_MAX
+
+FORMAT_VERSION: Final = 1
+
+Hex = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * DIGEST_BYTES}}}$")]
+Text = Annotated[str, Field(min_length=1, max_length=TEXT_BYTES_MAX)]
+Positive = Annotated[int, Field(gt=0, lt=2**63)]
+Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Dimension = Annotated[int, Field(gt=0, lt=2**31)] | Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
+Shape = Annotated[tuple[Dimension, ...], Field(max_length=TENSOR_RANK_MAX)]
+ElementType = Literal["f32", "f16", "i64", "i32", "u8", "i8"]
+Numeric = Literal["int8", "fp32", "int4"]
+
+
+class _Record(BaseModel):
+    """Every part of a manifest: strict, frozen, nothing unknown."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid")
+
+
+class BlobRef(_Record):
+    """A blob of the store: BLAKE2b-256 in hexadecimal, and its size."""
+
+    digest: Hex
+    bytes: Positive
+
+    @property
+    def id(self) -> Digest:
+        return Digest(bytes.fromhex(self.digest))
+
+
+class Port(_Record):
+    """One input or output of a block's graph."""
+
+    name: Text
+    dtype: ElementType
+    shape: Shape
+
+
+class StatePair(_Record):
+    """State that stays on the host: the graph reads ``past`` and writes ``present``; one buffer is bound to both."""
+
+    past: Text
+    present: Text
+    dtype: ElementType
+    shape: Shape
+
+
+class Cost(_Record):
+    """Measured microseconds of one run, on a device of ``reference_macs_per_s``."""
+
+    decode_us: Positive
+    """1 token."""
+    prefill_us: Positive
+    """``costs.PREFILL_TOKENS`` tokens."""
+
+
+class Block(_Record):
+    """The smallest unit that is hosted, moved and fetched."""
+
+    name: Text
+    kind: Literal["embed", "layer", "head"]
+    graph: BlobRef
+    shards: Annotated[tuple[BlobRef, ...], Field(min_length=1, max_length=SHARDS_PER_BLOCK_MAX)]
+    inputs: Annotated[tuple[Port, ...], Field(min_length=1)]
+    """Without state. The first is what the block before hands over (token ids for the first block)."""
+    outputs: Annotated[tuple[Port, ...], Field(min_length=1)]
+    """Without state. The first is what the next block takes."""
+    state: tuple[StatePair, ...]
+    kv_bytes_per_token: Natural
+    cost: Cost
+
+    @property
+    def shard_bytes(self) -> int:
+        """Weight of the block alone: shards shared with other blocks count in each."""
+        return sum(shard.bytes for shard in self.shards)
+
+    @property
+    def blobs(self) -> tuple[BlobRef, ...]:
+        """Everything a host must have to open the block: its graph first."""
+        return (self.graph, *self.shards)
+
+
+class Boundary(_Record):
+    """The neck between any two neighbouring blocks."""
+
+    dtype: ElementType
+    shape: Shape
+    bytes_per_token: Positive
+    certified_widths: Annotated[tuple[Literal["f32", "f16", "i8"], ...], Field(min_length=1)]
+    """Element types in which this value may travel without harm to the answers."""
+
+
+class Dimensions(_Record):
+    """The sizes of the network."""
+
+    hidden: Positive
+    heads: Positive
+    kv_heads: Positive
+    head_dim: Positive
+    feed_forward: Positive
+    vocabulary: Positive
+
+
+class SpecialTokens(_Record):
+    """``bos`` opens a text (None: the model wants none), each of ``eos`` ends a turn."""
+
+    bos: Natural | None
+    eos: tuple[Natural, ...]
+
+
+class Source(_Record):
+    """Where the weights came from."""
+
+    format: Literal["gguf"]
+    sha256: Hex
+
+
+class Manifest(_Record):
+    """One package. ``digest`` is the model's name everywhere."""
+
+    format: Literal["shoal-model"]
+    version: Literal[1]
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+    architecture: Literal["llama"]
+    numeric: Numeric
+    licence: Text
+    source: Source
+    dimensions: Dimensions
+    context_tokens_max: Positive
+    reference_macs_per_s: Positive
+    boundary: Boundary
+    blocks: Annotated[tuple[Block, ...], Field(min_length=3, max_length=BLOCKS_MAX)]
+    tokenizer: BlobRef
+    chat_template: BlobRef | None
+    special_tokens: SpecialTokens
+
+    @property
+    def digest(self) -> Digest:
+        return digest_of(self.encode())
+
+    @property
+    def blobs(self) -> tuple[BlobRef, ...]:
+        """Every blob of the package once, in a fixed order."""
+        texts = (self.tokenizer, *([self.chat_template] if self.chat_template is not None else []))
+        refs = [ref for block in self.blocks for ref in block.blobs]
+        return tuple({ref.digest: ref for ref in (*refs, *texts)}.values())
+
+    @property
+    def package_bytes(self) -> int:
+        """What the package takes on disk, its manifest apart."""
+        return sum(ref.bytes for ref in self.blobs)
+
+    def encode(self) -> bytes:
+        """The canonical bytes."""
+        return _canonical(self.model_dump(mode="json"))
+
+    @staticmethod
+    def parse(data: bytes) -> "Manifest":
+        """The manifest in ``data``. ManifestInvalid lists every fault with its path."""
+        if len(data) > MANIFEST_BYTES_MAX:
+            raise ManifestInvalid((("", f"{len(data)} bytes are more than {MANIFEST_BYTES_MAX}"),))
+        try:
+            tree: Any = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise ManifestInvalid((("", f"not JSON: {error}"),)) from None
+        try:
+            manifest = Manifest.model_validate_json(data)
+        except ValidationError as error:
+            faults = tuple((_path(fault["loc"]), fault["msg"]) for fault in error.errors(include_url=False))
+            raise ManifestInvalid(faults) from None
+        contradictions = tuple(_contradictions(manifest))
+        if contradictions:
+            raise ManifestInvalid(contradictions)
+        if _canonical(tree) != data or manifest.encode() != data:
+            raise ManifestInvalid((("", "not in canonical form (sorted keys, no spaces, no repeated keys)"),))
+        return manifest
+
+
+def _canonical(tree: object) -> bytes:
+    return json.dumps(tree, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    return ".".join(str(part) for part in location)
+
+
+def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
+    """Faults between fields that are each well formed."""
+    blocks = manifest.blocks
+    kinds = ["embed", *["layer"] * (len(blocks) - 2), "head"]
+    for index, (block, kind) in enumerate(zip(blocks, kinds, strict=True)):
+        if block.kind != kind:
+            yield f"blocks.{index}.kind", f"a chain is embed, layers, head: expected {kind}, found {block.kind}"
+        yield from _block_contradictions(f"blocks.{index}", block)
+    for index, (left, right) in enumerate(pairwise(blocks)):
+        if (left.outputs[0].dtype, left.outputs[0].shape) != (right.inputs[0].dtype, right.inputs[0].shape):
+            yield f"blocks.{index}.outputs.0", f"is not what blocks.{index + 1} takes"
+    if (blocks[0].outputs[0].dtype, blocks[0].outputs[0].shape) != (manifest.boundary.dtype, manifest.boundary.shape):
+        yield "boundary", "is not what blocks.0 gives"
+    if manifest.dimensions.heads % manifest.dimensions.kv_heads:
+        yield "dimensions.kv_heads", "does not divide heads"
+    names = [block.name for block in blocks]
+    if len(set(names)) != len(names):
+        yield "blocks", "two blocks have the same name"
+    sizes = {ref.digest: ref.bytes for ref in manifest.blobs}
+    if any(sizes[ref.digest] != ref.bytes for block in blocks for ref in block.blobs):
+        yield "blocks", "one blob is given two sizes"
+    special = (*manifest.special_tokens.eos, manifest.special_tokens.bos or 0)
+    if max(special) >= manifest.dimensions.vocabulary:
+        yield "special_tokens", "a token lies outside the vocabulary"
+
+
+def _block_contradictions(path: str, block: Block) -> Iterator[tuple[str, str]]:
+    names = [port.name for port in (*block.inputs, *block.outputs)]
+    names += [name for pair in block.state for name in (pair.past, pair.present)]
+    if len(set(names)) != len(names):
+        yield path, "two inputs, outputs or states have the same name"
+    if bool(block.state) != bool(block.kv_bytes_per_token):
+        yield f"{path}.kv_bytes_per_token", "is zero exactly when there is no state"

@@ -1,0 +1,248 @@
+"""The store: one directory of content-addressed blobs and one manifest per package.
+
+::
+
+    <root>/blobs/<64 hex>           a shard, a graph, a tokenizer, a chat template; the name is BLAKE2b-256 of the bytes
+    <root>/packages/<name>.json     a manifest; it appears last, so a package that is there is whole
+    <root>/lock                     held by whoever writes
+
+A blob is written beside its final place, synced, and renamed: a crash leaves at most a temporary file, never half a
+blob under a good name. A blob that is already there is hashed again before it is trusted, so importing twice repairs
+damage. Reading verifies once per file state (size, time of change, inode) and process: a file that was swapped or
+edited is hashed anew.
+"""
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Final
+
+from shoal_models.errors import CorruptShard, ManifestInvalid, PackageNotFound, StoreBusy, StoreFull
+from shoal_models.manifest import BlobRef, Block, Manifest
+from shoal_protocol.errors import MalformedMessage
+from shoal_protocol.ids import DIGEST_BYTES, Digest, digest_of, parse_deployment_id
+from shoal_protocol.limits import GRAPH_BYTES_MAX
+
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_CHUNK_BYTES: Final = 1024 * 1024
+"""Read at a time while hashing: large enough to stream, small enough for the smallest device."""
+_TEMPORARY: Final = ".tmp-"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBlock:
+    """A verified block: ``graph`` refers to its shards as files of the directory ``blobs``."""
+
+    block: Block
+    graph: bytes
+    blobs: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing wrong with a stored package."""
+
+    block: str
+    problem: str
+
+
+class Store:
+    """Packages under ``root``. Directories are made when something is first written."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.blobs = root / "blobs"
+        self._packages = root / "packages"
+        self._verified: dict[Digest, tuple[int, int, int]] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """All packages; :meth:`load` tells which of them are sound."""
+        return tuple(path.stem for path in sorted(self._packages.glob("[a-z0-9]*.json")))
+
+    def load(self, name: str) -> Manifest:
+        """The manifest of ``name``, or PackageNotFound, ManifestInvalid."""
+        try:
+            data = self._package_path(name).read_bytes()
+        except (FileNotFoundError, MalformedMessage):
+            known = ", ".join(self.names()) or "none"
+            raise PackageNotFound(f"no package {name!r} in {self.root} (there: {known}); import it first") from None
+        manifest = Manifest.parse(data)
+        if manifest.name != name:
+            raise ManifestInvalid((("name", f"the file of {name} holds the manifest of {manifest.name}"),))
+        return manifest
+
+    def find(self, model: Digest) -> Manifest:
+        """The package whose manifest has the digest ``model``, or PackageNotFound."""
+        for name in self.names():
+            with suppress(PackageNotFound, ManifestInvalid):
+                manifest = self.load(name)
+                if manifest.digest == model:
+                    return manifest
+        raise PackageNotFound(f"no package with digest {model.hex()} in {self.root}")
+
+    def blob_path(self, blob: Digest) -> Path:
+        return self.blobs / blob.hex()
+
+    def read(self, ref: BlobRef, block: str, bytes_max: int) -> bytes:
+        """The verified bytes of a small blob (a graph, a tokenizer) that ``block`` needs. CorruptShard."""
+        if ref.bytes > bytes_max:
+            raise CorruptShard(block, ref.id, None, f"{ref.bytes} bytes are more than {bytes_max}")
+        try:
+            with self.blob_path(ref.id).open("rb") as file:
+                data = file.read(ref.bytes + 1)
+        except FileNotFoundError:
+            raise CorruptShard(block, ref.id, None, "blob is missing") from None
+        if digest_of(data) != ref.id:
+            raise CorruptShard(block, ref.id, digest_of(data), "blob was changed")
+        return data
+
+    def open_block(self, manifest: Manifest, index: int) -> OpenedBlock:
+        """Block ``index`` with its graph and all its shards verified. CorruptShard names block, expected and found."""
+        block = manifest.blocks[index]
+        graph = self.read(block.graph, block.name, GRAPH_BYTES_MAX)
+        for shard in block.shards:
+            self.check(shard, block.name)
+        return OpenedBlock(block, graph, self.blobs)
+
+    def check(self, ref: BlobRef, block: str) -> None:
+        """Hash the blob unless this very file was hashed before. CorruptShard."""
+        path = self.blob_path(ref.id)
+        try:
+            status = path.stat()
+        except FileNotFoundError:
+            raise CorruptShard(block, ref.id, None, "blob is missing") from None
+        state = (status.st_size, status.st_mtime_ns, status.st_ino)
+        if self._verified.get(ref.id) == state:
+            return
+        found = _file_digest(path)
+        if status.st_size != ref.bytes:
+            raise CorruptShard(block, ref.id, found, f"blob has {status.st_size} bytes instead of {ref.bytes}")
+        if found != ref.id:
+            raise CorruptShard(block, ref.id, found, "blob was changed")
+        self._verified[ref.id] = state
+
+    def verify(self, name: str) -> tuple[Fault, ...]:
+        """Hash everything of ``name`` again; every fault, or ()."""
+        manifest = self.load(name)
+        wanted = [(block.name, ref) for block in manifest.blocks for ref in block.blobs]
+        wanted.append(("tokenizer", manifest.tokenizer))
+        if manifest.chat_template is not None:
+            wanted.append(("chat template", manifest.chat_template))
+        faults = []
+        for block, ref in wanted:
+            self._verified.pop(ref.id, None)
+            try:
+                self.check(ref, block)
+            except CorruptShard as fault:
+                faults.append(Fault(block, str(fault)))
+        return tuple(faults)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the store for writing, or StoreBusy at once. Leaves no blob behind that no package names."""
+        with _room_for(self.root):
+            self.blobs.mkdir(parents=True, exist_ok=True)
+            self._packages.mkdir(exist_ok=True)
+            lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise StoreBusy(f"another process is writing to {self.root}; try again when it has ended") from None
+            try:
+                yield
+            finally:
+                self._collect()
+        finally:
+            os.close(lock)
+
+    def put(self, data: bytes | memoryview) -> BlobRef:
+        """Store ``data`` under its digest; needs :meth:`exclusive`. StoreFull."""
+        ref = BlobRef(digest=digest_of(data).hex(), bytes=len(data))
+        path = self.blob_path(ref.id)
+        if not (path.is_file() and _file_digest(path) == ref.id):
+            _write(path, data)
+        return ref
+
+    def publish(self, manifest: Manifest) -> None:
+        """Make the package visible, replacing one of the same name; needs :meth:`exclusive` and all blobs."""
+        assert all(self.blob_path(ref.id).is_file() for ref in manifest.blobs), "a package is published whole"
+        _sync_directory(self.blobs)
+        _write(self._package_path(manifest.name), manifest.encode())
+        _sync_directory(self._packages)
+
+    def remove(self, name: str) -> int:
+        """Forget ``name`` and every blob only it used; bytes freed. PackageNotFound, StoreBusy."""
+        try:
+            path = self._package_path(name)
+        except MalformedMessage:
+            path = None
+        if path is None or not path.is_file():
+            raise PackageNotFound(f"no package {name!r} in {self.root}")
+        before = self._blob_bytes()
+        with self.exclusive():
+            path.unlink(missing_ok=True)
+        return before - self._blob_bytes()
+
+    def _package_path(self, name: str) -> Path:
+        return self._packages / f"{parse_deployment_id(name)}.json"
+
+    def _blob_bytes(self) -> int:
+        return sum(path.stat().st_size for path in self.blobs.iterdir())
+
+    def _collect(self) -> None:
+        """Delete blobs that no package names. A damaged manifest names nothing we can trust: then keep all."""
+        wanted = set()
+        for name in self.names():
+            try:
+                wanted |= {ref.digest for ref in self.load(name).blobs}
+            except ManifestInvalid:
+                return
+        for path in (*self.blobs.iterdir(), *self._packages.glob(f"{_TEMPORARY}*")):
+            if path.name not in wanted:
+                path.unlink(missing_ok=True)
+
+
+def _file_digest(path: Path) -> Digest:
+    hasher = blake2b(digest_size=DIGEST_BYTES)
+    with path.open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            hasher.update(chunk)
+    return Digest(hasher.digest())
+
+
+def _write(path: Path, data: bytes | memoryview) -> None:
+    """All of ``data`` at ``path``, or nothing and StoreFull (or the OSError)."""
+    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
+    try:
+        with _room_for(path.parent), temporary.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            temporary.rename(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise StoreFull(f"no room left at {path}: {error.strerror}; free some space and import again") from error
+        raise
