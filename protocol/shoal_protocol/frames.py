@@ -178,7 +178,7 @@ class FrameReader:
         return rest
 
     def _fill_to(self, rest: memoryview, head_bytes: int) -> memoryview:
-        missing = head_bytes - len(self._head)
+        missing = max(0, head_bytes - len(self._head))
         self._head += rest[:missing]
         return rest[missing:]
 

@@ -1,0 +1,152 @@
+import dataclasses
+
+import msgpack
+import pytest
+from hypothesis import given, settings
+
+from shoal_protocol.codec import (
+    HEADERS,
+    KIND_OF,
+    MESSAGES,
+    decode_header,
+    decode_message,
+    decode_plan,
+    encode_header,
+    encode_message,
+    encode_plan,
+    message_type,
+)
+from shoal_protocol.errors import LocalProtocolError, MalformedMessage, OversizedMessage
+from shoal_protocol.headers import ServiceResult
+from shoal_protocol.limits import ENVELOPE_BYTES_MAX, HEADER_BYTES_MAX, PLAN_BYTES_MAX, STAGES_MAX
+from shoal_protocol.messages import Heartbeat, PlanStage
+from tests.support import protocol as samples
+
+KINDS = {
+    "NodeState": 1,
+    "Heartbeat": 2,
+    "LinkDeath": 3,
+    "PlanAnnounced": 4,
+    "PhaseReported": 5,
+}
+HEADER_KINDS = {
+    "Hello": 1,
+    "Credit": 2,
+    "OpenSession": 3,
+    "SessionOpened": 4,
+    "Activation": 5,
+    "Token": 6,
+    "CloseSession": 7,
+    "SessionRefused": 8,
+    "Probe": 9,
+    "ProbeAnswered": 10,
+    "ServiceCall": 11,
+    "ServiceResult": 12,
+}
+
+
+def test_the_numbers_never_change():
+    """A deployed node knows them: append to the codec's tables and here, never edit."""
+    assert {cls.__name__: KIND_OF[cls] for cls in MESSAGES} == KINDS
+    assert {cls.__name__: KIND_OF[cls] for cls in HEADERS} == HEADER_KINDS
+
+
+def test_every_message_and_header_there_is_has_a_number():
+    assert {type(message) for message in samples.MESSAGES} == set(MESSAGES)
+    assert {type(header) for header in samples.HEADERS} == set(HEADERS)
+    assert not set(MESSAGES) & set(HEADERS)
+
+
+@given(samples.CONTROL)
+def test_every_message_survives(message):
+    kind, data = encode_message(message)
+    assert message_type(kind) is type(message)
+    assert decode_message(kind, data) == message
+    assert encode_message(decode_message(kind, data)) == (kind, data)
+
+
+@given(samples.HEADER)
+@settings(max_examples=200)
+def test_every_header_survives(header):
+    kind, data = encode_header(header)
+    assert decode_header(kind, data) == header
+    assert encode_header(decode_header(kind, data)) == (kind, data)
+
+
+@given(samples.plans())
+def test_every_plan_survives(plan):
+    assert decode_plan(encode_plan(plan)) == plan
+
+
+def test_a_message_is_an_array_in_the_order_of_its_fields():
+    assert msgpack.unpackb(encode_message(Heartbeat(beat=3, version=9))[1]) == [3, 9]
+
+
+@pytest.mark.parametrize("kind", [0, 6, 255, -1])
+def test_an_unknown_message_kind_is_refused(kind):
+    with pytest.raises(MalformedMessage):
+        decode_message(kind, b"\x90")
+
+
+@pytest.mark.parametrize("kind", [0, 13, 255])
+def test_an_unknown_header_kind_is_refused(kind):
+    with pytest.raises(MalformedMessage):
+        decode_header(kind, b"\x90")
+
+
+def test_one_kind_does_not_decode_as_another():
+    for message in samples.MESSAGES:
+        kind, data = encode_message(message)
+        for other in set(KINDS.values()) - {kind}:
+            if {kind, other} == {KINDS["Heartbeat"], KINDS["LinkDeath"]}:
+                continue  # [int, int] against [int, str]: refused below
+            with pytest.raises(MalformedMessage):
+                decode_message(other, data)
+    with pytest.raises(MalformedMessage):
+        decode_message(KINDS["LinkDeath"], encode_message(Heartbeat(1, 2))[1])
+
+
+def test_too_large_is_refused_unread():
+    with pytest.raises(OversizedMessage):
+        decode_message(1, bytes(ENVELOPE_BYTES_MAX + 1))
+    with pytest.raises(OversizedMessage):
+        decode_header(1, bytes(HEADER_BYTES_MAX + 1))
+    with pytest.raises(OversizedMessage):
+        decode_plan(bytes(PLAN_BYTES_MAX + 1))
+
+
+def test_our_own_text_beyond_its_bound_is_our_mistake():
+    with pytest.raises(LocalProtocolError):
+        encode_header(ServiceResult(1, "x" * 2000))
+
+
+def stages(*spans):
+    return tuple(PlanStage(samples.node_of(samples.AGENT), first, last) for first, last in spans)
+
+
+BROKEN = [
+    stages(),
+    stages((1, 4)),
+    stages((0, 4), (6, 9)),
+    stages((0, 4), (4, 9)),
+    stages((0, 4), (3, 9)),
+    stages((0, 4), (5, 4)),
+    stages((5, 9), (0, 4)),
+    stages(*[(block, block) for block in range(STAGES_MAX + 1)]),
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_plan_that_does_not_cover_blocks_in_order_is_refused(broken):
+    plan = dataclasses.replace(samples.PLAN, stages=broken)
+    with pytest.raises(LocalProtocolError):
+        encode_plan(plan)
+    row = msgpack.unpackb(encode_plan(samples.PLAN))
+    row[-1] = [[bytes(20), stage.first_block, stage.last_block] for stage in broken]
+    with pytest.raises(MalformedMessage):
+        decode_plan(msgpack.packb(row))
+
+
+def test_the_longest_plan_is_allowed():
+    plan = dataclasses.replace(samples.PLAN, stages=stages(*[(block, block) for block in range(STAGES_MAX)]))
+    assert decode_plan(encode_plan(plan)) == plan

@@ -1,0 +1,211 @@
+"""What the protocol's tests share: fixed keys, one of every message and header, a roster, and strategies for more."""
+
+import dataclasses
+from enum import IntEnum
+from types import NoneType, UnionType
+from typing import Final, get_args, get_origin, get_type_hints
+
+from hypothesis import strategies as st
+
+from shoal_protocol import fields, headers, messages
+from shoal_protocol.codec import encode_plan
+from shoal_protocol.envelope import seal
+from shoal_protocol.ids import (
+    ClusterId,
+    DeploymentId,
+    Digest,
+    Epoch,
+    Incarnation,
+    NodeId,
+    Sequence,
+    SessionId,
+    digest_of,
+    node_id_from_bytes,
+    node_id_of,
+)
+from shoal_protocol.limits import INTEGER_MAX, LIST_ITEMS_MAX, TEXT_BYTES_MAX
+from shoal_protocol.messages import (
+    Capacity,
+    ControlMessage,
+    DeploymentPhase,
+    Endpoint,
+    Heartbeat,
+    HostedStage,
+    LinkDeath,
+    Load,
+    NodePhase,
+    NodeState,
+    PhaseReported,
+    Plan,
+    PlanAnnounced,
+    PlanStage,
+)
+from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
+from shoal_protocol.sealing import Ed25519Sealer
+from shoal_protocol.tensors import Dtype
+
+CLUSTER: Final = ClusterId("5a" * 16)
+WALL_MS: Final = 1_760_000_000_000
+ROOTS: Final = tuple(Ed25519Sealer(bytes([index]) * 32) for index in (1, 2, 3))
+AGENT: Final = Ed25519Sealer(bytes([10]) * 32)
+WITNESS: Final = Ed25519Sealer(bytes([11]) * 32)
+OPERATOR: Final = Ed25519Sealer(bytes([12]) * 32)
+OBSERVER: Final = Ed25519Sealer(bytes([13]) * 32)
+STRANGER: Final = Ed25519Sealer(bytes([14]) * 32)
+SESSION: Final = SessionId(bytes(range(16)))
+TOY: Final = DeploymentId("toy-1.5b")
+
+
+def node_of(sealer: Ed25519Sealer) -> NodeId:
+    return node_id_of(sealer.public_key)
+
+
+MEMBERS: Final = tuple(
+    Member(node_of(sealer), sealer.public_key, roles, "home", certificate)
+    for sealer, roles, certificate in (
+        (AGENT, (Role.AGENT,), b"certificate of the agent"),
+        (WITNESS, (Role.WITNESS, Role.OBSERVER), b"certificate of the witness"),
+        (OPERATOR, (Role.OPERATOR,), b""),
+        (OBSERVER, (Role.OBSERVER,), b""),
+    )
+)
+ROSTER: Final = Roster(CLUSTER, 1, 4_000_000_000, tuple(root.public_key for root in ROOTS), 2, MEMBERS)
+
+
+def trusted_roster(members: tuple[Member, ...] = MEMBERS) -> TrustedRoster:
+    wire = sign_roster(dataclasses.replace(ROSTER, members=members), ROOTS[:2])
+    return TrustedRoster.open(wire, ROSTER.root_keys, 2, WALL_MS // 1000)
+
+
+PLAN: Final = Plan(
+    TOY,
+    Epoch(0),
+    Digest(bytes(32)),
+    digest_of(b"manifest"),
+    8192,
+    (PlanStage(node_of(AGENT), 0, 4), PlanStage(node_of(WITNESS), 5, 5), PlanStage(node_of(STRANGER), 6, 31)),
+)
+
+MESSAGES: Final[tuple[ControlMessage, ...]] = (
+    NodeState(
+        version=7,
+        phase=NodePhase.READY,
+        data=Endpoint("192.0.2.7", 7400),
+        api="http://192.0.2.7:8080",
+        capacity=Capacity(4, 2 << 30, 4 << 30, 9 << 30, 12_000_000_000, ("CPUExecutionProvider",)),
+        load=Load(125, 1 << 30, None, 2, 3 << 20),
+        hosted=(HostedStage(TOY, Epoch(0), 0, 4),),
+        models=(digest_of(b"manifest"),),
+        services=("tokenizer:0123456789abcdef", "sampler:0123456789abcdef"),
+        software="0.1.0",
+    ),
+    Heartbeat(beat=3600, version=7),
+    LinkDeath(connection=3, broker="mqtts://broker-1:8883"),
+    PlanAnnounced(encode_plan(PLAN)),
+    PhaseReported(TOY, Epoch(0), digest_of(encode_plan(PLAN)), DeploymentPhase.FAILED, "block 3: not enough memory"),
+)
+
+SAMPLING: Final = headers.Sampling(0.7, 40, 0.95, 1.1, 42, 5)
+HEADERS: Final[tuple[headers.Header, ...]] = (
+    headers.Hello(1, node_of(AGENT), Incarnation(5), 16 << 20),
+    headers.Credit(65_536),
+    headers.OpenSession(TOY, Epoch(0), SESSION, 1, 512, 30_000, SAMPLING),
+    headers.SessionOpened(SESSION, 1),
+    headers.Activation(TOY, Epoch(0), SESSION, 1, 12, 1, True, 29_500, Dtype.F32, (1, 1, 6)),
+    headers.Token(TOY, Epoch(0), SESSION, 13, 4711, False, -0.25, ((4711, -0.25), (9, -1.5))),
+    headers.CloseSession(SESSION, headers.CloseReason.CANCELLED),
+    headers.SessionRefused(SESSION, 1, headers.RefusalCode.KV_FULL, "3 of 3 MiB in use"),
+    headers.Probe(99),
+    headers.ProbeAnswered(99),
+    headers.ServiceCall(17, "tokenizer:0123456789abcdef", "encode", 1_000),
+    headers.ServiceResult(17, ""),
+)
+PAYLOADS: Final[dict[type, bytes]] = {
+    headers.OpenSession: bytes(range(8)) * 3,
+    headers.Activation: bytes(range(24)),
+    headers.ServiceCall: b"\x91\xa2hi",
+    headers.ServiceResult: b"\x91\x93\x01\x02\x03",
+}
+"""What the frames above carry."""
+
+SPEAKERS: Final = {PlanAnnounced: OPERATOR}
+"""Who says a kind in these tests; the agent says the rest."""
+
+
+def sealed(message: ControlMessage, sequence: int = 1, **changes: object) -> bytes:
+    """``message`` from the one who may say it."""
+    sealer = SPEAKERS.get(type(message), AGENT)
+    arguments: dict[str, object] = {
+        "sealer": sealer,
+        "cluster": CLUSTER,
+        "sender": node_of(sealer),
+        "incarnation": Incarnation(2),
+        "sequence": Sequence(sequence),
+        "ttl_ms": 60_000,
+        "sent_ms": WALL_MS,
+        "message": message,
+    }
+    return seal(**(arguments | changes))
+
+
+def values(hint: object, name: str = "") -> st.SearchStrategy:
+    """Every value a field of type ``hint`` called ``name`` may hold, limits included."""
+    if get_origin(hint) is tuple:
+        items = get_args(hint)
+        if items[-1] is Ellipsis:
+            return st.lists(values(items[0], name), max_size=min(3, fields.ITEMS.get(name, LIST_ITEMS_MAX))).map(tuple)
+        return st.tuples(*[values(item, name) for item in items])
+    if isinstance(hint, UnionType):
+        kept = next(part for part in get_args(hint) if part is not NoneType)
+        return st.none() | values(kept, name)
+    if isinstance(hint, type) and issubclass(hint, IntEnum):
+        return st.sampled_from(hint)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return records(hint)
+    return _scalars(hint, name)
+
+
+def _scalars(hint: object, name: str) -> st.SearchStrategy:
+    if hint is NodeId:
+        return st.binary(min_size=20, max_size=20).map(node_id_from_bytes)
+    if hint is ClusterId:
+        return st.binary(min_size=16, max_size=16).map(lambda raw: ClusterId(raw.hex()))
+    if hint is DeploymentId:
+        return st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True)
+    if hint is SessionId:
+        return st.binary(min_size=16, max_size=16)
+    if hint is Digest:
+        return st.binary(min_size=32, max_size=32)
+    if hint is bool:
+        return st.booleans()
+    if hint is str:
+        return st.text(max_size=TEXT_BYTES_MAX // 4)
+    if hint is bytes:
+        low, high = fields.BYTES[name]
+        return st.binary(min_size=low, max_size=min(high, max(low, 100)))
+    if hint is float:
+        low, high = fields.FLOATS.get(name, (None, None))
+        return st.floats(low, high, allow_nan=False, allow_infinity=False)
+    low, high = fields.INTEGERS.get(name, (0, INTEGER_MAX))
+    return st.integers(low, high) | st.sampled_from([low, high])
+
+
+def records(cls: type) -> st.SearchStrategy:
+    """Every value of dataclass ``cls``."""
+    hints = get_type_hints(cls)
+    return st.builds(cls, **{f.name: values(hints[f.name], f.name) for f in dataclasses.fields(cls)})
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    """Every well-formed plan of up to six stages."""
+    widths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
+    stages, first = [], 0
+    for width in widths:
+        stages.append(PlanStage(draw(values(NodeId)), first, first + width - 1))
+        first += width
+    return dataclasses.replace(draw(records(Plan)), stages=tuple(stages))
+
+
+CONTROL: Final = st.one_of([records(cls) for cls in get_args(messages.ControlMessage)])
+HEADER: Final = st.one_of([records(cls) for cls in get_args(headers.Header)])
