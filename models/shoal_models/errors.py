@@ -64,7 +64,7 @@ class StoreBusy(ModelError):  # noqa: N818 - the tree above is the naming
 
 
 class StoreFull(ModelError):  # noqa: N818 - the tree above is the naming
-    """No room left on the device that holds the store."""
+    """No room left on the disk."""
 
 
 class CatalogInvalid(ModelError):  # noqa: N818 - the tree above is the naming

@@ -7,11 +7,11 @@ At most one block is in memory at a time besides the mapped file.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 
 from shoal_models.blocks import BuiltBlock, build_embed, build_head, build_layer, neck, store_shared
 from shoal_models.costs import measure_costs
+from shoal_models.durable import file_sha256
 from shoal_models.importers.gguf import read_llama
 from shoal_models.importers.gguf_file import read_gguf
 from shoal_models.llama import LlamaShape, LlamaSource
@@ -45,7 +45,7 @@ def import_gguf(
     source = read_llama(file)
     text = read_text_interface(file.fields, source.shape.vocabulary)
     assert len(text.tokenizer_json) <= TOKENIZER_BYTES_MAX, "a tokenizer we wrote is one we would read"
-    file_digest = sha256(file.data.data).hexdigest()
+    source_sha256 = file_sha256(path)
     progress("file read", 1, 1)
     with store.exclusive():
         tokenizer = store.put(text.tokenizer_json)
@@ -60,7 +60,7 @@ def import_gguf(
             architecture="llama",
             numeric=numeric,
             licence=licence,
-            source=Source(format="gguf", sha256=file_digest),
+            source=Source(format="gguf", sha256=source_sha256),
             dimensions=_dimensions(source.shape),
             context_tokens_max=context,
             reference_macs_per_s=measurement.macs_per_s(),

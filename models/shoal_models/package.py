@@ -6,33 +6,24 @@
     <root>/packages/<name>.json     a manifest; it appears last, so a package that is there is whole
     <root>/lock                     held by whoever writes
 
-A blob is written beside its final place, synced, and renamed: a crash leaves at most a temporary file, never half a
-blob under a good name. A blob that is already there is hashed again before it is trusted, so importing twice repairs
-damage. Reading verifies once per file state (size, time of change, inode) and process: a file that was swapped or
-edited is hashed anew.
+A crash leaves at most a temporary file, never half a blob under a good name (see ``durable``). A blob that is already
+there is hashed again before it is trusted, so importing twice repairs damage. Reading verifies once per file state
+(size, time of change, inode) and process: a file that was swapped or edited is hashed anew.
 """
 
-import errno
 import fcntl
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
-from typing import Final
 
-from shoal_models.errors import CorruptShard, ManifestInvalid, PackageNotFound, StoreBusy, StoreFull
+from shoal_models.durable import TEMPORARY, file_digest, room_at, sync_directory, write_whole
+from shoal_models.errors import CorruptShard, ManifestInvalid, PackageNotFound, StoreBusy
 from shoal_models.manifest import BlobRef, Block, Manifest
 from shoal_protocol.errors import MalformedMessage
-from shoal_protocol.ids import DIGEST_BYTES, Digest, digest_of, parse_deployment_id
+from shoal_protocol.ids import Digest, digest_of, parse_deployment_id
 from shoal_protocol.limits import GRAPH_BYTES_MAX
-
-_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-_CHUNK_BYTES: Final = 1024 * 1024
-"""Read at a time while hashing: large enough to stream, small enough for the smallest device."""
-_TEMPORARY: Final = ".tmp-"
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +111,7 @@ class Store:
         state = (status.st_size, status.st_mtime_ns, status.st_ino)
         if self._verified.get(ref.id) == state:
             return
-        found = _file_digest(path)
+        found = file_digest(path)
         if status.st_size != ref.bytes:
             raise CorruptShard(block, ref.id, found, f"blob has {status.st_size} bytes instead of {ref.bytes}")
         if found != ref.id:
@@ -146,7 +137,7 @@ class Store:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the store for writing, or StoreBusy at once. Leaves no blob behind that no package names."""
-        with _room_for(self.root):
+        with room_at(self.root):
             self.blobs.mkdir(parents=True, exist_ok=True)
             self._packages.mkdir(exist_ok=True)
             lock = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -166,16 +157,16 @@ class Store:
         """Store ``data`` under its digest; needs :meth:`exclusive`. StoreFull."""
         ref = BlobRef(digest=digest_of(data).hex(), bytes=len(data))
         path = self.blob_path(ref.id)
-        if not (path.is_file() and _file_digest(path) == ref.id):
-            _write(path, data)
+        if not (path.is_file() and file_digest(path) == ref.id):
+            write_whole(path, data)
         return ref
 
     def publish(self, manifest: Manifest) -> None:
         """Make the package visible, replacing one of the same name; needs :meth:`exclusive` and all blobs."""
         assert all(self.blob_path(ref.id).is_file() for ref in manifest.blobs), "a package is published whole"
-        _sync_directory(self.blobs)
-        _write(self._package_path(manifest.name), manifest.encode())
-        _sync_directory(self._packages)
+        sync_directory(self.blobs)
+        write_whole(self._package_path(manifest.name), manifest.encode())
+        sync_directory(self._packages)
 
     def remove(self, name: str) -> int:
         """Forget ``name`` and every blob only it used; bytes freed. PackageNotFound, StoreBusy."""
@@ -204,45 +195,6 @@ class Store:
                 wanted |= {ref.digest for ref in self.load(name).blobs}
             except ManifestInvalid:
                 return
-        for path in (*self.blobs.iterdir(), *self._packages.glob(f"{_TEMPORARY}*")):
+        for path in (*self.blobs.iterdir(), *self._packages.glob(f"{TEMPORARY}*")):
             if path.name not in wanted:
                 path.unlink(missing_ok=True)
-
-
-def _file_digest(path: Path) -> Digest:
-    hasher = blake2b(digest_size=DIGEST_BYTES)
-    with path.open("rb", buffering=0) as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            hasher.update(chunk)
-    return Digest(hasher.digest())
-
-
-def _write(path: Path, data: bytes | memoryview) -> None:
-    """All of ``data`` at ``path``, or nothing and StoreFull (or the OSError)."""
-    temporary = path.with_name(f"{_TEMPORARY}{secrets.token_hex(8)}")
-    try:
-        with _room_for(path.parent), temporary.open("xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            temporary.rename(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _room_for(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _NO_ROOM:
-            raise StoreFull(f"no room left at {path}: {error.strerror}; free some space and import again") from error
-        raise
