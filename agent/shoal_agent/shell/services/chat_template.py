@@ -15,7 +15,7 @@ marker a message contains, and the tokenizer, which splits the rendered text at 
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NoReturn
 
 from jinja2 import Template, TemplateError
@@ -50,33 +50,41 @@ class ChatTemplate:
         if not 0 < len(request.messages) <= CHAT_MESSAGES_MAX:
             raise ServiceError(f"a conversation has 1 to {CHAT_MESSAGES_MAX} messages, not {len(request.messages)}")
         messages = [{"role": _role(message), "content": self._quoted(message.content)} for message in request.messages]
-        pieces = self._template.generate(
-            messages=messages,
-            add_generation_prompt=request.add_generation_prompt,
-            bos_token=self._bos,
-            eos_token=self._eos,
-            tools=None,
-            documents=None,
-        )
-        deadline = time.monotonic() + SERVICE_CALL_S_MAX
-        text: list[str] = []
-        chars = 0
+        values = {
+            "messages": messages,
+            "add_generation_prompt": request.add_generation_prompt,
+            "bos_token": self._bos,
+            "eos_token": self._eos,
+            "tools": None,
+            "documents": None,
+        }
         try:
-            for piece in pieces:
-                chars += len(piece)
-                if chars > CHAT_TEXT_CHARS_MAX:
-                    raise ServiceError(f"the rendered conversation is longer than {CHAT_TEXT_CHARS_MAX} characters")
-                if time.monotonic() > deadline:
-                    raise ServiceError(f"the chat template took more than {SERVICE_CALL_S_MAX:g} s")
-                text.append(piece)
+            return RenderAnswer(_bounded(self._template.generate(values)))
         except TemplateError as fault:
             raise ServiceError(f"the chat template refuses: {fault.message or type(fault).__name__}") from None
-        return RenderAnswer("".join(text))
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as fault:
+            # Whatever a template computes from a stranger's messages may fail like any program.
+            raise ServiceError(f"the chat template fails on these messages: {fault}") from None
 
     def _quoted(self, content: str) -> str:
         """``content`` with every marker in it broken: to be read, not obeyed."""
         clean = content.replace(MARKER_BREAK, _REPLACEMENT)
         return self._marker_start.sub(lambda match: match[0] + MARKER_BREAK, clean)
+
+
+def _bounded(pieces: Iterator[str]) -> str:
+    """What the template writes, as long as it is neither too much nor too slow."""
+    deadline = time.monotonic() + SERVICE_CALL_S_MAX
+    text: list[str] = []
+    chars = 0
+    for piece in pieces:
+        chars += len(piece)
+        if chars > CHAT_TEXT_CHARS_MAX:
+            raise ServiceError(f"the rendered conversation is longer than {CHAT_TEXT_CHARS_MAX} characters")
+        if time.monotonic() > deadline:
+            raise ServiceError(f"the chat template took more than {SERVICE_CALL_S_MAX:g} s")
+        text.append(piece)
+    return "".join(text)
 
 
 def _compile(source: str) -> Template:

@@ -153,6 +153,8 @@ class ServiceHost:
             slot.service = await asyncio.get_running_loop().run_in_executor(self._workers, slot.build)
         except ServiceError as fault:
             slot.broken = str(fault)
+        except Exception as fault:  # noqa: BLE001 - as below: whatever the package's texts provoke is answered
+            slot.broken = f"the service cannot be built: {type(fault).__name__}: {fault}"
         waiting, slot.waiting = slot.waiting, []
         closing, slot.closing = slot.closing, []
         for effect, tensor in waiting:

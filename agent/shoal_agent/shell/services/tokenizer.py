@@ -125,6 +125,9 @@ def _require_byte_level(data: bytes) -> None:
 
 def _splitter(markers: list[tokenizers.AddedToken]) -> re.Pattern[str] | None:
     """Splits a text at markers, the longest first where several begin; None if there are none."""
+    for token in markers:
+        if token.single_word:
+            raise ServiceError(f"special token {token.content!r} wants word boundaries, which is not supported")
     texts = sorted((token.content for token in markers), key=len, reverse=True)
     return re.compile(f"({'|'.join(map(re.escape, texts))})") if texts else None
 
