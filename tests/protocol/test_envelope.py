@@ -28,6 +28,7 @@ from tests.support.protocol import (
     STRANGER,
     WALL_MS,
     WITNESS,
+    by,
     node_of,
     sealed,
     trusted_roster,
@@ -45,7 +46,7 @@ def reopen(wire: bytes):
 
 
 def said_by(sealer, message=BEAT) -> bytes:
-    return sealed(message, sealer=sealer, sender=node_of(sealer))
+    return sealed(message, **by(sealer))
 
 
 def rewritten(wire: bytes, sealer=None, **changes) -> bytes:

@@ -148,6 +148,11 @@ def sealed(message: ControlMessage, sequence: int = 1, **changes: object) -> byt
     return seal(**(arguments | changes))
 
 
+def by(sealer: Ed25519Sealer) -> dict[str, object]:
+    """What makes ``sealed`` speak in the name of another."""
+    return {"sealer": sealer, "sender": node_of(sealer)}
+
+
 def values(hint: object, name: str = "") -> st.SearchStrategy:
     """Every value a field of type ``hint`` called ``name`` may hold, limits included."""
     if get_origin(hint) is tuple:
