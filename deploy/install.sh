@@ -2,6 +2,8 @@
 # Installs the agent on one machine: user, virtual environment, unit files, an example configuration. Run it again to
 # upgrade: it replaces the program and the units, and never touches keys, configuration or state.
 set -euo pipefail
+# The agent runs as a user of its own and must be able to read the program, whatever root's own umask is.
+umask 022
 
 usage() {
   cat <<'END'
@@ -76,6 +78,8 @@ install_program() {
   run "$root$prefix/bin/python" -m pip install --quiet --disable-pip-version-check \
     --constraint "$here/constraints.txt" "$wheel"
   run "$root$prefix/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps --force-reinstall "$wheel"
+  # Below another root the interpreter will be found where it stands once that root is booted.
+  [[ -z $root ]] || run sed -i "1s|^#!$root|#!|" "$root$prefix/bin/shoal"
   run install -D -m 0644 "$here/deploy/README.md" "$root$prefix/share/doc/README.md"
   run install -d -m 0755 "$root/usr/local/bin"
   run ln -sfn "$prefix/bin/shoal" "$root/usr/local/bin/shoal"
