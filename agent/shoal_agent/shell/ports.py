@@ -4,7 +4,7 @@ A driver turns effects into the world and the world into events; it hands events
 gives it at construction and which may be called from the event loop's thread only.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Protocol
 
 import numpy as np
@@ -94,5 +94,5 @@ Answer = Accept | Emit | Finish | Reject
 class Ingress(Protocol):
     """What the API needs of the runtime: hand in a request, read its answers."""
 
-    def generate(self, request: GenerationRequest) -> AsyncIterator[Answer]:
-        """Yields Accept, Emit*, Finish or one Reject. Closing the iterator early cancels the session."""
+    def generate(self, request: GenerationRequest) -> AsyncGenerator[Answer, None]:
+        """Yields Accept, Emit*, Finish or one Reject. Closing the generator early cancels the session."""

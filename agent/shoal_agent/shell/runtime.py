@@ -11,7 +11,7 @@ wrong node is worse than an absent one.
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -204,7 +204,7 @@ class Runtime:
         if stream is not None:
             stream.put_nowait(answer)
 
-    async def generate(self, request: GenerationRequest) -> AsyncIterator[Answer]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Answer, None]:
         """Yield Accept, Emit*, Finish or one Reject; closing the iterator early cancels the session.
 
         The queue needs no bound of its own: a session has at most ``context_tokens_max`` tokens and a deadline.
