@@ -47,7 +47,7 @@ format: $(DEV_READY)  ## let ruff write the files
 bench: $(DEV_READY)  ## measure; writes bench-results/ and prints ratios
 	$(BIN)/python -m tests.bench.run $(ARGS)
 
-lock: $(PYTHON_READY)  ## resolve the newest allowed versions into constraints.txt
+lock:  ## resolve the newest allowed versions into constraints.txt
 	rm -rf build/lock
 	"$(PYTHON)" -m venv build/lock
 	build/lock/bin/python -m pip install --quiet --disable-pip-version-check '.[dev]'

@@ -49,5 +49,5 @@ def product() -> list[Source]:
 
 
 def everything() -> list[Source]:
-    """Every file that is shipped, and every test."""
-    return sources(*PACKAGES.values(), ROOT / "tests")
+    """Every file that is shipped, what stands beside the packages, and every test."""
+    return sources(*(package.parent for package in PACKAGES.values()), ROOT / "tests")
