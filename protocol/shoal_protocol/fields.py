@@ -134,7 +134,7 @@ def _integer(where: str, low: int, high: int) -> Coder:
             raise MalformedMessage(f"{where}: not an integer in {low}..{high}: {value!r:.80}")
         return value
 
-    return Coder(check, check, f"int {low}..{high}")
+    return Coder(check, check, f"int {low}..{'2^63-1' if high == INTEGER_MAX else high}")
 
 
 def _float(where: str, low: float, high: float) -> Coder:

@@ -12,15 +12,15 @@ ENVELOPE_BYTES_MAX: Final = 256 * 1024
 TTL_MS_MAX: Final = 3650 * 24 * 3600 * 1000
 """A plan stands until the next epoch, however long that takes; ten years is the life of a data-plane certificate."""
 CLOCK_SKEW_MS_MAX: Final = 120_000
-"""A sender never heard before may be this far off our wall clock; afterwards only (incarnation, sequence) count."""
+"""Two clocks may differ by this: how far ahead a stranger may be, and how long past its ttl anybody is still heard."""
 REPLAY_WINDOW_BITS: Final = 1024
-"""Out-of-order envelopes remembered per sender: two brokers reorder by far less than 1024 messages."""
+"""Out-of-order envelopes remembered per sender and slot: two brokers reorder by far less than 1024 messages."""
 SENDERS_MAX: Final = 16_384
 """Members of a roster, hence senders remembered: the largest cluster we simulate (10,000) and its operators."""
 REPLAY_SLOTS_MAX: Final = 256
 """Replay windows per sender, one for each thing it speaks about: four kinds, and one window per deployment."""
 TOPIC_BYTES_MAX: Final = 256
-"""The longest topic of the tree has 145 characters."""
+"""The longest topic of the tree has 142 characters."""
 HEARTBEAT_SHARDS_MAX: Final = 1024
 """Heartbeat topics: 16 senders each in the largest cluster."""
 INTEGER_MAX: Final = 2**63 - 1
