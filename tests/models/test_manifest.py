@@ -1,0 +1,164 @@
+"""Canonical bytes, and every fault with its path."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal_models.errors import ManifestInvalid
+from shoal_models.manifest import Manifest
+from shoal_protocol.ids import digest_of
+from shoal_protocol.limits import MANIFEST_BYTES_MAX
+
+
+@pytest.fixture(scope="module")
+def manifest(tiny_store) -> Manifest:
+    return tiny_store.load("tiny")
+
+
+def encoded(tree: object) -> bytes:
+    return json.dumps(tree, sort_keys=True, separators=(",", ":")).encode()
+
+
+def bend(tree, path: str, value: object):
+    """``tree`` with the value at ``path`` replaced; ``...`` deletes it."""
+    *way, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    node = tree
+    for part in way:
+        node = node[part]
+    if value is ...:
+        del node[last]
+    else:
+        node[last] = value
+    return tree
+
+
+def test_encoding_and_parsing_are_inverse(manifest):
+    data = manifest.encode()
+    again = Manifest.parse(data)
+    assert again == manifest
+    assert again.encode() == data
+    assert manifest.digest == digest_of(data)
+
+
+def test_what_it_says_of_the_tiny_model(manifest):
+    assert [block.name for block in manifest.blocks] == ["embed", *(f"layer.{index}" for index in range(4)), "head"]
+    layer = manifest.blocks[1]
+    assert [port.name for port in layer.inputs] == ["hidden", "seqlens_k", "total_sequence_length"]
+    assert [(pair.past, pair.present) for pair in layer.state] == [
+        ("past_key", "present_key"),
+        ("past_value", "present_value"),
+    ]
+    assert layer.state[0].shape == (1, 2, "capacity", 16)
+    assert layer.kv_bytes_per_token == 2 * 2 * 16 * 4
+    assert manifest.boundary.shape == (1, "tokens", 64)
+    assert manifest.boundary.bytes_per_token == 256
+    assert manifest.boundary.certified_widths == ("f32",)
+    assert manifest.special_tokens.bos is None
+    assert manifest.special_tokens.eos == (0, 2)
+
+
+def test_shared_blobs_count_once_in_the_package_and_in_each_block(manifest):
+    embed, first, second, head = (manifest.blocks[index] for index in (0, 1, 2, -1))
+    assert embed.shards[0] in head.shards, "the tied table is one shard"
+    assert first.shards[1] == second.shards[1], "the rotation tables are one shard"
+    assert first.shard_bytes == sum(shard.bytes for shard in first.shards)
+    digests = [ref.digest for ref in manifest.blobs]
+    assert len(set(digests)) == len(digests)
+    assert manifest.package_bytes < sum(block.shard_bytes for block in manifest.blocks)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "complaint"),
+    [
+        ("name", "No Spaces", "pattern"),
+        ("version", 2, "1"),
+        ("numeric", "int3", "int8"),
+        ("blocks.1.shards.0.digest", "00", "pattern"),
+        ("blocks.1.shards.0.bytes", "12", "integer"),
+        ("blocks.1.shards.0.bytes", 1.0, "integer"),
+        ("blocks.1.cost.decode_us", 0, "greater than 0"),
+        ("blocks.2.inputs", [], "at least 1"),
+        ("blocks.2.extra", 1, "not permitted"),
+        ("tokenizer", ..., "required"),
+        ("boundary.certified_widths", ["f64"], "f32"),
+        ("context_tokens_max", -1, "greater than 0"),
+    ],
+)
+def test_a_fault_is_named_by_its_path(manifest, path, value, complaint):
+    tree = bend(json.loads(manifest.encode()), path, value)
+    with pytest.raises(ManifestInvalid) as refusal:
+        Manifest.parse(encoded(tree))
+    assert any(found.startswith(path) and complaint in text for found, text in refusal.value.faults), refusal.value
+
+
+def test_all_faults_are_reported_together(manifest):
+    tree = json.loads(manifest.encode())
+    for path, value in (("name", ""), ("blocks.0.kind", "foot"), ("special_tokens.eos", [-1])):
+        bend(tree, path, value)
+    with pytest.raises(ManifestInvalid) as refusal:
+        Manifest.parse(encoded(tree))
+    assert [path for path, _ in refusal.value.faults] == ["name", "blocks.0.kind", "special_tokens.eos.0"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "found"),
+    [
+        ("blocks.1.kind", "head", "blocks.1.kind"),
+        ("blocks.1.name", "embed", "blocks"),
+        ("blocks.1.kv_bytes_per_token", 0, "blocks.1.kv_bytes_per_token"),
+        ("blocks.1.state.0.past", "hidden", "blocks.1"),
+        ("blocks.1.outputs.0.shape", [1, "tokens", 32], "blocks.1.outputs.0"),
+        ("boundary.dtype", "f16", "boundary"),
+        ("dimensions.kv_heads", 3, "dimensions.kv_heads"),
+        ("special_tokens.eos", [320], "special_tokens"),
+        ("special_tokens.bos", 320, "special_tokens"),
+        ("blocks.1.shards.1.bytes", 1, "blocks"),
+    ],
+)
+def test_contradictions_between_fields(manifest, path, value, found):
+    tree = bend(json.loads(manifest.encode()), path, value)
+    with pytest.raises(ManifestInvalid) as refusal:
+        Manifest.parse(encoded(tree))
+    assert found in [where for where, _ in refusal.value.faults]
+
+
+@pytest.mark.parametrize(
+    "rewrite",
+    [
+        lambda data: data + b"\n",
+        lambda data: data.replace(b",", b", ", 1),
+        lambda data: json.dumps(dict(reversed(json.loads(data).items())), separators=(",", ":")).encode(),
+        lambda data: data.replace(b'"version":1', b'"version":1,"version":1'),
+        lambda data: data.replace(b'"name":"tiny"', b'"name":"\\u0074iny"'),
+    ],
+    ids=["newline", "space", "order", "repeated key", "escape"],
+)
+def test_only_the_canonical_form_is_accepted(manifest, rewrite):
+    with pytest.raises(ManifestInvalid, match="canonical"):
+        Manifest.parse(rewrite(manifest.encode()))
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"\xff", b"[]", b"null", b"[" * 100_000, b"NaN"])
+def test_what_is_no_manifest_at_all(data):
+    with pytest.raises(ManifestInvalid):
+        Manifest.parse(data)
+
+
+def test_a_manifest_is_bounded():
+    with pytest.raises(ManifestInvalid, match="more than"):
+        Manifest.parse(bytes(MANIFEST_BYTES_MAX + 1))
+
+
+@given(data=st.data())
+@settings(max_examples=100, deadline=None)
+def test_bent_bytes_never_pass_for_the_same_model(manifest, data):
+    whole = bytearray(manifest.encode())
+    at = data.draw(st.integers(0, len(whole) - 1))
+    whole[at] = data.draw(st.integers(0, 255).filter(lambda byte: byte != whole[at]))
+    try:
+        other = Manifest.parse(bytes(whole))
+    except ManifestInvalid:
+        return
+    assert other.digest != manifest.digest
