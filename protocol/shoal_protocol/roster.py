@@ -155,6 +155,11 @@ class TrustedRoster:
         return self._wire
 
     @property
+    def roster(self) -> Roster:
+        """The verified body: what the next version is made from."""
+        return self._roster
+
+    @property
     def cluster(self) -> ClusterId:
         """Whose roster this is."""
         return self._roster.cluster

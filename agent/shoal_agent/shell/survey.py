@@ -1,0 +1,92 @@
+"""What an operator hears before it founds a deployment, and who of them could host.
+
+Brokers hand out the last record of every node at once, also of nodes that died since, so a record alone proves
+nothing: a node counts when its *heartbeat* was heard during this survey, in the incarnation of the record. Of the nodes
+that count, those can host which say READY and hold the package.
+
+*How long to listen.* If the wish names its nodes, until all of them count. Otherwise nobody can know how many there
+are; the survey is over when there are enough and none was new for ``QUIET_S``, two and a half heartbeats.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from shoal_agent.core.planner import Candidate
+from shoal_protocol.envelope import Envelope
+from shoal_protocol.ids import Digest, Incarnation, Instant, NodeId
+from shoal_protocol.messages import Heartbeat, NodePhase, NodeState
+
+QUIET_S: Final = 2.5
+"""Heartbeats come every second, give or take a tenth: whoever lives was heard twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A node that counts: its record, and since when it does."""
+
+    node: NodeId
+    state: NodeState
+    since: Instant
+
+
+class Survey:
+    """Who is there."""
+
+    def __init__(self, begun: Instant) -> None:
+        self._records: dict[NodeId, tuple[Incarnation, NodeState]] = {}
+        self._beats: dict[NodeId, Incarnation] = {}
+        self._since: dict[NodeId, Instant] = {}
+        self._changed = begun
+
+    def hear(self, envelope: Envelope, now: Instant) -> None:
+        """Take in a verified envelope; kinds that tell nothing about nodes are ignored."""
+        node, message = envelope.sender, envelope.message
+        if isinstance(message, NodeState):
+            self._record(node, envelope.incarnation, message)
+        elif isinstance(message, Heartbeat):
+            self._beats[node] = max(envelope.incarnation, self._beats.get(node, envelope.incarnation))
+        if node not in self._since and self._counts(node):
+            self._since[node] = now
+            self._changed = now
+
+    def heard(self) -> tuple[Heard, ...]:
+        """Everybody who counts, by node id."""
+        return tuple(
+            Heard(node, self._records[node][1], self._since[node]) for node in sorted(self._since) if self._counts(node)
+        )
+
+    def deadline(self) -> Instant:
+        """When the survey is over unless somebody new is heard."""
+        return Instant(self._changed + QUIET_S)
+
+    def over(self, wanted: frozenset[NodeId], nodes_min: int, model: Digest, now: Instant) -> bool:
+        """Whether listening longer would tell nothing more."""
+        able = {each.node for each in self.heard() if why_not(each.state, model) is None}
+        if wanted:
+            return wanted <= able
+        return len(able) >= nodes_min and now >= self.deadline()
+
+    def _record(self, node: NodeId, incarnation: Incarnation, state: NodeState) -> None:
+        known = self._records.get(node)
+        if known is None or (incarnation, state.version) > (known[0], known[1].version):
+            self._records[node] = (incarnation, state)
+
+    def _counts(self, node: NodeId) -> bool:
+        record = self._records.get(node)
+        return record is not None and self._beats.get(node) == record[0]
+
+
+def why_not(state: NodeState, model: Digest) -> str | None:
+    """Why the node that says ``state`` cannot host ``model``; None if it can."""
+    if state.phase is not NodePhase.READY:
+        return f"is {state.phase.name.lower()}"
+    if model not in state.models:
+        return "does not hold the package"
+    return None
+
+
+def candidate_of(heard: Heard) -> Candidate:
+    """``heard`` as the planner sees it: free memory bounds what is offered, so that a second deployment fits too."""
+    capacity, load = heard.state.capacity, heard.state.load
+    memory = min(capacity.memory_bytes, load.memory_available_bytes)
+    return Candidate(heard.node, capacity.speed_macs_per_s, memory, load.cpu_permille)
