@@ -34,6 +34,7 @@ from shoal_agent.config_values import (
     is_wildcard,
 )
 from shoal_agent.errors import ConfigError
+from shoal_protocol.limits import API_KEYS_MAX
 
 BROKERS_MAX: Final = 3
 """Every agent connects to all brokers of its cluster; a fourth would add load and no safety."""
@@ -163,7 +164,7 @@ class ApiSection(_Section):
     host: str = "127.0.0.1"
     port: Port = 8600
     key_hash_file: ReadableFile | None = None
-    key_hashes: tuple[Hash, ...] = ()
+    key_hashes: Annotated[tuple[Hash, ...], Field(max_length=API_KEYS_MAX)] = ()
 
     @field_validator("key_hashes")
     @classmethod
@@ -265,6 +266,8 @@ def api_key_hashes(api: ApiSection) -> tuple[str, ...]:
         for number, line in enumerate(lines, 1)
         if line and not HASH.fullmatch(line)
     ]
+    if len(hashes) + len(api.key_hashes) > API_KEYS_MAX:
+        faults.append(f"{len(hashes) + len(api.key_hashes)} keys, at most {API_KEYS_MAX}")
     if not hashes or faults:
         raise _fault(api.key_hash_file, faults or ["no key hash in it"])
     return hashes + api.key_hashes

@@ -211,7 +211,12 @@ def test_key_hashes_come_from_file_and_list(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "reason"), [("", "no key hash in it"), ("\nsk-secret-key-itself", "line 2: not 64 hexadecimal")]
+    ("text", "reason"),
+    [
+        ("", "no key hash in it"),
+        ("\nsk-secret-key-itself", "line 2: not 64 hexadecimal"),
+        (f"{HASH}\n" * 65, "65 keys, at most 64"),
+    ],
 )
 def test_a_bad_key_hash_file_is_refused(tmp_path, text, reason):
     file = tmp_path / "keys.txt"
