@@ -64,10 +64,10 @@ def _receive(client: httpx.Client, url: str, file: FileIO, size: int, pause: Pau
     """Fill ``file`` up to ``size`` bytes, or FetchFailed."""
     reason = ""
     for attempt in range(DOWNLOAD_ATTEMPTS_MAX):
-        if attempt:
-            pause(_PAUSE_S * 2 ** (attempt - 1))
         if file.seek(0, os.SEEK_END) == size:
             return
+        if attempt:
+            pause(_PAUSE_S * 2 ** (attempt - 1))
         try:
             _continue(client, url, file, size, progress)
         except httpx.TransportError as error:

@@ -71,7 +71,7 @@ def index_url(environment: Mapping[str, str]) -> str:
 
 
 def _trusted(environment: Mapping[str, str]) -> ssl.SSLContext | bool:
-    """pip's own certificates if it has some, else httpx's rule (``SSL_CERT_FILE``, then the bundled authorities)."""
+    """The certificates pip was given, else httpx's rule (``SSL_CERT_FILE``, then the bundled authorities)."""
     path = environment.get("PIP_CERT")
     if not path:
         return True

@@ -21,6 +21,7 @@ DEFINITIONS: Final = {
     "agent/shoal_agent/core/effects.py": "dataclasses only; every test of node.py matches them",
     "agent/shoal_agent/core/facts.py": "dataclasses only; built by the tests of every leaf",
     "agent/shoal_agent/shell/ports.py": "Protocols only; mypy checks who satisfies them",
+    "models/shoal_models/ports.py": "Protocols only; mypy checks who satisfies them",
     "protocol/shoal_protocol/messages.py": "dataclasses only; every one is in test_codec.py and in the golden vectors",
     "protocol/shoal_protocol/headers.py": "dataclasses only; every one is in test_frames.py and in the golden vectors",
 }
