@@ -55,6 +55,22 @@ CREDIT_BYTES_MAX: Final = 2**32 - 1
 """Any one grant of credit: nobody has a reason to let more than this be in flight to it."""
 SEND_QUEUE_FRAMES_MAX: Final = 1024
 """Frames waiting for credit on one connection; beyond it the link counts as lost."""
+SEND_QUEUE_BYTES_MAX: Final = 128 * 1024 * 1024
+"""Payloads waiting on one connection: two of the largest; whoever is that far behind will not catch up."""
+LINK_CONNECT_S_MAX: Final = 8.0
+"""Name look-up, TCP and TLS handshake of a connection we open: three lost SYNs; then the peer counts as lost."""
+LINK_HANDSHAKE_S_MAX: Final = 5.0
+"""TLS handshake of a connection somebody opened to us: 10 ms on a LAN, a second on the slowest device."""
+LINK_HANDSHAKES_MAX: Final = 64
+"""Strangers in the middle of a TLS handshake; more are hung up on, so that they cannot fill memory."""
+LINK_HELLO_S_MAX: Final = 5.0
+"""From the end of the handshake to the peer's Hello."""
+LINK_QUIET_S: Final = 2.0
+"""Nothing heard for so long on a link we opened: probe it. Two heartbeats."""
+LINK_SILENCE_S_MAX: Final = 6.0
+"""Nothing heard for so long, probes unanswered: the peer is gone, though TCP may not say so for minutes."""
+LINK_CLOSE_S_MAX: Final = 2.0
+"""Time for the last frames to leave when a node shuts down."""
 TENSOR_RANK_MAX: Final = 8
 """ONNX tensors in practice have rank <= 5."""
 TOP_LOGPROBS_MAX: Final = 20
