@@ -81,6 +81,14 @@ def test_the_edge_of_the_window():
         window.accept(envelope(1))
 
 
+def test_the_window_stays_as_small_as_it_is():
+    window = ReplayWindow()
+    for sequence in range(0, 20 * REPLAY_WINDOW_BITS, REPLAY_WINDOW_BITS // 2):
+        window.accept(envelope(sequence))
+    (kept,) = window._senders[ME].slots.values()
+    assert kept.seen.bit_length() <= REPLAY_WINDOW_BITS
+
+
 def test_an_earlier_life_is_over_in_everything_a_node_says_about_itself():
     window = ReplayWindow()
     window.accept(envelope(1, incarnation=2))

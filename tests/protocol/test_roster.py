@@ -1,6 +1,8 @@
 import dataclasses
+import hashlib
 
 import pytest
+from nacl import bindings
 
 from shoal_protocol.errors import (
     BadSignature,
@@ -24,7 +26,7 @@ from shoal_protocol.roster import (
     TrustedRoster,
     sign_roster,
 )
-from shoal_protocol.sealing import Ed25519Sealer, pae
+from shoal_protocol.sealing import Ed25519Sealer, pae, verify
 from tests.support.protocol import AGENT, MEMBERS, OBSERVER, ROOTS, ROSTER, STRANGER, node_of, trusted_roster
 
 NOW_S = 1_760_000_000
@@ -57,6 +59,7 @@ def test_a_threshold_of_pinned_roots_opens_it():
     roster = TrustedRoster.open(wire, PINNED, 2, NOW_S)
     assert (roster.cluster, roster.version, roster.expires_unix_s) == (ROSTER.cluster, 1, ROSTER.expires_unix_s)
     assert roster.members == MEMBERS
+    assert roster.roster == ROSTER
     assert roster.wire == wire
     assert roster.member(node_of(AGENT)) == MEMBERS[0]
     assert roster.member(node_of(STRANGER)) is None
@@ -72,6 +75,28 @@ def test_fewer_than_the_threshold_do_not():
 def test_a_key_counts_once_however_often_it_signs():
     with pytest.raises(BadSignature):
         open_signed_by(ROOTS[0], ROOTS[0], ROOTS[0])
+
+
+def second_signature(seed: bytes, message: bytes) -> bytes:
+    """Valid, but not the one RFC 8032 prescribes: whoever holds a key can make as many as they like."""
+    public = Ed25519Sealer(seed).public_key
+    secret = bindings.crypto_sign_ed25519_sk_to_curve25519(seed + public)
+    nonce = bytes([7]) + bytes(31)
+    point = bindings.crypto_scalarmult_ed25519_base_noclamp(nonce)
+    challenge = bindings.crypto_core_ed25519_scalar_reduce(hashlib.sha512(point + public + message).digest())
+    reduced = bindings.crypto_core_ed25519_scalar_reduce(secret + bytes(32))
+    product = bindings.crypto_core_ed25519_scalar_mul(challenge, reduced)
+    return point + bindings.crypto_core_ed25519_scalar_add(nonce, product)
+
+
+def test_a_key_counts_once_even_with_different_signatures():
+    signed = decode(SIGNED, sign_roster(ROSTER, ROOTS[:1]))
+    other = second_signature(bytes([1]) * 32, pae(ROSTER_TYPE, signed.roster))
+    assert other != signed.signatures[0].signature
+    verify(PINNED[0], pae(ROSTER_TYPE, signed.roster), other)
+    wire = encode(SIGNED, SignedRoster(signed.roster, (*signed.signatures, RootSignature(PINNED[0], other))))
+    with pytest.raises(BadSignature):
+        TrustedRoster.open(wire, PINNED, 2, NOW_S)
 
 
 def test_an_unknown_key_does_not_count_and_does_not_harm():
