@@ -1,0 +1,52 @@
+"""Health, metrics and state: for probes, for Prometheus, for ``shoal status``.
+
+The two probes need no key (an orchestrator has none) and say no more than whether, and why not. Metrics and state tell
+who is in the cluster and what it does, so they need one.
+"""
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shoal_agent.shell.api.errors import unauthorized
+from shoal_agent.shell.api.ports import ApiPorts
+from shoal_agent.shell.metrics import CONTENT_TYPE
+
+
+class Admin:
+    """The endpoints."""
+
+    def __init__(self, ports: ApiPorts) -> None:
+        self._ports = ports
+
+    def routes(self) -> list[Route]:
+        """Every path of them."""
+        return [
+            Route("/healthz", self.live, methods=["GET"]),
+            Route("/readyz", self.ready, methods=["GET"]),
+            Route("/metrics", self.metrics, methods=["GET"]),
+            Route("/shoal/v1/state", self.state, methods=["GET"]),
+        ]
+
+    async def live(self, _request: Request) -> Response:
+        """The loop turns: whoever reads this was answered by it."""
+        return JSONResponse({"live": True})
+
+    async def ready(self, _request: Request) -> Response:
+        """Whether a request would be served now; 503 and the reasons if not."""
+        now = self._ports.ready()
+        return JSONResponse({"ready": now.ready, "reasons": list(now.reasons)}, 200 if now.ready else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        """Everything measured, as Prometheus reads it."""
+        self._authorize(request)
+        return Response(self._ports.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def state(self, request: Request) -> Response:
+        """What this node believes about the cluster."""
+        self._authorize(request)
+        return JSONResponse(self._ports.state())
+
+    def _authorize(self, request: Request) -> None:
+        if not self._ports.keys.admits(request.headers.get("authorization")):
+            raise unauthorized()

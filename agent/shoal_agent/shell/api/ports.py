@@ -1,0 +1,47 @@
+"""What the API needs of the node behind it, and nothing more."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from shoal_agent.shell.api.auth import ApiKeys
+from shoal_agent.shell.metrics import Metrics
+from shoal_agent.shell.ports import Ingress
+from shoal_protocol.ids import DeploymentId, Digest, Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One deployment that this node knows a plan of, as ``/v1/models`` lists it."""
+
+    id: DeploymentId
+    model: Digest
+    epoch: Epoch
+    context_tokens_max: int
+    created_s: int
+    """When this node first heard of it, Unix time."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Answers with equal fingerprints came from the same weights, split the same way."""
+        return f"fp_{self.model[:4].hex()}_{self.epoch}"
+
+
+@dataclass(frozen=True, slots=True)
+class Readiness:
+    """Whether requests can be served now; if not, why."""
+
+    ready: bool
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ApiPorts:
+    """The node, as its API sees it. All callables return at once."""
+
+    ingress: Ingress
+    models: Callable[[], tuple[ServedModel, ...]]
+    ready: Callable[[], Readiness]
+    state: Callable[[], dict[str, Any]]
+    metrics: Metrics
+    keys: ApiKeys

@@ -1,0 +1,144 @@
+"""Serves the API on a socket of its own, inside the agent's loop, and bounds what a client can cost.
+
+uvicorn speaks HTTP; two things it leaves to others are done here. It waits for ever for a client that sends its headers
+slowly or never, so ``_TimedProtocol`` gives every request's headers ``API_HEADERS_S_MAX`` and closes connections beyond
+``API_CONNECTIONS_MAX`` at once. It takes over the process's signals, which belong to the agent, so ``_TenantServer``
+leaves them alone.
+
+The socket is bound before anything is promised (``bind``), so a port in use is a clear error at start and not a
+silent absence.
+"""
+
+import asyncio
+import contextlib
+import errno
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from shoal_protocol.limits import API_CONNECTIONS_MAX, API_HEADERS_BYTES_MAX, API_HEADERS_S_MAX, API_IDLE_S_MAX
+
+_BACKLOG: Final = 128
+_STOP_S: Final = 3
+"""Streams get this long to end by themselves when the agent stops; then they are cancelled."""
+
+
+class PortInUse(Exception):  # noqa: N818 - named for what happened
+    """Somebody else listens on that address."""
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening-ready socket. PortInUse if the address is taken; OSError if it is not this machine's.
+
+    ``port`` 0 takes a free one; ask ``getsockname()`` which.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    made = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind((host, port))
+        made.listen(_BACKLOG)
+    except OSError as fault:
+        made.close()
+        if fault.errno == errno.EADDRINUSE:
+            raise PortInUse(f"the API cannot listen on {host}:{port}: the port is in use") from None
+        raise
+    made.setblocking(False)  # noqa: FBT003 - the library's signature
+    return made
+
+
+class ApiServer:
+    """Serves ``app`` on ``listener`` from ``run`` until ``stop``."""
+
+    def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
+        self._listener = listener
+        self._server = _TenantServer(
+            uvicorn.Config(
+                app,
+                http=_TimedProtocol,
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                proxy_headers=False,
+                server_header=False,
+                backlog=_BACKLOG,
+                timeout_keep_alive=int(API_IDLE_S_MAX),
+                timeout_graceful_shutdown=_STOP_S,
+                h11_max_incomplete_event_size=API_HEADERS_BYTES_MAX,
+            )
+        )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where it listens."""
+        host, port, *_ = self._listener.getsockname()
+        return host, port
+
+    async def run(self) -> None:
+        """Serve until ``stop``; returns when the last response has ended or was cancelled, within a few seconds."""
+        try:
+            await self._server.serve(sockets=[self._listener])
+        finally:
+            # When ``run`` itself is cancelled the server has no chance to: nothing may go on listening.
+            for server in getattr(self._server, "servers", ()):
+                server.close()
+
+    def stop(self) -> None:
+        """Take no more requests, and let ``run`` return."""
+        self._server.should_exit = True
+
+
+class _TenantServer(uvicorn.Server):
+    """A server that is a guest in its process."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Signals are the agent's."""
+        yield
+
+
+class _TimedProtocol(H11Protocol):
+    """One connection, whose client must send the headers of a request in time."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own arguments, passed on
+        super().__init__(*args, **kwargs)
+        self._headers_due: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if len(self.connections) >= API_CONNECTIONS_MAX:
+            transport.abort()
+            return
+        super().connection_made(transport)
+        self._await_headers()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport is None or self.transport.is_closing():
+            return
+        super().data_received(data)
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._headers_came()
+        elif self._headers_due is None:
+            self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._headers_came()
+        if self.transport is not None:
+            super().connection_lost(exc)
+
+    def _await_headers(self) -> None:
+        self._headers_due = self.loop.call_later(API_HEADERS_S_MAX, self._give_up)
+
+    def _headers_came(self) -> None:
+        if self._headers_due is not None:
+            self._headers_due.cancel()
+            self._headers_due = None
+
+    def _give_up(self) -> None:
+        self._headers_due = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()

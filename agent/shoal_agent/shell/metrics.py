@@ -1,0 +1,165 @@
+"""What this node measures, in a Prometheus registry of its own. Every name begins with ``shoal_``.
+
+Three kinds of source, and no other way in:
+
+* the core counts by effect, ``Count(name, label)``: each name is a row of ``FAMILIES`` and becomes
+  ``shoal_<name>_total{<label>}``. Labels may come from other nodes' mistakes, so each family keeps a bounded number
+  of label values and counts the rest as ``other``;
+* the API observes requests, tokens and the two times a reader feels: to the first token, and between two tokens;
+* gauges are read when somebody looks (``Readings``), so they cannot drift from what they measure.
+
+Histogram buckets are geometric over what is humanly different: 5 ms is a fast device's token, 60 s nobody waits for.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from shoal_protocol.limits import METRIC_LABELS_MAX
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
+    "activations_refused": ("reason", "Activations this node would not run"),
+    "broker_links": ("change", "Times a link to a broker came up or went down"),
+    "frames_dropped": ("kind", "Data-plane frames that no session here was waiting for"),
+    "links_lost": ("plane", "Data-plane links that broke"),
+    "links_opened": ("plane", "Data-plane links that came up"),
+    "messages_duplicate": ("broker", "Envelopes already accepted from another broker"),
+    "messages_rejected": ("reason", "Envelopes refused at the gate or after it"),
+    "peers_misbehaved": ("reason", "Things received that no correct node sends"),
+    "plans_rejected": ("reason", "Announced plans that are invalid, or equivocate"),
+    "records_merged": ("kind", "Records of other nodes that were news"),
+    "requests_finished": ("reason", "Requests that ended after they were accepted"),
+    "requests_rejected": ("code", "Requests that were not begun"),
+    "service_answers_rejected": ("reason", "Answers of light services that made no sense"),
+    "sessions_refused": ("reason", "Sessions this node's stages would not serve"),
+}
+"""Counters of the core: name -> (label, help)."""
+
+_FIRST_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_TOKEN_S: Final = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 5.0)
+_STAGE_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+_OTHER: Final = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Readings:
+    """What the gauges show at one moment."""
+
+    kv_bytes: int
+    """KV cache reserved by the sessions of this node's stages."""
+    sessions: int
+    """Sessions open on this node's stages."""
+    tensors: int
+    """Tensors in the table: 0 when nothing is under way."""
+    requests: int
+    """Requests in flight whose ingress is this node."""
+    nodes: int
+    """Nodes of the cluster that are present, this one included."""
+    brokers: Mapping[str, bool]
+    """Broker -> whether the link is up."""
+    ready: bool
+
+
+class _Gauges(Collector):
+    """Asks for the readings whenever the registry is read."""
+
+    def __init__(self, read: Callable[[], Readings], version: str) -> None:
+        self._read = read
+        self._version = version
+
+    def describe(self) -> Iterable[Metric]:
+        """Named beforehand, so that registering does not read gauges that may not exist yet."""
+        return [InfoMetricFamily("shoal_build", "The software that runs here")]
+
+    def collect(self) -> Iterable[Metric]:
+        now = self._read()
+        yield InfoMetricFamily("shoal_build", "The software that runs here", {"version": self._version})
+        yield _gauge("kv_bytes", "Bytes of KV cache reserved by open sessions", now.kv_bytes)
+        yield _gauge("sessions", "Sessions open on the stages of this node", now.sessions)
+        yield _gauge("tensors", "Tensors held between two events", now.tensors)
+        yield _gauge("requests", "Requests in flight that entered the cluster here", now.requests)
+        yield _gauge("nodes", "Nodes of the cluster that are present", now.nodes)
+        yield _gauge("ready", "1 if this node can serve a request", int(now.ready))
+        up = GaugeMetricFamily("shoal_broker_up", "1 if the link to the broker is up", labels=["broker"])
+        for broker, connected in sorted(now.brokers.items()):
+            up.add_metric([broker], int(connected))
+        yield up
+
+
+class Metrics:
+    """All metrics of one node. ``read`` gives the gauges' values, ``version`` names the software."""
+
+    def __init__(self, read: Callable[[], Readings], version: str) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(_Gauges(read, version))
+        ProcessCollector(namespace="shoal", registry=self._registry)
+        self._counters = {
+            name: Counter(f"shoal_{name}", text, [label], registry=self._registry)
+            for name, (label, text) in FAMILIES.items()
+        }
+        self._labels: dict[str, set[str]] = {name: set() for name in FAMILIES}
+        self._answers = Counter(
+            "shoal_api_responses", "HTTP responses by route and status", ["route", "status"], registry=self._registry
+        )
+        self._tokens = Counter(
+            "shoal_tokens",
+            "Tokens of requests that entered here, read (prompt) or written (completion)",
+            ["kind"],
+            registry=self._registry,
+        )
+        self._first_token = Histogram(
+            "shoal_first_token_seconds",
+            "From the arrival of a request to its first token",
+            buckets=_FIRST_TOKEN_S,
+            registry=self._registry,
+        )
+        self._inter_token = Histogram(
+            "shoal_inter_token_seconds", "Between two tokens of one stream", buckets=_TOKEN_S, registry=self._registry
+        )
+        self._stage_run = Histogram(
+            "shoal_stage_run_seconds", "One run of one stage on this node", buckets=_STAGE_S, registry=self._registry
+        )
+
+    def count(self, name: str, label: str) -> None:
+        """Add one to a counter of the core. ``name`` is a row of ``FAMILIES``."""
+        known = self._labels[name]
+        if label not in known:
+            if len(known) >= METRIC_LABELS_MAX:
+                label = _OTHER
+            known.add(label)
+        self._counters[name].labels(label).inc()
+
+    def stage_run(self, seconds: float) -> None:
+        """A stage of this node ran."""
+        self._stage_run.observe(seconds)
+
+    def answered(self, route: str, status: int) -> None:
+        """The API began a response. ``route`` is one of the API's own paths, never a client's."""
+        self._answers.labels(route, str(status)).inc()
+
+    def first_token(self, seconds: float) -> None:
+        """A stream's first token came."""
+        self._first_token.observe(seconds)
+
+    def next_token(self, seconds: float) -> None:
+        """A stream's next token came, so long after the one before."""
+        self._inter_token.observe(seconds)
+
+    def used(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """A stream is over."""
+        self._tokens.labels("prompt").inc(prompt_tokens)
+        self._tokens.labels("completion").inc(completion_tokens)
+
+    def render(self) -> bytes:
+        """Everything, in the text format that ``CONTENT_TYPE`` names."""
+        return generate_latest(self._registry)
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"shoal_{name}", text, value)
