@@ -1,0 +1,271 @@
+"""The operator against hosts that speak the real envelopes on the real topics; only the broker is a function call."""
+
+import asyncio
+from dataclasses import dataclass, field
+
+import pytest
+
+from shoal_agent.core.effects import Broadcast
+from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived, TimePassed
+from shoal_agent.core.facts import BlockFacts, ModelFacts
+from shoal_agent.core.gate import Gate
+from shoal_agent.core.planner import Objective
+from shoal_agent.errors import ConfigError, ExitCode, FailedError, NoPlanError, TimedOutError, UnavailableError
+from shoal_agent.shell import operator as operator_module
+from shoal_agent.shell import survey as survey_module
+from shoal_agent.shell.clock import Clock, unix_s, wall_ms
+from shoal_agent.shell.operator import DeployWish, Desk, Founding, Operator, resolve_nodes
+from shoal_agent.shell.survey import Survey
+from shoal_protocol.codec import decode_plan
+from shoal_protocol.envelope import open_envelope, seal
+from shoal_protocol.ids import ClusterId, Digest, Incarnation, Sequence, digest_of, node_id_of
+from shoal_protocol.messages import (
+    Capacity,
+    DeploymentPhase,
+    Endpoint,
+    Heartbeat,
+    Load,
+    NodePhase,
+    NodeState,
+    PhaseReported,
+    PlanAnnounced,
+)
+from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
+from shoal_protocol.sealing import Ed25519Sealer
+from shoal_protocol.topics import topic_for
+
+CLUSTER = ClusterId("c" * 32)
+MODEL = Digest(b"m" * 32)
+BLOCK = BlockFacts(1_000_000, 100, 300, 8000, 2304)
+FACTS = ModelFacts(MODEL, "tiny", (BLOCK,) * 6, 10**9, 4096)
+ROOT, OPERATOR = Ed25519Sealer(b"r" * 32), Ed25519Sealer(b"o" * 32)
+LOADING = (DeploymentPhase.LOADING, DeploymentPhase.READY, DeploymentPhase.ACTIVE)
+
+
+@dataclass
+class Host:
+    """A node that says what it is told to say, in its own name."""
+
+    sealer: Ed25519Sealer
+    roster: TrustedRoster | None = None
+    phases: tuple[DeploymentPhase, ...] = LOADING
+    detail: str = ""
+    deaf: int = 0
+    """So many announcements do not reach it."""
+    memory_bytes: int = 1_000_000_000
+    sequence: int = 0
+    plans: list = field(default_factory=list)
+
+    @property
+    def node(self):
+        return node_id_of(self.sealer.public_key)
+
+    def envelope(self, message):
+        self.sequence += 1
+        wire = seal(
+            self.sealer, CLUSTER, self.node, Incarnation(1), Sequence(self.sequence), 60_000, wall_ms(), message
+        )
+        return EnvelopeReceived("broker", topic_for(CLUSTER, self.node, message), wire)
+
+    def introduce(self, desk, phase=NodePhase.READY, models=(MODEL,)):
+        capacity = Capacity(4, self.memory_bytes, 2**33, 2**33, 5 * 10**9, ())
+        load = Load(100, self.memory_bytes, None, 0, 0)
+        endpoint = Endpoint("127.0.0.1", 7600)
+        desk.post(self.envelope(NodeState(1, phase, endpoint, "", capacity, load, (), models, (), "shoal 0")))
+        desk.post(self.envelope(Heartbeat(1, 1)))
+
+    def hear(self, desk, broadcast):
+        """What a host does with an announcement: open it as any node would, and report."""
+        message = open_envelope(broadcast.wire, self.roster, CLUSTER).message
+        plan = decode_plan(message.plan)
+        if self.node not in [stage.node for stage in plan.stages]:
+            return
+        if self.deaf:
+            self.deaf -= 1
+            return
+        self.plans.append(plan)
+        for phase in self.phases:
+            report = PhaseReported(plan.deployment, plan.epoch, digest_of(message.plan), phase, self.detail)
+            desk.post(self.envelope(report))
+
+
+class Scene:
+    """An operator, its desk and three hosts."""
+
+    def __init__(self):
+        self.hosts = [Host(Ed25519Sealer(bytes([i]) * 32)) for i in (1, 2, 3)]
+        members = [Member(h.node, h.sealer.public_key, (Role.AGENT,), "lab", b"") for h in self.hosts]
+        node = node_id_of(OPERATOR.public_key)
+        members.append(Member(node, OPERATOR.public_key, (Role.OPERATOR,), "lab", b""))
+        roster = Roster(CLUSTER, 1, unix_s() + 3600, (ROOT.public_key,), 1, tuple(members))
+        self.roster = TrustedRoster.open(sign_roster(roster, [ROOT]), [ROOT.public_key], 1, unix_s())
+        for host in self.hosts:
+            host.roster = self.roster
+        self.operator = Operator(node, Incarnation(7), OPERATOR, self.roster)
+        clock = Clock()
+        self.desk = Desk(Gate(CLUSTER, node, self.roster), clock, Survey(clock.now()))
+        self.published: list[Broadcast] = []
+        self.told: list[str] = []
+
+    def arrive(self, *hosts):
+        """The broker answers, and hands out who is there."""
+        self.desk.post(BrokerConnected("broker"))
+        for host in hosts or self.hosts:
+            host.introduce(self.desk)
+
+    def publish(self, broadcast):
+        self.published.append(broadcast)
+        for host in self.hosts:
+            host.hear(self.desk, broadcast)
+
+    async def found(self, **wish):
+        founding = Founding(self.operator, DeployWish("tiny", **wish), FACTS, self.desk, self.publish, self.told.append)
+        return await asyncio.wait_for(founding.run(), 20)
+
+
+@pytest.fixture
+def scene(monkeypatch):
+    monkeypatch.setattr(survey_module, "QUIET_S", 0.0)
+    for name, seconds in (("CONNECT_S", 0.2), ("LISTEN_S", 0.2), ("ANNOUNCE_S", 0.05), ("TICK_S", 0.02)):
+        monkeypatch.setattr(operator_module, name, seconds)
+    return Scene()
+
+
+async def test_from_listening_to_active(scene):
+    scene.arrive()
+    result = await scene.found(stages=3)
+    assert result.active
+    assert [(stage.first_block, stage.last_block) for stage in result.plan.stages] == [
+        (s.first_block, s.last_block) for s in result.split.stages
+    ]
+    assert {stage.node for stage in result.plan.stages} == {host.node for host in scene.hosts}
+    assert (result.plan.deployment, result.plan.epoch, result.plan.model) == ("tiny", 0, MODEL)
+    assert result.plan.context_tokens_max == 2048
+    assert all(host.plans == [result.plan] for host in scene.hosts)
+
+
+async def test_the_announcement_is_retained_and_lasts(scene):
+    scene.arrive()
+    result = await scene.found(stages=2, deployment="other", context_tokens=512)
+    (said,) = scene.published
+    assert said.topic == f"shoal/1/{CLUSTER}/d/other/cert"
+    assert said.retain
+    assert said.at_least_once
+    assert said.expiry_s == 3650 * 24 * 3600
+    envelope = open_envelope(said.wire, scene.roster, CLUSTER)
+    assert (envelope.sender, envelope.incarnation) == (scene.operator.node, 7)
+    assert isinstance(envelope.message, PlanAnnounced)
+    assert result.digest == digest_of(envelope.message.plan)
+    assert result.plan.context_tokens_max == 512
+
+
+async def test_an_announcement_that_was_lost_is_repeated_under_a_new_sequence(scene):
+    scene.hosts[1].deaf = 2
+    scene.arrive()
+    assert (await scene.found(stages=3)).active
+    opened = [open_envelope(said.wire, scene.roster, CLUSTER) for said in scene.published]
+    assert [envelope.sequence for envelope in opened] == [1, 2, 3]
+    assert len({envelope.message.plan for envelope in opened}) == 1
+
+
+async def test_a_dry_run_says_nothing(scene):
+    scene.arrive()
+    result = await scene.found(stages=2, dry_run=True, objective=Objective.THROUGHPUT)
+    assert not result.active
+    assert len(result.plan.stages) == 2
+    assert scene.published == []
+
+
+async def test_without_a_broker_it_says_which_were_tried(scene):
+    scene.desk.post(BrokerLost("mqtt://127.0.0.1:1", "connection refused"))
+    with pytest.raises(UnavailableError, match=r"mqtt://127\.0\.0\.1:1: connection refused"):
+        await scene.found()
+
+
+async def test_too_few_nodes_are_named_with_reasons(scene):
+    one, two, three = scene.hosts
+    scene.arrive(one)
+    two.introduce(scene.desk, models=())
+    three.introduce(scene.desk, phase=NodePhase.DRAINING)
+    with pytest.raises(NoPlanError) as caught:
+        await scene.found(stages=2)
+    text = caught.value.message
+    assert caught.value.exit_code is ExitCode.NO_PLAN
+    assert "2 stages need as many nodes and blocks: 1 usable nodes" in text
+    assert f"{one.node}: offers 1000000000 bytes" in text
+    assert f"{two.node}: does not hold the package" in text
+    assert f"{three.node}: is draining" in text
+
+
+async def test_a_model_too_large_is_refused_with_numbers(scene):
+    for host in scene.hosts:
+        host.memory_bytes = 2_000_000
+    scene.arrive()
+    with pytest.raises(NoPlanError, match="3 nodes offer 6000000"):
+        await scene.found()
+    assert scene.published == []
+
+
+async def test_only_the_named_nodes_are_used(scene):
+    scene.arrive()
+    wanted = {host.node for host in scene.hosts[:2]}
+    result = await scene.found(stages=2, nodes=tuple(node[:6] for node in wanted))
+    assert {stage.node for stage in result.plan.stages} == wanted
+
+
+async def test_a_named_node_that_is_silent_is_missed_by_name(scene):
+    scene.arrive(scene.hosts[0])
+    with pytest.raises(NoPlanError, match=f"{scene.hosts[1].node}: was not heard"):
+        await scene.found(stages=2, nodes=tuple(host.node for host in scene.hosts[:2]))
+
+
+async def test_a_host_that_fails_is_quoted(scene):
+    scene.hosts[2].phases = (DeploymentPhase.LOADING, DeploymentPhase.FAILED)
+    scene.hosts[2].detail = "block 4: blob was changed"
+    scene.arrive()
+    with pytest.raises(FailedError, match=f"{scene.hosts[2].node}: failed block 4: blob was changed"):
+        await scene.found(stages=3)
+
+
+async def test_a_host_that_never_ends_loading_times_out(scene):
+    scene.hosts[0].phases = (DeploymentPhase.LOADING,)
+    scene.hosts[1].deaf = 1000
+    scene.arrive()
+    with pytest.raises(TimedOutError) as caught:
+        await scene.found(stages=3, timeout_s=0.3)
+    assert f"{scene.hosts[0].node}: loading" in caught.value.message
+    assert f"{scene.hosts[1].node}: did not answer" in caught.value.message
+    assert f"{scene.hosts[2].node}: active" in caught.value.message
+
+
+async def test_the_same_deployment_with_another_plan_is_refused(scene):
+    scene.arrive()
+    first = await scene.found(stages=2)
+    again = Scene()
+    again.hosts, again.roster, again.operator = scene.hosts, scene.roster, scene.operator
+    again.arrive()
+    said = scene.published[0]
+    again.desk.post(EnvelopeReceived("broker", said.topic, said.wire))
+    with pytest.raises(FailedError, match="tiny is deployed already, epoch 0"):
+        await again.found(stages=3)
+    assert (await again.found(stages=2)).digest == first.digest, "the same plan again is no other plan"
+
+
+async def test_what_is_not_for_it_or_forged_changes_nothing(scene):
+    scene.arrive()
+    forged = Host(Ed25519Sealer(b"x" * 32)).envelope(Heartbeat(1, 1))
+    scene.desk.post(forged)
+    scene.desk.post(TimePassed())
+    scene.desk.post(EnvelopeReceived("broker", "nonsense", b"\xff" * 50))
+    assert len(scene.desk.survey.heard()) == 3
+
+
+@pytest.mark.parametrize("names", [["zzzz"], [""]])
+def test_a_name_fits_exactly_one_member(scene, names):
+    with pytest.raises(ConfigError, match="members of the roster, not one"):
+        resolve_nodes(scene.roster, names)
+
+
+def test_a_name_that_is_no_topic_is_refused(scene):
+    with pytest.raises(ConfigError, match="not a deployment id"):
+        Founding(scene.operator, DeployWish("tiny", deployment="A/B"), FACTS, scene.desk, print, print)
