@@ -1,0 +1,353 @@
+"""One connection of the data plane, after its TLS handshake.
+
+A connection belongs to the pair (who dialled, who answered) and carries frames one way, from the dialler; back come
+only Credit and answers to probes. Both say Hello first::
+
+    dialler                                   answerer
+       | Hello  ------------------------------>  |
+       |  <------------------------------ Hello  |      frames wait until the peer's Hello grants credit
+       | frame, frame, frame, Probe  --------->  |      each frame is posted in the turn in which it arrives
+       |  <--------------- Credit, ProbeAnswered |
+
+This is an asyncio.Protocol and not a pair of streams because a token crosses it: no task is woken, nothing is copied
+that need not be. A small frame leaves as one write, hence one TLS record and one packet. A large payload leaves in
+slices and only as fast as the socket takes them, so that no second copy of it, encrypted, piles up in memory.
+
+A link ends once, for one reason. What the peer did wrong is reported apart, by a word from ``Fault``, because it is
+counted; everything a peer can do ends in one of the two, never in an exception.
+"""
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, Protocol, cast
+
+from shoal_agent.shell.credit import ReceiveCredit, SendCredit
+from shoal_protocol.errors import RemoteProtocolError
+from shoal_protocol.frames import Frame, FrameReader, Payload, encode_frame, is_metered
+from shoal_protocol.headers import Credit, Header, Hello, Probe, ProbeAnswered
+from shoal_protocol.ids import Incarnation, NodeId
+from shoal_protocol.limits import (
+    CREDIT_BYTES,
+    LINK_HELLO_S_MAX,
+    LINK_QUIET_S,
+    LINK_SILENCE_S_MAX,
+    SEND_QUEUE_BYTES_MAX,
+    SEND_QUEUE_FRAMES_MAX,
+)
+
+HELLO_VERSION: Final = 1
+COALESCE_BYTES: Final = 16 * 1024
+"""Up to one TLS record, copying head and payload together costs less than a second record and its packet."""
+SLICE_BYTES: Final = 256 * 1024
+"""How much of a large payload is encrypted at a time: 0.2 ms of the loop, and what a socket takes at once."""
+
+
+class Fault(StrEnum):
+    """What a peer did that no correct node does; beside these, the reasons of the protocol's own errors."""
+
+    CERTIFICATE = "certificate"
+    """Its certificate is not in the roster, or it showed none."""
+    HANDSHAKE = "handshake"
+    IDENTITY = "identity"
+    """A member answered, but not the one that was dialled."""
+    HELLO = "hello"
+    """Its Hello is missing, repeated, of another version, or names another node than its certificate."""
+    DIRECTION = "direction"
+    """A frame of the kind that only the other end may send."""
+    CREDIT = "credit"
+    """It sent without credit, or returned credit it never had."""
+    UNREAD = "unread"
+    """It sends, but reads none of our answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The waiting times of a link, in seconds; tests shorten them."""
+
+    hello_s: float = LINK_HELLO_S_MAX
+    quiet_s: float = LINK_QUIET_S
+    silence_s: float = LINK_SILENCE_S_MAX
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """This end of every link. ``identify`` tells whose a certificate (DER) is."""
+
+    node: NodeId
+    incarnation: Incarnation
+    identify: Callable[[bytes], NodeId | None]
+    credit_bytes: int = CREDIT_BYTES
+
+
+class Events(Protocol):
+    """Who owns the links; called from the loop's thread, each time about one link."""
+
+    def identified(self, link: "Link") -> None:
+        """``link.peer`` is known by its certificate."""
+
+    def opened(self, link: "Link") -> None:
+        """The peer's Hello is here."""
+
+    def received(self, link: "Link", frame: Frame) -> None:
+        """A metered frame; it counts as consumed when this returns."""
+
+    def misbehaved(self, link: "Link", fault: str) -> None:
+        """The peer broke the protocol; ``ended`` follows."""
+
+    def ended(self, link: "Link", reason: str) -> None:
+        """The link is over, once; what was queued on it is gone."""
+
+
+class Link(asyncio.Protocol):
+    """One connection. ``dialled`` is whom we called, None if somebody called us. Frames may be sent from the start."""
+
+    def __init__(self, here: Here, events: Events, dialled: NodeId | None) -> None:
+        self.dialled = dialled
+        self.peer: NodeId | None = None
+        self.was_open = False
+        """The peer's Hello came, whatever happened since."""
+        self.finished = asyncio.get_running_loop().create_future()
+        """Done when the socket is gone."""
+        self._loop = asyncio.get_running_loop()
+        self._here = here
+        self._events = events
+        self._transport: asyncio.Transport | None = None
+        self._reader = FrameReader()
+        self._queue: deque[tuple[bytes, Payload | None, int]] = deque()
+        self._queued_bytes = 0
+        self._rest: memoryview | None = None
+        self._sending = SendCredit(0)
+        self._receiving = ReceiveCredit(here.credit_bytes)
+        self._ended = False
+        self._writable = True
+        self._asked = False
+        self._nonce = 0
+        self._begun_at = self._loop.time()
+        self._heard_at = self._begun_at
+
+    # --- sending ----------------------------------------------------------------------------------------------------
+
+    def send(self, header: Header, payload: Payload | None) -> None:
+        """Send now if the credit allows, else in turn; too much waiting ends the link."""
+        assert self.dialled is not None, "frames go on the connection this node dialled"
+        if self._ended:
+            return
+        head, payload = encode_frame(header, payload)
+        wire_bytes = len(head) + (0 if payload is None else memoryview(payload).nbytes)
+        idle = self.was_open and self._writable and self._rest is None and not self._queue
+        if idle and self._sending.covers(wire_bytes):
+            self._sending.spend(wire_bytes)
+            self._write(head, payload)
+            if self._rest is not None:
+                self._pump()
+            return
+        self._queue.append((head, payload, wire_bytes))
+        self._queued_bytes += wire_bytes
+        if len(self._queue) > SEND_QUEUE_FRAMES_MAX or self._queued_bytes > SEND_QUEUE_BYTES_MAX:
+            self.end(f"too far behind: {len(self._queue)} frames of {self._queued_bytes} bytes wait")
+            return
+        if self.was_open:
+            self._pump()
+
+    def _write(self, head: bytes, payload: Payload | None) -> None:
+        """Begin a frame; of a large one only the head, the payload is left to ``_pump``."""
+        transport = self._transport
+        assert transport is not None
+        if payload is None:
+            transport.write(head)
+        elif len(payload) <= COALESCE_BYTES:
+            transport.write(b"".join((head, payload)))
+        else:
+            transport.write(head)
+            self._rest = memoryview(payload)
+
+    def _pump(self) -> None:
+        """Write whatever may be written: the rest of a payload, then what is queued."""
+        transport = self._transport
+        assert transport is not None
+        while self._writable and not self._ended:
+            if self._rest is not None:
+                piece, rest = self._rest[:SLICE_BYTES], self._rest[SLICE_BYTES:]
+                self._rest = rest if rest.nbytes else None
+                transport.write(piece)
+                continue
+            if not self._queue:
+                return
+            head, payload, wire_bytes = self._queue[0]
+            if not self._sending.covers(wire_bytes):
+                self._ask(wire_bytes)
+                return
+            del self._queue[0]
+            self._queued_bytes -= wire_bytes
+            self._sending.spend(wire_bytes)
+            self._write(head, payload)
+
+    def _ask(self, frame_bytes: int) -> None:
+        """Make the receiver return what it is saving up, if the frame could wait for it for ever."""
+        if not self._asked and self._sending.must_ask(frame_bytes):
+            self._asked = True
+            self._say(self._next_probe())
+
+    def _next_probe(self) -> Probe:
+        self._nonce += 1
+        return Probe(self._nonce)
+
+    def _say(self, header: Header) -> None:
+        """Write a small frame outside flow control."""
+        assert self._transport is not None
+        self._transport.write(encode_frame(header, None)[0])
+
+    # --- what asyncio calls ------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The handshake is done: learn who it is, and say Hello."""
+        self._transport = cast("asyncio.Transport", transport)
+        if self._ended:
+            self._transport.abort()
+            return
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        session: ssl.SSLObject = transport.get_extra_info("ssl_object")
+        self.peer = self._here.identify(session.getpeercert(binary_form=True) or b"")
+        if self.peer is None:
+            self._misbehave(Fault.CERTIFICATE, "its certificate is not in the roster")
+            return
+        if self.dialled is not None and self.peer != self.dialled:
+            self._misbehave(Fault.IDENTITY, f"{self.peer} answered at its address")
+            return
+        self._begun_at = self._heard_at = self._loop.time()
+        self._events.identified(self)
+        self._say(Hello(HELLO_VERSION, self._here.node, self._here.incarnation, self._here.credit_bytes))
+
+    def data_received(self, data: bytes) -> None:
+        """Read frames and deal with each at once."""
+        if self._ended:
+            return
+        self._heard_at = self._loop.time()
+        try:
+            frames = self._reader.feed(data)
+        except RemoteProtocolError as fault:
+            self._misbehave(fault.reason, str(fault))
+            return
+        for frame in frames:
+            self._take(frame)
+            if self._ended:
+                return
+
+    def pause_writing(self) -> None:
+        """The socket is full."""
+        self._writable = False
+        if self.dialled is None:
+            # Answers are a few bytes per megabyte: only a peer that reads nothing can let them pile up.
+            self._misbehave(Fault.UNREAD, "it reads none of our answers")
+
+    def resume_writing(self) -> None:
+        """The peer's machine took what was waiting: it lives."""
+        self._writable = True
+        self._heard_at = self._loop.time()
+        self._pump()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The socket is gone."""
+        self.end(f"connection lost: {exc}" if exc is not None else "closed by the peer")
+        if not self.finished.done():
+            self.finished.set_result(None)
+
+    # --- receiving ---------------------------------------------------------------------------------------------------
+
+    def _take(self, frame: Frame) -> None:
+        header = frame.header
+        if not self.was_open:
+            self._greet(header)
+        elif self.dialled is not None:
+            self._take_answer(header)
+        elif is_metered(header):
+            self._take_metered(frame)
+        elif isinstance(header, Probe):
+            self._return(self._receiving.settle())
+            self._say(ProbeAnswered(header.nonce))
+        else:
+            self._misbehave(Fault.HELLO if isinstance(header, Hello) else Fault.DIRECTION, f"{type(header).__name__}")
+
+    def _greet(self, header: Header) -> None:
+        if not isinstance(header, Hello) or header.version != HELLO_VERSION or header.node != self.peer:
+            self._misbehave(Fault.HELLO, f"no Hello of version {HELLO_VERSION} from {self.peer}")
+            return
+        self.was_open = True
+        # A larger grant than ours would only let more pile up in this process.
+        self._sending = SendCredit(min(header.credit_bytes, CREDIT_BYTES))
+        self._events.opened(self)
+        if not self._ended:
+            self._pump()
+
+    def _take_answer(self, header: Header) -> None:
+        if isinstance(header, Credit):
+            if not self._sending.give_back(header.credit_bytes):
+                self._misbehave(Fault.CREDIT, "it returned more than it got")
+                return
+            self._asked = False
+            self._pump()
+        elif not isinstance(header, ProbeAnswered):
+            self._misbehave(Fault.HELLO if isinstance(header, Hello) else Fault.DIRECTION, f"{type(header).__name__}")
+
+    def _take_metered(self, frame: Frame) -> None:
+        if not self._receiving.receive(frame.wire_bytes):
+            self._misbehave(Fault.CREDIT, "it sent without credit")
+            return
+        self._events.received(self, frame)
+        if not self._ended:
+            self._return(self._receiving.consume(frame.wire_bytes))
+
+    def _return(self, credit_bytes: int) -> None:
+        if credit_bytes:
+            self._say(Credit(credit_bytes))
+
+    # --- time and end ------------------------------------------------------------------------------------------------
+
+    def tick(self, now: float, pace: Pace) -> None:
+        """Look at the clock: probe what is quiet, end what is silent. ``now`` is the loop's time."""
+        if self._transport is None or self._ended:
+            return
+        quiet_s = now - self._heard_at
+        if not self.was_open and now - self._begun_at >= pace.hello_s:
+            self._misbehave(Fault.HELLO, f"no Hello within {pace.hello_s} s")
+        elif quiet_s >= pace.silence_s:
+            self.end(f"silent for {quiet_s:.1f} s")
+        elif quiet_s >= pace.quiet_s and self.was_open and self.dialled and self._writable and self._rest is None:
+            self._say(self._next_probe())
+
+    def excuse(self, now: float) -> None:
+        """This process itself was asleep: nobody else's silence counts."""
+        self._heard_at = now
+
+    def _misbehave(self, fault: str, detail: str) -> None:
+        self._events.misbehaved(self, fault)
+        self.end(f"{fault}: {detail}")
+
+    def end(self, reason: str) -> None:
+        """Hang up, at once; what waits is dropped."""
+        if self._ended:
+            return
+        self._ended = True
+        self._queue.clear()
+        self._queued_bytes = 0
+        self._rest = None
+        if self._transport is not None:
+            self._transport.abort()
+        self._events.ended(self, reason)
+
+    async def close(self, within_s: float) -> None:
+        """Let what was written leave, then hang up; quiet, because it is we who go."""
+        self._ended = True
+        if self._transport is None:
+            return
+        self._transport.close()
+        try:
+            await asyncio.wait_for(asyncio.shield(self.finished), within_s)
+        except TimeoutError:
+            self._transport.abort()
+            await self.finished
