@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from enum import IntEnum
 from operator import attrgetter
+from reprlib import repr as shown
 from types import NoneType, UnionType
 from typing import Final, cast, get_args, get_origin, get_type_hints
 
@@ -131,7 +132,7 @@ class Coder:
 def _integer(where: str, low: int, high: int) -> Coder:
     def check(value: object) -> object:
         if type(value) is not int or not low <= value <= high:
-            raise MalformedMessage(f"{where}: not an integer in {low}..{high}: {value!r:.80}")
+            raise MalformedMessage(f"{where}: not an integer in {low}..{high}: {shown(value)}")
         return value
 
     return Coder(check, check, f"int {low}..{'2^63-1' if high == INTEGER_MAX else high}")
@@ -140,7 +141,7 @@ def _integer(where: str, low: int, high: int) -> Coder:
 def _float(where: str, low: float, high: float) -> Coder:
     def from_wire(value: object) -> object:
         if type(value) is not float or not math.isfinite(value) or not low <= value <= high:
-            raise MalformedMessage(f"{where}: not a finite number in {low}..{high}: {value!r:.80}")
+            raise MalformedMessage(f"{where}: not a finite number in {low}..{high}: {shown(value)}")
         return value
 
     def to_wire(value: object) -> object:
@@ -152,7 +153,7 @@ def _float(where: str, low: float, high: float) -> Coder:
 def _boolean(where: str) -> Coder:
     def check(value: object) -> object:
         if type(value) is not bool:
-            raise MalformedMessage(f"{where}: not a boolean: {value!r:.80}")
+            raise MalformedMessage(f"{where}: not a boolean: {shown(value)}")
         return value
 
     return Coder(check, check, "bool")
@@ -161,7 +162,7 @@ def _boolean(where: str) -> Coder:
 def _text(where: str) -> Coder:
     def check(value: object) -> object:
         if type(value) is not str or len(value) > TEXT_BYTES_MAX or len(value.encode()) > TEXT_BYTES_MAX:
-            raise MalformedMessage(f"{where}: not a text of at most {TEXT_BYTES_MAX} bytes: {value!r:.80}")
+            raise MalformedMessage(f"{where}: not a text of at most {TEXT_BYTES_MAX} bytes: {shown(value)}")
         return value
 
     return Coder(check, check, f"str, at most {TEXT_BYTES_MAX} bytes of UTF-8")
@@ -170,7 +171,7 @@ def _text(where: str) -> Coder:
 def _bytes(where: str, low: int, high: int) -> Coder:
     def check(value: object) -> object:
         if type(value) is not bytes or not low <= len(value) <= high:
-            raise MalformedMessage(f"{where}: not {low}..{high} bytes: {value!r:.80}")
+            raise MalformedMessage(f"{where}: not {low}..{high} bytes: {shown(value)}")
         return value
 
     return Coder(check, check, f"bin, {low} bytes" if low == high else f"bin, {low}..{high} bytes")
@@ -181,7 +182,7 @@ def _parsed(where: str, parse: Callable[[str], str], text: str) -> Coder:
 
     def check(value: object) -> object:
         if type(value) is not str:
-            raise MalformedMessage(f"{where}: not a text: {value!r:.80}")
+            raise MalformedMessage(f"{where}: not a text: {shown(value)}")
         return parse(value)
 
     return Coder(check, check, text)
@@ -190,12 +191,12 @@ def _parsed(where: str, parse: Callable[[str], str], text: str) -> Coder:
 def _node(where: str) -> Coder:
     def to_wire(value: object) -> object:
         if type(value) is not str:
-            raise MalformedMessage(f"{where}: not a node id: {value!r:.80}")
+            raise MalformedMessage(f"{where}: not a node id: {shown(value)}")
         return node_id_bytes(parse_node_id(value))
 
     def from_wire(value: object) -> object:
         if type(value) is not bytes:
-            raise MalformedMessage(f"{where}: not the bytes of a node id: {value!r:.80}")
+            raise MalformedMessage(f"{where}: not the bytes of a node id: {shown(value)}")
         return node_id_from_bytes(value)
 
     return Coder(to_wire, from_wire, "bin, 20 bytes (node id)")
@@ -204,12 +205,12 @@ def _node(where: str) -> Coder:
 def _cluster(where: str) -> Coder:
     def to_wire(value: object) -> object:
         if type(value) is not str:
-            raise MalformedMessage(f"{where}: not a cluster id: {value!r:.80}")
+            raise MalformedMessage(f"{where}: not a cluster id: {shown(value)}")
         return bytes.fromhex(parse_cluster_id(value))
 
     def from_wire(value: object) -> object:
         if type(value) is not bytes or len(value) != CLUSTER_ID_BYTES:
-            raise MalformedMessage(f"{where}: not the bytes of a cluster id: {value!r:.80}")
+            raise MalformedMessage(f"{where}: not the bytes of a cluster id: {shown(value)}")
         return ClusterId(value.hex())
 
     return Coder(to_wire, from_wire, f"bin, {CLUSTER_ID_BYTES} bytes (cluster id)")
@@ -220,12 +221,12 @@ def _enum(where: str, cls: type[IntEnum]) -> Coder:
 
     def to_wire(value: object) -> object:
         if not isinstance(value, cls):
-            raise MalformedMessage(f"{where}: not a {cls.__name__}: {value!r:.80}")
+            raise MalformedMessage(f"{where}: not a {cls.__name__}: {shown(value)}")
         return value.value
 
     def from_wire(value: object) -> object:
         if type(value) is not int or value not in members:
-            raise MalformedMessage(f"{where}: no {cls.__name__} has number {value!r:.80}")
+            raise MalformedMessage(f"{where}: no {cls.__name__} has number {shown(value)}")
         return members[value]
 
     return Coder(to_wire, from_wire, f"int, {cls.__name__}")
@@ -282,7 +283,7 @@ def record(cls: type, *, signed: bool) -> Coder:
 
     def to_wire(value: object) -> object:
         if type(value) is not cls:
-            raise MalformedMessage(f"not a {cls.__name__}: {value!r:.80}")
+            raise MalformedMessage(f"not a {cls.__name__}: {shown(value)}")
         values = read(value) if arity > 1 else (read(value),)
         return [encode(part) for encode, part in zip(encoders, values, strict=True)]
 
@@ -358,7 +359,7 @@ def decode(coder: Coder, data: bytes | memoryview, items_max: int = LIST_ITEMS_M
     try:
         raw = msgpack.unpackb(data, max_array_len=items_max, max_map_len=0, max_ext_len=0)
     except (ValueError, TypeError, OverflowError) as error:
-        raise MalformedMessage(f"no msgpack of ours: {error!r:.200}") from error
+        raise MalformedMessage(f"no msgpack of ours: {type(error).__name__} {error!s:.200}") from error
     value = coder.from_wire(raw)
     if msgpack.packb(raw) != data:
         raise MalformedMessage("not the one encoding of its value")

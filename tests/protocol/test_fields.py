@@ -264,3 +264,12 @@ def test_every_coder_says_in_words_what_it_allows():
     assert texts["many"] == "array of at most 1024: Inner"
     assert texts["session"] == "bin, 16 bytes"
     assert texts["colour"] == "int, Colour"
+
+
+@pytest.mark.parametrize("depth", [100, 1000])
+@pytest.mark.parametrize("tail", [b"", b"\x00"], ids=["", "and more"])
+def test_what_is_nested_beyond_the_stack_is_refused_like_anything_else(depth, tail):
+    """The words of the refusal are bounded too: repr() of such a value exhausts the stack."""
+    wire = b"\x91" + b"\x91" * depth + b"\x01" + tail
+    with pytest.raises(MalformedMessage):
+        decode(record(Inner, signed=True), wire)
