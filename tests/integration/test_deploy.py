@@ -14,6 +14,7 @@ from typing import Final
 import aiomqtt
 import pytest
 
+from shoal_agent.config import load_config, load_operator_config
 from shoal_protocol.ids import ClusterId, DeploymentId, NodeId
 from shoal_protocol.topics import (
     CommandTopic,
@@ -26,10 +27,11 @@ from shoal_protocol.topics import (
     agent_filters,
     build,
 )
-from tests.support.broker import DEPLOY, Authority, Broker, needs_mosquitto, running
+from tests.support.broker import DEPLOY, Broker, needs_mosquitto, running
+from tests.support.fleet import Fleet, command, configure, found
 from tests.support.house import ROOT
 
-ANNA, BERT, OPERATOR = NodeId("a" * 32), NodeId("b" * 32), NodeId("o" * 32)
+ANNA, BERT = NodeId("a" * 32), NodeId("b" * 32)
 CLUSTER: Final = ClusterId("0" * 32)
 LLM: Final = DeploymentId("llm")
 TREE: Final = f"shoal/1/{CLUSTER}"
@@ -42,23 +44,23 @@ SCRIPT_S_MAX: Final = 60
 
 
 @pytest.fixture(scope="module")
-def authority(tmp_path_factory) -> Authority:
-    authority = Authority.make(tmp_path_factory.mktemp("authority"))
-    authority.server("127.0.0.1", "localhost")
-    for name in (ANNA, BERT, OPERATOR):
-        authority.client(name)
-    return authority
+def fleet(tmp_path_factory) -> Fleet:
+    """An operator and the broker certificates of two nodes; the nodes themselves are not needed here."""
+    fleet = found(tmp_path_factory.mktemp("fleet"), machines=0)
+    for node in (ANNA, BERT):
+        command("roster", "client-cert", fleet.cluster, node)
+    return fleet
 
 
 @pytest.fixture
-async def broker(tmp_path, authority) -> AsyncIterator[Broker]:
-    async with running(tmp_path / "broker", authority, operators=[OPERATOR]) as broker:
+async def broker(tmp_path, fleet) -> AsyncIterator[Broker]:
+    async with running(tmp_path / "broker", fleet.cluster, operators=[fleet.operator]) as broker:
         yield broker
 
 
-def connect(broker: Broker, name: str) -> aiomqtt.Client:
-    folder = broker.authority.folder
-    return broker.client(folder / f"{name}.crt", folder / f"{name}.key")
+def shown(cluster: Path, name: str) -> tuple[Path, Path]:
+    """Certificate and key of ``name``, as the authority in ``cluster`` issued them."""
+    return cluster / f"{name}.crt", cluster / f"{name}.key"
 
 
 def tls(ca: Path, credentials: tuple[Path, Path] | None) -> ssl.SSLContext:
@@ -75,7 +77,7 @@ async def first_answer(broker: Broker, credentials: tuple[Path, Path] | None) ->
     With TLS 1.3 a client learns only now that it is refused: by an alert, or by a reset that overtakes the alert.
     """
     async with asyncio.timeout(DELIVERY_S_MAX):
-        context = tls(broker.authority.ca, credentials)
+        context = tls(broker.cluster / "broker-ca.crt", credentials)
         reader, writer = await asyncio.open_connection("127.0.0.1", broker.port, ssl=context)
         try:
             writer.write(CONNECT)
@@ -103,7 +105,7 @@ async def delivered(broker: Broker, sender: str, *topics: str) -> list[str]:
     One connection keeps the order, so what was not delivered before the last one never will be.
     """
     last = f"{TREE}/n/{sender}/state"
-    async with connect(broker, BERT) as listener, connect(broker, sender) as speaker:
+    async with broker.client(BERT) as listener, broker.client(sender) as speaker:
         await listener.subscribe(f"{TREE}/#", qos=1)
         for topic in (*topics, last):
             await speaker.publish(topic, b"said", qos=1)
@@ -136,13 +138,13 @@ async def test_a_node_says_nothing_in_the_name_of_others(broker, topic):
 
 
 @needs_mosquitto
-async def test_an_operator_announces_plans_and_rosters(broker):
+async def test_an_operator_announces_plans_and_rosters(broker, fleet):
     topics = [build(PlanTopic(CLUSTER, LLM)), build(RosterTopic(CLUSTER))]
-    assert await delivered(broker, OPERATOR, *topics) == topics
+    assert await delivered(broker, fleet.operator, *topics) == topics
 
 
 @needs_mosquitto
-async def test_an_agent_hears_all_it_subscribes_to(broker):
+async def test_an_agent_hears_all_it_subscribes_to(broker, fleet):
     """The ACL grants every filter of an agent; a filter that is refused would be silent, not an error."""
     spoken = {
         ANNA: [
@@ -151,14 +153,14 @@ async def test_an_agent_hears_all_it_subscribes_to(broker):
             HeartbeatTopic(CLUSTER, 0),
             PhaseTopic(CLUSTER, LLM, ANNA),
         ],
-        OPERATOR: [PlanTopic(CLUSTER, LLM)],
+        fleet.operator: [PlanTopic(CLUSTER, LLM)],
     }
     assert len(agent_filters(CLUSTER)) == sum(map(len, spoken.values()))
-    async with connect(broker, BERT) as listener:
+    async with broker.client(BERT) as listener:
         for pattern in agent_filters(CLUSTER):
             await listener.subscribe(pattern, qos=1)
         for speaker, topics in spoken.items():
-            async with connect(broker, speaker) as client:
+            async with broker.client(speaker) as client:
                 for topic in topics:
                     await client.publish(build(topic), b"said", qos=1)
                     assert (await heard_until(listener, build(topic)))[-1] == build(topic)
@@ -167,17 +169,16 @@ async def test_an_agent_hears_all_it_subscribes_to(broker):
 @needs_mosquitto
 async def test_a_record_is_kept_for_who_comes_later(broker):
     topic = f"{TREE}/n/{ANNA}/state"
-    async with connect(broker, ANNA) as speaker:
+    async with broker.client(ANNA) as speaker:
         await speaker.publish(topic, b"kept", qos=1, retain=True)
-    async with connect(broker, BERT) as late:
+    async with broker.client(BERT) as late:
         await late.subscribe(f"{TREE}/n/+/state", qos=1)
         assert await heard_until(late, topic) == [topic]
 
 
 @needs_mosquitto
 async def test_a_certificate_of_ours_is_admitted(broker):
-    folder = broker.authority.folder
-    assert await first_answer(broker, (folder / f"{ANNA}.crt", folder / f"{ANNA}.key")) == CONNACK_ACCEPTED
+    assert await first_answer(broker, shown(broker.cluster, ANNA)) == CONNACK_ACCEPTED
 
 
 @needs_mosquitto
@@ -187,13 +188,14 @@ async def test_no_certificate_no_entry(broker):
 
 @needs_mosquitto
 async def test_a_certificate_of_another_authority_is_refused(broker, tmp_path):
-    stranger = Authority.make(tmp_path / "stranger").client(ANNA)
-    assert await first_answer(broker, stranger) == REFUSED
+    stranger = found(tmp_path / "stranger", machines=0)
+    command("roster", "client-cert", stranger.cluster, ANNA)
+    assert await first_answer(broker, shown(stranger.cluster, ANNA)) == REFUSED
 
 
 @needs_mosquitto
 async def test_a_broker_of_another_authority_is_not_believed(broker, tmp_path):
-    context = tls(Authority.make(tmp_path / "other").ca, None)
+    context = tls(found(tmp_path / "other", machines=0).cluster / "broker-ca.crt", None)
     async with asyncio.timeout(DELIVERY_S_MAX):
         with pytest.raises(ssl.SSLCertVerificationError):
             await asyncio.open_connection("127.0.0.1", broker.port, ssl=context)
@@ -201,11 +203,29 @@ async def test_a_broker_of_another_authority_is_not_believed(broker, tmp_path):
 
 @needs_mosquitto
 async def test_old_tls_is_refused(broker):
-    context = tls(broker.authority.ca, None)
+    context = tls(broker.cluster / "broker-ca.crt", None)
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     async with asyncio.timeout(DELIVERY_S_MAX):
         with pytest.raises((ssl.SSLError, ConnectionError)):
             await asyncio.open_connection("127.0.0.1", broker.port, ssl=context)
+
+
+# --- the fleet of the walk-through -----------------------------------------------------------------------------------
+
+
+def test_the_examples_filled_in_configure_three_separate_machines(tmp_path):
+    """Every file a configuration names is there, private where it must be, and no two machines share one."""
+    fleet = found(tmp_path, machines=3)
+    configure(fleet, ["mqtts://127.0.0.1:8883", "mqtts://localhost:8884"], store=tmp_path / "store")
+    configurations = [load_config(machine.config, environment={}) for machine in fleet.machines]
+    load_operator_config(fleet.operator_config, environment={})
+    for read in (
+        lambda config: config.node.key_file.read_bytes(),
+        lambda config: config.data.key_file.read_bytes(),
+        lambda config: config.brokers[0].key_file.read_bytes(),
+        lambda config: config.node.state_dir,
+    ):
+        assert len({read(config) for config in configurations}) == len(configurations)
 
 
 # --- scripts ----------------------------------------------------------------------------------------------------------
@@ -215,18 +235,6 @@ def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(DEPLOY / name), *arguments], timeout=SCRIPT_S_MAX, capture_output=True, text=True, check=False
     )
-
-
-def test_a_topic_wildcard_is_no_client_name(tmp_path):
-    Authority.make(tmp_path / "ca")
-    assert script("broker-certificates.sh", "client", str(tmp_path / "ca"), "#").returncode == 1
-
-
-def test_an_authority_is_never_overwritten(tmp_path):
-    authority = Authority.make(tmp_path / "ca")
-    before = authority.ca.read_bytes()
-    assert script("broker-certificates.sh", "ca", str(authority.folder)).returncode == 1
-    assert authority.ca.read_bytes() == before
 
 
 @pytest.fixture

@@ -1,11 +1,10 @@
-"""A real mosquitto, started from the template in deploy/ with certificates from the script in deploy/."""
+"""A real mosquitto, started from the template in deploy/ with the certificates of a cluster."""
 
 import asyncio
 import contextlib
 import getpass
 import shutil
 import socket
-import subprocess
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +19,8 @@ DEPLOY: Final = ROOT / "deploy"
 MOSQUITTO: Final = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
 START_S_MAX: Final = 20.0
 CONNECT_S_MAX: Final = 10.0
-SCRIPT_S_MAX: Final = 60
 
-needs_mosquitto: Final = pytest.mark.skipif(
-    MOSQUITTO is None or shutil.which("openssl") is None, reason="needs mosquitto and openssl"
-)
+needs_mosquitto: Final = pytest.mark.skipif(MOSQUITTO is None, reason="needs mosquitto")
 
 
 def free_port() -> int:
@@ -35,70 +31,36 @@ def free_port() -> int:
 
 
 @dataclass(frozen=True)
-class Authority:
-    """A folder of certificates, as deploy/broker-certificates.sh lays it out."""
-
-    folder: Path
-
-    @classmethod
-    def make(cls, folder: Path) -> "Authority":
-        authority = cls(folder)
-        authority._script("ca")
-        return authority
-
-    @property
-    def ca(self) -> Path:
-        return self.folder / "ca.crt"
-
-    def server(self, *hosts: str) -> None:
-        """A certificate for a broker; the files carry the first host's name."""
-        self._script("server", *hosts)
-
-    def client(self, node: str) -> tuple[Path, Path]:
-        """Certificate and key for a node or an operator."""
-        self._script("client", node)
-        return self.folder / f"{node}.crt", self.folder / f"{node}.key"
-
-    def _script(self, verb: str, *arguments: str) -> None:
-        subprocess.run(
-            [str(DEPLOY / "broker-certificates.sh"), verb, str(self.folder), *arguments],
-            timeout=SCRIPT_S_MAX,
-            check=True,
-            capture_output=True,
-        )
-
-
-@dataclass(frozen=True)
 class Broker:
-    """A running broker and the authority whose clients it admits."""
+    """A running broker and the operator's folder with the authority whose clients it admits."""
 
     port: int
-    authority: Authority
+    cluster: Path
 
     @property
     def url(self) -> str:
         return f"mqtts://127.0.0.1:{self.port}"
 
-    def client(self, certificate: Path | None, key: Path | None, ca: Path | None = None) -> aiomqtt.Client:
-        """A client that is not connected yet."""
+    def client(self, name: str) -> aiomqtt.Client:
+        """A client that is not connected yet and shows the certificate of ``name``."""
         return aiomqtt.Client(
             "127.0.0.1",
             self.port,
             timeout=CONNECT_S_MAX,
             protocol=aiomqtt.ProtocolVersion.V5,
             tls_params=aiomqtt.TLSParameters(
-                ca_certs=str(ca or self.authority.ca),
-                certfile=str(certificate) if certificate else None,
-                keyfile=str(key) if key else None,
+                ca_certs=str(self.cluster / "broker-ca.crt"),
+                certfile=str(self.cluster / f"{name}.crt"),
+                keyfile=str(self.cluster / f"{name}.key"),
             ),
         )
 
 
-def render(folder: Path, authority: Authority, port: int, operators: Sequence[str]) -> Path:
+def render(folder: Path, cluster: Path, port: int, operators: Sequence[str]) -> Path:
     """The template and the ACL as an operator would fill them in; returns the configuration's path."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name, source in (("ca.crt", "ca.crt"), ("server.crt", "127.0.0.1.crt"), ("server.key", "127.0.0.1.key")):
-        shutil.copy(authority.folder / source, folder / name)
+    for name, source in (("ca.crt", "broker-ca.crt"), ("server.crt", "127.0.0.1.crt"), ("server.key", "127.0.0.1.key")):
+        shutil.copy(cluster / source, folder / name)
     acl = (DEPLOY / "mosquitto.acl").read_text()
     for operator in operators:
         acl += f"user {operator}\ntopic write shoal/1/+/d/+/cert\ntopic write shoal/1/+/roster\n"
@@ -115,18 +77,18 @@ def render(folder: Path, authority: Authority, port: int, operators: Sequence[st
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, authority: Authority, operators: Sequence[str] = ()) -> AsyncIterator[Broker]:
-    """A broker for the time of the block. The authority must hold a server certificate for 127.0.0.1."""
+async def running(folder: Path, cluster: Path, operators: Sequence[str] = ()) -> AsyncIterator[Broker]:
+    """A broker for the time of the block; ``cluster`` holds its certificate for 127.0.0.1 (see ``fleet.found``)."""
     assert MOSQUITTO is not None, "guarded by needs_mosquitto"
     port = free_port()
-    configuration = render(folder, authority, port, operators)
+    configuration = render(folder, cluster, port, operators)
     with (folder / "mosquitto.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
             MOSQUITTO, "-c", str(configuration), cwd=folder, stdout=log, stderr=log
         )
     try:
         await _listening(process, port)
-        yield Broker(port, authority)
+        yield Broker(port, cluster)
     finally:
         if process.returncode is None:
             process.terminate()
