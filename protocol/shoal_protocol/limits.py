@@ -27,6 +27,8 @@ INTEGER_MAX: Final = 2**63 - 1
 """Any integer field: what every language's signed 64-bit integer holds."""
 TEXT_BYTES_MAX: Final = 1024
 """Any single text field: a URL, a reason, a version."""
+REASON_CHARS_MAX: Final = 200
+"""What we say of a failure, whose words may be anybody's: one line; four bytes a character stay in TEXT_BYTES_MAX."""
 LIST_ITEMS_MAX: Final = 1024
 """Any list in a message."""
 PLAN_BYTES_MAX: Final = 64 * 1024

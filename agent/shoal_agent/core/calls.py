@@ -2,11 +2,9 @@
 
 A conductor asks for a call on a node; if that is this node it becomes a ``CallService`` effect, otherwise a
 ``ServiceCall`` frame whose ``ServiceResult`` is turned back into ServiceReturned or ServiceFailed. Calls that peers
-make of this node are kept apart, bounded, and answered to the peer. A lost link fails every call that was on it, so
-nobody waits for an answer that cannot come.
+make of this node are kept apart, bounded, and answered to the peer. A lost link gives up every call that was on it,
+so nobody waits for an answer that cannot come.
 """
-
-from typing import Final
 
 from shoal_agent.core.effects import CallService
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
@@ -14,10 +12,7 @@ from shoal_agent.core.facts import CallId
 from shoal_agent.core.outbox import Outbox, Payload
 from shoal_protocol.headers import ServiceCall, ServiceResult
 from shoal_protocol.ids import NodeId
-from shoal_protocol.limits import SERVICE_CALLS_MAX
-
-REASON_CHARS_MAX: Final = 200
-"""A reason is one line for a person; four bytes a character keep it within TEXT_BYTES_MAX."""
+from shoal_protocol.limits import REASON_CHARS_MAX, SERVICE_CALLS_MAX
 
 Answer = ServiceReturned | ServiceFailed
 
@@ -66,25 +61,24 @@ class Calls:
         request = payload if isinstance(payload, bytes) else b""
         out.add(CallService(call, header.service, header.method, request, None))
 
-    def answered(self, event: Answer, out: Outbox) -> bool:
-        """Pass the answer to a peer's call on; False if this call was our own."""
+    def answered(self, event: Answer, out: Outbox) -> None:
+        """Pass the answer to a peer's call on; what nobody waits for any more is dropped."""
         asked = self._served.pop(event.call, None)
         if asked is None:
-            return False
+            return
         peer, theirs = asked
         if isinstance(event, ServiceFailed):
             out.send(peer, ServiceResult(theirs, event.reason[:REASON_CHARS_MAX] or "refused"))
         else:
             out.send(peer, ServiceResult(theirs, ""), event.result)
-        return True
 
-    def peer_lost(self, peer: NodeId) -> list[ServiceFailed]:
-        """The calls that ``peer`` will not answer any more, as events; its own calls are forgotten."""
+    def peer_lost(self, peer: NodeId) -> list[CallId]:
+        """The calls that ``peer`` will not answer any more; its own calls are forgotten."""
         self._served = {call: asked for call, asked in self._served.items() if asked[0] != peer}
         lost = [call for call, where in self._abroad.items() if where == peer]
         for call in lost:
             del self._abroad[call]
-        return [ServiceFailed(call, f"the link to {peer} broke") for call in lost]
+        return lost
 
     def forget(self, call: CallId) -> None:
         """Nobody waits for ``call`` any more; its answer, if it still comes, will be dropped."""

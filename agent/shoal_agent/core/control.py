@@ -27,6 +27,7 @@ from shoal_agent.core.timers import Routine, Timers
 from shoal_protocol.codec import decode_plan
 from shoal_protocol.envelope import Envelope, seal
 from shoal_protocol.ids import ClusterId, Digest, Incarnation, Instant, NodeId, Sequence, digest_of
+from shoal_protocol.limits import REASON_CHARS_MAX, TTL_MS_MAX
 from shoal_protocol.messages import (
     ControlMessage,
     DeploymentPhase,
@@ -54,6 +55,8 @@ RECORD_SPACING_S: Final = 0.5
 """At most two records a second, however fast things change."""
 TTL_MS: Final = 300_000
 """Age at which a broadcast is refused: far above any delay, and above the clock skew we tolerate."""
+EARLY_REPORTS_MAX: Final = 1024
+"""Reports kept for plans not heard yet: retained messages come in any order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +100,7 @@ class Control:
         self._sampled_at = Instant(0.0)
         self._sequence = 0
         self._beat = 0
-        self._early: dict[tuple[str, int, NodeId], PhaseReported] = {}
+        self._early: dict[tuple[str, int, NodeId], tuple[Digest, HostReport]] = {}
 
     # --- saying ---------------------------------------------------------------------------------------------------
 
@@ -111,7 +114,7 @@ class Control:
         assert self._sampled is not None, "the shell samples before anything else"
         return self._sampled.wall_ms + int((now - self._sampled_at) * 1000)
 
-    def _seal(self, message: ControlMessage, now: Instant) -> bytes:
+    def _seal(self, message: ControlMessage, now: Instant, ttl_ms: int = TTL_MS) -> bytes:
         self._sequence += 1
         who = self._identity
         return seal(
@@ -120,7 +123,7 @@ class Control:
             who.node,
             who.incarnation,
             Sequence(self._sequence),
-            TTL_MS,
+            ttl_ms,
             self.wall_ms(now),
             message,
         )
@@ -130,9 +133,9 @@ class Control:
         out.add(Broadcast(topic, self._seal(message, now), retain, retain, TTL_MS // 1000))
 
     def will(self, broker: str, connection: int, now: Instant) -> tuple[str, bytes]:
-        """Topic and wire of the last will for one connection to one broker."""
+        """Topic and wire of the last will for one connection to one broker; it may lie there for years."""
         message = LinkDeath(connection, broker)
-        return topic_for(self._config.cluster, self._identity.node, message), self._seal(message, now)
+        return topic_for(self._config.cluster, self._identity.node, message), self._seal(message, now, TTL_MS_MAX)
 
     def beat(self, now: Instant, out: Outbox) -> None:
         """Say: I am here."""
@@ -207,7 +210,7 @@ class Control:
             case LinkDeath():
                 out.note("info", "a link broke", node=envelope.sender, broker=message.broker)
             case PhaseReported():
-                self._phase(envelope.sender, message, now, out)
+                self._phase(envelope, message, now, out)
             case PlanAnnounced():
                 self._plan(decode_plan(message.plan), digest_of(message.plan), wire, now, out)
 
@@ -229,9 +232,8 @@ class Control:
                 self._story.tell(now, subject, f"refused: plan {known.digest.hex()[:16]} holds this epoch already")
             return
         faults = faults_of(plan, self._identity.roster)
-        if plan.epoch != 0:
-            faults.append("only a genesis plan may come from an operator")
         if faults:
+            self.rejected["invalid-plan"] += 1
             out.count("plans_rejected", "invalid")
             out.note("warning", "plan refused", plan=subject, why="; ".join(faults))
             self._story.tell(now, subject, f"refused: {'; '.join(faults)}")
@@ -242,9 +244,9 @@ class Control:
         if wire:
             out.add(Persist(f"plan.{plan.deployment}", wire))
         for stage in plan.stages:
-            early = self._early.pop((plan.deployment, plan.epoch, stage.node), None)
-            if early is not None and early.plan == digest:
-                tenure.reports[stage.node] = HostReport(early.phase, early.detail)
+            about, early = self._early.pop((plan.deployment, plan.epoch, stage.node), (None, None))
+            if early is not None and about == digest:
+                tenure.hear(stage.node, early)
         if stage_of(plan, self._identity.node) is not None:
             self._load(tenure, now, out)
 
@@ -254,7 +256,7 @@ class Control:
         here = self._identity.node
         faults = faults_for_host(tenure.plan, here, self.models, self._sampled.capacity.memory_bytes)
         tenure.mine = DeploymentPhase.FAILED if faults else DeploymentPhase.LOADING
-        tenure.detail = "; ".join(faults)[:DETAIL_CHARS_MAX]
+        tenure.detail = "; ".join(faults)[:REASON_CHARS_MAX]
         if not faults:
             stage = stage_of(tenure.plan, here)
             assert stage is not None
@@ -272,7 +274,8 @@ class Control:
         self._story.tell(
             now, f"{plan.deployment}/{plan.epoch}", f"this node: {tenure.mine.name} {tenure.detail}".strip()
         )
-        tenure.reports[self._identity.node] = HostReport(tenure.mine, tenure.detail)
+        report = HostReport(tenure.mine, tenure.detail, self._identity.incarnation, Sequence(self._sequence))
+        tenure.reports[self._identity.node] = report
         self._report(tenure, now, out)
         self.changed(now)
         self._activate(tenure, now, out)
@@ -282,17 +285,19 @@ class Control:
             tenure.advance(DeploymentPhase.ACTIVE)
             self._announce(tenure, now, out)
 
-    def _phase(self, node: NodeId, message: PhaseReported, now: Instant, out: Outbox) -> None:
+    def _phase(self, envelope: Envelope, message: PhaseReported, now: Instant, out: Outbox) -> None:
+        node = envelope.sender
+        report = HostReport(message.phase, message.detail, envelope.incarnation, envelope.sequence)
         tenure = self.tenures.get(message.deployment, message.epoch)
         if tenure is None:
             if len(self._early) < EARLY_REPORTS_MAX:
-                self._early[(message.deployment, message.epoch, node)] = message
+                self._early[(message.deployment, message.epoch, node)] = message.plan, report
             return
         if message.plan != tenure.digest or stage_of(tenure.plan, node) is None:
             self.rejected["phase"] += 1
             out.count("messages_rejected", "phase")
             return
-        tenure.reports[node] = HostReport(message.phase, message.detail)
+        tenure.hear(node, report)
         self._activate(tenure, now, out)
 
     def model_available(self, facts: ModelFacts, now: Instant, out: Outbox) -> None:
@@ -311,11 +316,5 @@ class Control:
         if isinstance(event, BlocksLoaded):
             tenure.advance(DeploymentPhase.READY)
         else:
-            tenure.advance(DeploymentPhase.FAILED, event.reason[:DETAIL_CHARS_MAX])
+            tenure.advance(DeploymentPhase.FAILED, event.reason[:REASON_CHARS_MAX])
         self._announce(tenure, now, out)
-
-
-DETAIL_CHARS_MAX: Final = 200
-"""A reason is one line for a person; four bytes a character keep it within TEXT_BYTES_MAX."""
-EARLY_REPORTS_MAX: Final = 1024
-"""Reports kept for plans not heard yet: retained messages come in any order."""

@@ -35,7 +35,7 @@ from shoal_protocol.headers import (
     Token,
 )
 from shoal_protocol.ids import Digest, Instant, NodeId
-from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, STAGE_QUEUE_MAX
+from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, REASON_CHARS_MAX, REQUEST_DEADLINE_S_MAX, STAGE_QUEUE_MAX
 from shoal_protocol.messages import DeploymentPhase, Plan
 from shoal_protocol.tensors import Dtype
 
@@ -118,7 +118,7 @@ class Host:
         span = span_of(tenure.plan, header.stage)
         last = header.stage == len(tenure.plan.stages) - 1
         sampler = services.service_name(services.ServiceKind.SAMPLER, tenure.plan.model) if last else None
-        deadline = Instant(now + header.deadline_ms / 1000)
+        deadline = Instant(now + min(header.deadline_ms / 1000, REQUEST_DEADLINE_S_MAX))
         hosted = Hosted(header, peer, tenure.plan, span, sampler, deadline)
         self._sessions[hosted.key] = hosted
         self._budget.reserve(hosted.key, self._kv_bytes(header, span))
@@ -181,7 +181,8 @@ class Host:
             self._refuse(hosted, RefusalCode.DEADLINE, "the deadline has passed", out)
 
     def _refuse(self, hosted: Hosted, code: RefusalCode, detail: str, out: Outbox) -> None:
-        out.send(hosted.ingress, SessionRefused(hosted.opening.session, hosted.opening.stage, code, detail))
+        opening = hosted.opening
+        out.send(hosted.ingress, SessionRefused(opening.session, opening.stage, code, detail[:REASON_CHARS_MAX]))
         out.count("sessions_refused", code.name)
         self._drop(hosted, out)
 
@@ -208,14 +209,13 @@ class Host:
     def activate(self, peer: NodeId, header: Activation, payload: Payload, now: Instant, out: Outbox) -> None:
         """Input for a stage has come."""
         hosted = self._sessions.get((header.session, header.stage))
-        if hosted is None or hosted.source() != peer:
+        if hosted is None:
             self._release(payload, out)
-            if hosted is None and (header.session, header.stage) not in self._owed:
-                code = RefusalCode.UNKNOWN_SESSION
-                if self._tenures.get(header.deployment, header.epoch) is None:
-                    code = RefusalCode.STALE_EPOCH
-                out.count("activations_refused", code.name)
-                out.send(peer, SessionRefused(header.session, header.stage, code, "no such session here"))
+            self._unknown(peer, header, out)
+            return
+        if hosted.source() != peer:
+            self._release(payload, out)
+            out.count("activations_refused", "WRONG_SENDER")
             return
         fault = self._activation_fault(hosted, header, payload, now)
         if fault is not None:
@@ -229,6 +229,16 @@ class Host:
             self._run(hosted, work, out)
         else:
             hosted.waiting.append(work)
+
+    def _unknown(self, peer: NodeId, header: Activation, out: Outbox) -> None:
+        """Nobody opened that session here, or it is over; of one that just closed the sender will hear anyway."""
+        if (header.session, header.stage) in self._owed:
+            return
+        code = RefusalCode.UNKNOWN_SESSION
+        if self._tenures.get(header.deployment, header.epoch) is None:
+            code = RefusalCode.STALE_EPOCH
+        out.count("activations_refused", code.name)
+        out.send(peer, SessionRefused(header.session, header.stage, code, "no such session here"))
 
     @staticmethod
     def _activation_fault(
@@ -244,6 +254,8 @@ class Host:
             return RefusalCode.OUT_OF_ORDER, f"position {header.position} came, {hosted.position} was next"
         if not 0 < header.token_count <= PREFILL_CHUNK_TOKENS or payload is None:
             return RefusalCode.OUT_OF_ORDER, f"{header.token_count} tokens in one frame"
+        if header.shape[:2] != (1, header.token_count):
+            return RefusalCode.OUT_OF_ORDER, f"{header.token_count} tokens in a tensor of shape {header.shape}"
         if header.position + header.token_count > opening.tokens_max:
             return RefusalCode.KV_FULL, f"the session was opened for {opening.tokens_max} tokens"
         if len(hosted.waiting) >= STAGE_QUEUE_MAX:

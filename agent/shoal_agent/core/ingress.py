@@ -20,6 +20,7 @@ from shoal_agent.core.dispatch import place
 from shoal_agent.core.effects import Accept, CloseService, Emit, Finish, Reject
 from shoal_agent.core.events import CancelRequested, RequestArrived, ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import (
+    CallId,
     ChatPrompt,
     FinishReason,
     Piece,
@@ -46,11 +47,14 @@ from shoal_protocol.headers import (
     Token,
 )
 from shoal_protocol.ids import Instant, NodeId, SessionId
-from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, REQUESTS_MAX
+from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, REQUESTS_MAX, STAGE_QUEUE_MAX
 from shoal_protocol.tensors import Dtype
 
 RETRY_AFTER_S: Final = 1.0
 """What a refused client is told: about one short answer's time. Sized by measured load once there is a controller."""
+
+PROMPT_TOKENS_MAX: Final = PREFILL_CHUNK_TOKENS * STAGE_QUEUE_MAX
+"""The whole prompt is sent at once; the first stage keeps this much waiting while its first chunk runs."""
 
 _REJECT_OF: Final[dict[RefusalCode, RejectCode]] = {
     RefusalCode.KV_FULL: RejectCode.OVERLOADED,
@@ -83,6 +87,7 @@ class Ingress:
     def arrived(self, event: RequestArrived, now: Instant, out: Outbox) -> None:
         """A client wants a generation: begin it, or say at once why not."""
         request = event.request
+        assert request.tokens_max is None or request.tokens_max > 0, "the API asks for at least one token"
         if not self._tenures.known(request.deployment):
             self._reject(request.session, RejectCode.UNKNOWN_MODEL, f"no model {request.deployment!r} here", out)
             return
@@ -161,6 +166,7 @@ class Ingress:
             self._show(entry, services.unpack(services.PushAnswer, event.result), now, out)
         else:
             tail = services.unpack(services.FlushAnswer, event.result).text
+            entry.detokenizer = None  # which has forgotten the session with this answer
             reason = FinishReason.LENGTH if entry.full() else FinishReason.STOP
             self._finish(entry, reason, tail, "", out)
 
@@ -175,6 +181,10 @@ class Ingress:
         if len(tokens) + (wanted or 1) > context:
             asked = f"{len(tokens)} prompt tokens + {wanted or 1} to generate"
             self._end(entry, RejectCode.CONTEXT_EXCEEDED, f"{asked} exceed the context of {context} tokens", out)
+            return
+        if len(tokens) > PROMPT_TOKENS_MAX:
+            detail = f"{len(tokens)} prompt tokens, at most {PROMPT_TOKENS_MAX}"
+            self._end(entry, RejectCode.CONTEXT_EXCEEDED, detail, out)
             return
         entry.tokens = list(tokens)
         entry.prompt_tokens = len(tokens)
@@ -243,10 +253,11 @@ class Ingress:
         """The next token was drawn: ask for the one after it, then show this one."""
         entry = self._ledger.get(header.session)
         expected = entry is not None and entry.step is Step.STREAMING and not entry.ending
-        if entry is None or not expected or header.position != len(entry.tokens) or header.epoch != entry.plan.epoch:
+        if entry is None or not expected or header.position != len(entry.tokens):
             out.count("frames_dropped", "token")
             return
-        if not self._speaks_for(peer, entry, len(entry.plan.stages) - 1):
+        epoch = (entry.plan.deployment, entry.plan.epoch)
+        if (header.deployment, header.epoch) != epoch or not self._speaks_for(peer, entry, len(entry.plan.stages) - 1):
             out.count("frames_dropped", "token")
             return
         if header.end:
@@ -304,17 +315,23 @@ class Ingress:
     def refused(self, peer: NodeId, header: SessionRefused, out: Outbox) -> None:
         """A stage will not serve, or not go on with, a session."""
         entry = self._ledger.get(header.session)
-        if entry is None or not any(stage.node == peer for stage in entry.plan.stages):
+        if entry is None or entry.ending or not self._speaks_for(peer, entry, header.stage):
             out.count("frames_dropped", "session_refused")
             return
         code = _REJECT_OF.get(header.code, RejectCode.STAGE_LOST)
         self._end(entry, code, f"stage {header.stage}: {header.detail}", out)
 
-    def peer_lost(self, peer: NodeId, out: Outbox) -> None:
-        """Requests whose plan includes ``peer`` cannot go on."""
+    def peer_lost(self, peer: NodeId, calls: Sequence[CallId], out: Outbox) -> None:
+        """Requests that wait for one of ``calls`` at ``peer``, or whose plan still needs it, cannot go on."""
         for entry in self._ledger.entries():
-            if any(stage.node == peer for stage in entry.plan.stages):
+            needed = not entry.ending and any(stage.node == peer for stage in entry.plan.stages)
+            if needed or entry.call in calls:
                 self._end(entry, RejectCode.STAGE_LOST, f"the link to {peer} broke", out)
+
+    def stop(self, out: Outbox) -> None:
+        """The node ends: nobody is left without an ending."""
+        for entry in self._ledger.entries():
+            self._end(entry, RejectCode.NOT_READY, "this node is stopping", out)
 
     def _end(self, entry: Entry, code: RejectCode, detail: str, out: Outbox) -> None:
         """End early: as a rejection while nothing was promised, as a failed stream afterwards."""

@@ -11,7 +11,6 @@ share its tables: ``control`` speaks with the cluster, ``ingress`` serves this n
 stages this node holds; everything below them only calculates.
 """
 
-from collections import Counter
 from random import Random
 from typing import assert_never
 
@@ -84,7 +83,6 @@ class Node:
         self._host = Host(identity.node, tenures, self._control.models, config.kv_bytes_max, self._timers)
         self._ingress = Ingress(identity.node, tenures, self._control.membership, self._calls, self._timers)
         self._brokers: dict[str, bool] = {}
-        self._rejected: Counter[str] = Counter()
         self._control.begin(now)
 
     def handle(self, event: Event, now: Instant) -> list[Effect]:
@@ -112,7 +110,9 @@ class Node:
 
     def snapshot(self, now: Instant) -> NodeView:
         """What this node believes at ``now``."""
-        return view_of(self._identity, self._control, self._host, self._ingress, self._brokers, self._rejected, now)
+        return view_of(
+            self._identity, self._control, self._host, self._ingress, self._brokers, self._control.rejected, now
+        )
 
     def story(self) -> Story:
         """Why things came to be as they are."""
@@ -139,7 +139,7 @@ class Node:
             case CancelRequested():
                 self._ingress.cancel(event, out)
             case PeerLost():
-                self._peer_lost(event.peer, now, out)
+                self._peer_lost(event.peer, out)
             case PeerConnected():
                 out.count("links_opened", "data")
             case PeerMisbehaved():
@@ -168,6 +168,7 @@ class Node:
             case BlocksLoaded() | BlocksFailed():
                 self._control.loaded(event, now, out)
             case StopRequested():
+                self._ingress.stop(out)
                 self._control.phase = NodePhase.DISCONNECTED
                 self._publish(now, out)
                 out.add(Stop())
@@ -218,7 +219,7 @@ class Node:
         except DuplicateEnvelope:
             out.count("messages_duplicate", event.broker)
         except RemoteProtocolError as fault:
-            self._rejected[fault.reason] += 1
+            self._control.rejected[fault.reason] += 1
             out.count("messages_rejected", fault.reason)
             out.note("warning", "message rejected", why=fault.reason, detail=str(fault), topic=event.topic[:200])
 
@@ -254,14 +255,12 @@ class Node:
                 self._control.phase = NodePhase.READY
             self._publish(now, out)
 
-    def _peer_lost(self, peer: NodeId, now: Instant, out: Outbox) -> None:
+    def _peer_lost(self, peer: NodeId, out: Outbox) -> None:
         out.count("links_lost", "data")
-        for failed in self._calls.peer_lost(peer):
-            self._answered(failed, now, out)
         self._host.peer_lost(peer, out)
-        self._ingress.peer_lost(peer, out)
+        self._ingress.peer_lost(peer, self._calls.peer_lost(peer), out)
 
     def _misbehaved(self, event: PeerMisbehaved, out: Outbox) -> None:
-        self._rejected[event.reason] += 1
+        self._control.rejected[event.reason] += 1
         out.count("peers_misbehaved", event.reason)
         out.note("warning", "peer misbehaved", peer=event.peer or "unknown", why=event.reason)

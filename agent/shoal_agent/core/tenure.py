@@ -9,7 +9,7 @@ and the epoch pauses instead of answering wrongly.
 from dataclasses import dataclass, field
 from typing import Final
 
-from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId
+from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, NodeId, Sequence
 from shoal_protocol.messages import DeploymentPhase, Plan
 
 TRANSITIONS: Final[dict[DeploymentPhase, tuple[DeploymentPhase, ...]]] = {
@@ -26,10 +26,12 @@ _SERVING = (DeploymentPhase.READY, DeploymentPhase.ACTIVE)
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """What one host last said about one epoch."""
+    """What one host said about one epoch, and when in its own order of words."""
 
     phase: DeploymentPhase
     detail: str
+    incarnation: Incarnation
+    sequence: Sequence
 
 
 @dataclass(slots=True)
@@ -48,6 +50,12 @@ class Tenure:
         assert phase in TRANSITIONS[self.mine], f"no way from {self.mine.name} to {phase.name}"
         self.mine = phase
         self.detail = detail
+
+    def hear(self, node: NodeId, report: HostReport) -> None:
+        """Take in what ``node`` said; an older word that another broker delivers late changes nothing."""
+        known = self.reports.get(node)
+        if known is None or (report.incarnation, report.sequence) > (known.incarnation, known.sequence):
+            self.reports[node] = report
 
     def serving(self) -> bool:
         """Whether every host is READY or ACTIVE."""

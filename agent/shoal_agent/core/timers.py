@@ -2,15 +2,22 @@
 
 Handing every timer to the shell would make the shell's scheduling part of the protocol; instead the shell is told
 one instant, ``deadline()``, and answers with one ``TimePassed`` (aioquic's shape). Re-arming a name replaces its
-alarm, so a stale heap entry is recognised by its ticket and skipped. Ties break by the order of arming, never by
+alarm, so a stale heap entry is recognised by its ticket and skipped, or swept out once stale ones outnumber the
+living: most deadlines are cleared long before they would ring. Ties break by the order of arming, never by
 name, so a replay wakes in the same order.
 """
 
 import heapq
 from dataclasses import dataclass
 from enum import Enum
+from typing import Final
 
 from shoal_protocol.ids import Instant, SessionId
+
+STALE_PER_LIVE_MAX: Final = 2
+"""Heap entries per alarm that is set: a sweep then removes at least half, so its cost per alarm is constant."""
+HEAP_ENTRIES_MIN: Final = 64
+"""Below this nobody counts."""
 
 
 class Routine(Enum):
@@ -52,6 +59,9 @@ class Timers:
         self._tickets += 1
         self._live[name] = self._tickets
         heapq.heappush(self._heap, (at, self._tickets, name))
+        if len(self._heap) > STALE_PER_LIVE_MAX * len(self._live) + HEAP_ENTRIES_MIN:
+            self._heap = [entry for entry in self._heap if self._is_live(entry)]
+            heapq.heapify(self._heap)
 
     def clear(self, name: Alarm) -> None:
         """Forget ``name``; nothing happens if it is not set."""
@@ -75,5 +85,8 @@ class Timers:
         return name in self._live
 
     def _drop_stale(self) -> None:
-        while self._heap and self._live.get(self._heap[0][2]) != self._heap[0][1]:
+        while self._heap and not self._is_live(self._heap[0]):
             heapq.heappop(self._heap)
+
+    def _is_live(self, entry: tuple[Instant, int, Alarm]) -> bool:
+        return self._live.get(entry[2]) == entry[1]
