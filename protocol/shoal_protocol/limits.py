@@ -45,6 +45,28 @@ ROSTER_BYTES_MAX: Final = 16 * 1024 * 1024
 """A signed roster: 16,384 members of 600 bytes (key, roles, zone, certificate) are 10 MB."""
 ROOT_KEYS_MAX: Final = 32
 """Root keys, and signatures on a roster: more people than ever sign together."""
+BROADCASTS_WAITING_MAX: Final = 256
+"""Messages waiting for one broker: retained topics of a node are a handful, and older heartbeats are worth nothing."""
+MQTT_PACKET_BYTES_MAX: Final = 1024 * 1024
+"""What we let a broker send in one packet: its own limit in our template, four envelopes."""
+MQTT_IN_FLIGHT_MAX: Final = 64
+"""Unacknowledged QoS 1 messages in either direction, as in the broker template."""
+MQTT_SESSION_S: Final = 120
+"""A broker keeps our session over a reboot of a switch, not over a day off."""
+MQTT_KEEPALIVE_S: Final = 5
+"""A broker tells others of our death after 1.5 times this."""
+BROKER_ANSWER_S_MAX: Final = 5.0
+"""One connection step or one publication; on a healthy link it takes milliseconds."""
+BROKER_PROBE_S: Final = 2.0
+"""How often a link is asked for a sign of life; unanswered for as long again, it is down. Two heartbeats."""
+BROKER_RETRY_S_MIN: Final = 0.5
+"""The first attempt to connect again comes within this time, at random."""
+BROKER_RETRY_S_MAX: Final = 30.0
+"""Later attempts come within this, at random, so that a broker that restarts is not met by everybody at once."""
+BROKER_REFUSED_S: Final = 60.0
+"""A broker that does not accept our name or certificate will not change its mind soon."""
+BROKER_STABLE_S: Final = 30.0
+"""A link that lasted so long was a good one: the next attempts begin quickly again."""
 
 # --- data plane -------------------------------------------------------------------------------------------------
 HEADER_BYTES_MAX: Final = 16 * 1024
