@@ -31,7 +31,8 @@ DEFINITIONS: Final = {
 def expected_test(path: Path) -> str:
     """Where the test module of ``path`` stands: sub-packages become part of the name."""
     home = next(folder for folder in ROOMS if path.is_relative_to(folder))
-    return f"tests/{ROOMS[home]}/test_{'_'.join(path.relative_to(home).with_suffix('').parts)}.py"
+    parts = [part.strip("_") for part in path.relative_to(home).with_suffix("").parts]
+    return f"tests/{ROOMS[home]}/test_{'_'.join(parts)}.py"
 
 
 def modules() -> list[Path]:

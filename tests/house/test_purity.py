@@ -38,6 +38,7 @@ IMPURE_CALLS: Final = frozenset(
 
 ONE_FILE_ONLY: Final = {
     "aiomqtt": "agent/shoal_agent/shell/mqtt.py",
+    "paho": "agent/shoal_agent/shell/mqtt.py",
     "onnxruntime": "agent/shoal_agent/shell/ort.py",
     "psutil": "agent/shoal_agent/shell/sensors.py",
     "structlog": "agent/shoal_agent/shell/logs.py",

@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 
 from shoal_agent.cli.main import main
 from shoal_protocol.ids import NodeId
+from tests.support.broker import free_port
 from tests.support.house import ROOT
 
 
@@ -49,6 +51,11 @@ class Machine:
     @property
     def log(self) -> Path:
         return self.folder / "agent.log"
+
+    @property
+    def api(self) -> str:
+        """Where its API will be, as its configuration says."""
+        return f"http://127.0.0.1:{tomllib.loads(self.config.read_text())['api']['port']}"
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,9 @@ def configure(fleet: Fleet, broker_urls: Sequence[str], store: Path) -> None:
             "store_dir": str(store),
             "advertise_host": "127.0.0.1",
         }
-        text = fill(text, changes).replace("# port = 7600", "port = 0").replace("# port = 8600", "port = 0")
+        text = (
+            fill(text, changes).replace("# port = 7600", "port = 0").replace("# port = 8600", f"port = {free_port()}")
+        )
         text = text.replace("# threads = 0", "threads = 1")
         machine.config.write_text(_with_cluster(text, root_keys, broker_urls, "broker-client"))
     operator = fill((ROOT / "deploy" / "operator.example.toml").read_text(), {"store_dir": str(store)})
