@@ -10,11 +10,14 @@ same deployment was announced before with another plan, nothing is announced: it
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from random import SystemRandom
 from typing import Final
 
+from shoal_agent.config import OperatorConfig
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived, Event
 from shoal_agent.core.facts import ModelFacts
@@ -22,9 +25,15 @@ from shoal_agent.core.gate import Arrival, DuplicateEnvelope, Gate
 from shoal_agent.core.planner import Genesis, Infeasible, Objective, Split, SplitProblem, Workload, plan_genesis
 from shoal_agent.errors import ConfigError, FailedError, NoPlanError, TimedOutError, UnavailableError
 from shoal_agent.shell.clock import Clock, wall_ms
+from shoal_agent.shell.identity import member_in, open_roster, open_sealer
+from shoal_agent.shell.model_facts import facts_of
+from shoal_agent.shell.mqtt import MqttControlPlane, broker_address
+from shoal_agent.shell.store import StateDir
 from shoal_agent.shell.survey import Heard, Survey, candidate_of, why_not
+from shoal_models.errors import ModelError
+from shoal_models.package import Store
 from shoal_protocol.codec import decode_plan, encode_plan
-from shoal_protocol.envelope import seal
+from shoal_protocol.envelope import Envelope, seal
 from shoal_protocol.errors import MalformedMessage, RemoteProtocolError
 from shoal_protocol.ids import (
     DeploymentId,
@@ -40,7 +49,7 @@ from shoal_protocol.limits import STAGES_MAX, TTL_MS_MAX
 from shoal_protocol.messages import DeploymentPhase, PhaseReported, Plan, PlanAnnounced
 from shoal_protocol.roster import Role, TrustedRoster
 from shoal_protocol.sealing import Sealer
-from shoal_protocol.topics import topic_for
+from shoal_protocol.topics import agent_filters, topic_for
 
 CONNECT_S: Final = 15.0
 """A broker in reach answers within a second; one that is being started, within a few."""
@@ -101,7 +110,13 @@ class Desk:
     """Broker -> empty while it is connected, else why it is not."""
     plans: dict[DeploymentId, tuple[Digest, Plan]] = field(default_factory=dict)
     phases: dict[tuple[Digest, NodeId], PhaseReported] = field(default_factory=dict)
+    troubles: Counter[str] = field(default_factory=Counter)
+    """What went wrong, and how often: refusals of a broker, envelopes that were not accepted."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def count(self, name: str, label: str) -> None:
+        """Remember that something went wrong on the way to a broker; it is told if the deployment fails."""
+        self.troubles[f"{name} ({label})"] += 1
 
     def post(self, event: Event) -> None:
         """Take in what the control plane heard."""
@@ -111,14 +126,20 @@ class Desk:
             case BrokerLost(broker, reason):
                 self.brokers[broker] = reason
             case EnvelopeReceived(broker, topic, wire):
-                with suppress(RemoteProtocolError, DuplicateEnvelope):
-                    self._hear(Arrival(broker, topic, wire))
+                self._receive(Arrival(broker, topic, wire))
             case _:
                 return
         self.changed.set()
 
-    def _hear(self, arrival: Arrival) -> None:
-        envelope = self.gate.open(arrival, wall_ms())
+    def _receive(self, arrival: Arrival) -> None:
+        try:
+            self._hear(self.gate.open(arrival, wall_ms()))
+        except DuplicateEnvelope:
+            return
+        except RemoteProtocolError as fault:
+            self.count("messages_rejected", fault.reason)
+
+    def _hear(self, envelope: Envelope) -> None:
         match envelope.message:
             case PlanAnnounced(raw):
                 plan = decode_plan(raw)
@@ -261,6 +282,7 @@ class Founding:
         if DeploymentPhase.FAILED in phases:
             raise FailedError("\n  ".join(["a host cannot take its stage:", *lines]), "mend what it says, then again")
         if phases.count(DeploymentPhase.ACTIVE) < len(hosts):
+            lines += [f"{what}: {count}" for what, count in sorted(self._desk.troubles.items())]
             message = f"not every host is active after {self._wish.timeout_s:.0f} s:"
             raise TimedOutError("\n  ".join([message, *lines]), "the plan stands: shoal status shows how it goes on")
 
@@ -280,6 +302,42 @@ class Founding:
         )
         topic = topic_for(cluster, who.node, message)
         return Broadcast(topic, wire, retain=True, at_least_once=True, expiry_s=TTL_MS_MAX // 1000)
+
+
+async def deploy(config: OperatorConfig, wish: DeployWish, tell: Tell) -> DeployResult:
+    """Deploy as ``wish`` says, over the brokers of ``config``; a UserError says what stood in the way."""
+    sealer = open_sealer(config.operator.key_file)
+    roster = open_roster(config.cluster)
+    member = member_in(roster, sealer, Role.OPERATOR)
+    facts = _package(config, wish.model)
+    clock = Clock()
+    desk = Desk(Gate(roster.cluster, member.node, roster), clock, Survey(clock.now()))
+    with StateDir.open(config.operator.state_dir) as state:
+        operator = Operator(member.node, state.next_incarnation(), sealer, roster)
+        control = MqttControlPlane(
+            # Another name each run: a broker does not hand what one name published to that name, earlier runs included.
+            f"{operator.node}.{operator.incarnation}",
+            [broker_address(section) for section in config.brokers],
+            agent_filters(roster.cluster),
+            None,
+            desk.post,
+            desk.count,
+            SystemRandom(),
+        )
+        founding = Founding(operator, wish, facts, desk, control.publish, tell)
+        links = asyncio.create_task(control.run())
+        try:
+            return await founding.run()
+        finally:
+            links.cancel()
+            await asyncio.gather(links, return_exceptions=True)
+
+
+def _package(config: OperatorConfig, name: str) -> ModelFacts:
+    try:
+        return facts_of(Store(config.models.store_dir).load(name))
+    except ModelError as fault:
+        raise ConfigError(str(fault), f"shoal model import {name} --store {config.models.store_dir}") from fault
 
 
 def _deployment_id(wish: DeployWish) -> DeploymentId:

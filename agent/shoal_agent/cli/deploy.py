@@ -1,0 +1,92 @@
+"""``shoal deploy``: the operator's one sentence, from the command line."""
+
+import asyncio
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from shoal_agent.cli.output import AsJson, print_json, progress
+from shoal_agent.config import load_operator_config
+from shoal_agent.core.planner import CANDIDATES_EXACT_MAX, Objective
+from shoal_agent.shell.operator import DeployResult, DeployWish
+from shoal_agent.shell.operator import deploy as found
+
+
+def deploy(
+    model: Annotated[str, typer.Argument(help="A package of the operator's store.")],
+    config: Annotated[Path, typer.Option("--config", help="The operator's TOML file.")] = Path("operator.toml"),
+    *,
+    name: Annotated[str, typer.Option(help="What clients call it; the package's name if not given.")] = "",
+    stages: Annotated[int | None, typer.Option(min=1, max=CANDIDATES_EXACT_MAX, help="Exactly so many.")] = None,
+    nodes: Annotated[str, typer.Option(help="Only these: ids or beginnings of ids, with commas.")] = "",
+    objective: Annotated[Objective, typer.Option(help="What the split is best at.")] = Objective.LATENCY,
+    context_tokens: Annotated[int | None, typer.Option(min=1, help="Longest session to keep room for.")] = None,
+    sessions: Annotated[int, typer.Option(min=1, help="Sessions of that length to keep room for.")] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and announce nothing.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds until every host must be active.")] = 120.0,
+    as_json: AsJson = False,
+) -> None:
+    """Split a model over the nodes that are there.
+
+    Listens to who is there, plans, announces the plan and waits until every host has opened its blocks.
+
+    Example: shoal deploy smollm2-135m-instruct --config operator.toml --stages 3 --dry-run
+    """
+    settings = load_operator_config(config, environment=os.environ)
+    wish = DeployWish(
+        model,
+        name,
+        stages,
+        tuple(part.strip() for part in nodes.split(",") if part.strip()),
+        objective,
+        context_tokens,
+        sessions,
+        dry_run,
+        timeout,
+    )
+    result = asyncio.run(found(settings, wish, progress))
+    if as_json:
+        print_json(describe(result))
+    else:
+        print(table(result))
+
+
+def describe(result: DeployResult) -> dict[str, Any]:
+    """``result`` as JSON."""
+    return {
+        "deployment": result.plan.deployment,
+        "epoch": result.plan.epoch,
+        "plan": result.digest.hex(),
+        "model": result.plan.model.hex(),
+        "context_tokens_max": result.plan.context_tokens_max,
+        "active": result.active,
+        "score_us": result.split.score_us,
+        "stages": [
+            {
+                "node": stage.node,
+                "first_block": stage.first_block,
+                "last_block": stage.last_block,
+                "time_us": stage.time_us,
+                "link_us": stage.link_us,
+                "memory_bytes": stage.memory_bytes,
+            }
+            for stage in result.split.stages
+        ],
+        "nodes_heard": [each.node for each in result.heard],
+    }
+
+
+def table(result: DeployResult) -> str:
+    """``result`` for people; times are per token answered, the prompt's share included."""
+    state = "active" if result.active else "planned, not announced"
+    lines = [
+        f"{result.plan.deployment}: epoch {result.plan.epoch}, {state}, {result.split.score_us / 1000:.2f} ms/token"
+    ]
+    lines += [
+        f"  stage {index}  {stage.node}  blocks {stage.first_block}-{stage.last_block}  "
+        f"{stage.time_us / 1000:.2f} ms (+{stage.link_us / 1000:.2f} ms link)  {stage.memory_bytes / 2**20:.0f} MiB"
+        for index, stage in enumerate(result.split.stages)
+    ]
+    return "\n".join(lines)
