@@ -56,7 +56,7 @@ def test_the_wheel_holds_every_module_its_types_and_the_catalog(wheel):
 
 
 def test_the_sdist_holds_what_a_builder_needs(sdist):
-    assert {"pyproject.toml", "README.md", "LICENSE", "Makefile", "constraints.txt"} <= set(sdist)
+    assert {"pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE", "Makefile", "constraints.txt"} <= set(sdist)
     for room in ("agent", "protocol", "models", "tests", "deploy", "systemd", "docs"):
         assert any(name.startswith(f"{room}/") for name in sdist), room
 
