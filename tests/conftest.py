@@ -1,38 +1,38 @@
-"""Models that several rooms test with. Each is made once per run; nothing here needs a network.
+"""Models that several rooms test with. Each is made once per run; only ``smollm2_store`` may need a network.
 
-``tiny_*`` is a four-layer llama of random weights, imported in a fraction of a second. ``smollm2_store`` needs the real
-file (marker ``model``), which ``shoal model import smollm2-135m-instruct`` fetches into the cache.
+``tiny_*`` is a four-layer llama of random weights, imported in a fraction of a second. ``smollm2_store`` holds the
+catalog's real model (tests that use it carry the marker ``model``), fetched and imported once into the user's cache.
+
+What they need is loaded when one is asked for: the tests of the core and of the protocol must not wait for a runtime.
 """
 
+from importlib import import_module
 from pathlib import Path
-from time import perf_counter_ns
+from typing import Any
 
 import pytest
 
-from shoal_models.importing import Measurement, import_gguf
-from shoal_models.package import Store
-from shoal_models.ports import no_progress
-from tests.support.ort_runner import OrtRunner
-from tests.support.tiny_model import TinyLlama, write_tiny_llama
-
-TINY_MACS_PER_S = 10_000_000_000
-
 
 @pytest.fixture(scope="session")
-def measurement() -> Measurement:
-    """Really runs blocks; claims a fixed machine speed."""
-    return Measurement(OrtRunner(), perf_counter_ns, lambda: TINY_MACS_PER_S)
+def measurement() -> Any:
+    """A ``Measurement`` that really runs blocks, on one thread, and claims a fixed machine speed."""
+    return import_module("tests.support.models").measurement()
 
 
 @pytest.fixture(scope="session")
 def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A four-layer llama of random weights (Q4_1, table Q8_0, tied), 320 tokens, context 512."""
-    return write_tiny_llama(tmp_path_factory.mktemp("gguf") / "tiny.gguf", TinyLlama())
+    tiny = import_module("tests.support.tiny_model")
+    return tiny.write_tiny_llama(tmp_path_factory.mktemp("gguf") / "tiny.gguf", tiny.TinyLlama())
 
 
 @pytest.fixture(scope="session")
-def tiny_store(tiny_gguf: Path, measurement: Measurement, tmp_path_factory: pytest.TempPathFactory) -> Store:
-    """A store with the package ``tiny`` (int8). Shared by all tests: read only."""
-    store = Store(tmp_path_factory.mktemp("models"))
-    import_gguf(tiny_gguf, store, "tiny", "int8", "Apache-2.0", measurement, no_progress)
-    return store
+def tiny_store(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A ``Store`` with the package ``tiny`` (int8). Shared by all tests: read only."""
+    return import_module("tests.support.models").tiny_store(tiny_gguf, tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def smollm2_store() -> Any:
+    """A ``Store`` with ``smollm2-135m-instruct`` (int8) and ``smollm2-135m-instruct-fp32``. Shared: read only."""
+    return import_module("tests.support.models").smollm2_store()

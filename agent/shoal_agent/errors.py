@@ -33,6 +33,10 @@ class ExitCode(IntEnum):
     NO_PLAN = 6
     FAILED = 7
     TIMED_OUT = 8
+    NOT_FOUND = 9
+    """No package or catalog entry of that name."""
+    CORRUPT = 10
+    """Something stored is not what its digest says."""
     INTERRUPTED = 130
     """Ctrl-C, as shells count it: 128 + SIGINT."""
 

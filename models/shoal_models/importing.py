@@ -5,7 +5,7 @@ disk, Ctrl-C, a tensor type we refuse) leaves the store as it was; a crash leave
 At most one block is in memory at a time besides the mapped file.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +13,14 @@ from shoal_models.blocks import BuiltBlock, build_embed, build_head, build_layer
 from shoal_models.costs import measure_costs
 from shoal_models.durable import file_sha256
 from shoal_models.importers.gguf import read_llama
-from shoal_models.importers.gguf_file import read_gguf
+from shoal_models.importers.gguf_file import Value, read_gguf
 from shoal_models.llama import LlamaShape, LlamaSource
 from shoal_models.manifest import Block, Boundary, Cost, Dimensions, Manifest, Numeric, Source
 from shoal_models.package import Store
 from shoal_models.ports import BlockRunner, Clock, Progress
 from shoal_models.tokenizer import read_text_interface
 from shoal_protocol.ids import parse_deployment_id
-from shoal_protocol.limits import GRAPH_BYTES_MAX, TOKENIZER_BYTES_MAX
+from shoal_protocol.limits import GRAPH_BYTES_MAX, TEXT_BYTES_MAX, TOKENIZER_BYTES_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +33,17 @@ class Measurement:
 
 
 def import_gguf(
-    path: Path, store: Store, name: str, numeric: Numeric, licence: str, measurement: Measurement, progress: Progress
+    path: Path,
+    store: Store,
+    name: str,
+    numeric: Numeric,
+    licence: str | None,
+    measurement: Measurement,
+    progress: Progress,
 ) -> Manifest:
     """Convert ``path`` into the package ``name`` of ``store``, replacing one of that name.
 
+    ``licence`` None: what the file itself says, or "unknown".
     Raises UnreadableModel, UnsupportedModel, StoreFull, StoreBusy, MalformedMessage (a bad name), OSError.
     """
     parse_deployment_id(name)
@@ -59,7 +66,7 @@ def import_gguf(
             name=name,
             architecture="llama",
             numeric=numeric,
-            licence=licence,
+            licence=licence or _stated_licence(file.fields),
             source=Source(format="gguf", sha256=source_sha256),
             dimensions=_dimensions(source.shape),
             context_tokens_max=context,
@@ -72,6 +79,11 @@ def import_gguf(
         )
         store.publish(manifest)
     return manifest
+
+
+def _stated_licence(fields: Mapping[str, Value]) -> str:
+    stated = fields.get("general.license")
+    return stated if isinstance(stated, str) and 0 < len(stated) <= TEXT_BYTES_MAX else "unknown"
 
 
 def _convert(store: Store, source: LlamaSource, numeric: Numeric, progress: Progress) -> tuple[BuiltBlock, ...]:

@@ -61,8 +61,7 @@ class Store:
         try:
             data = self._package_path(name).read_bytes()
         except (FileNotFoundError, MalformedMessage):
-            known = ", ".join(self.names()) or "none"
-            raise PackageNotFound(f"no package {name!r} in {self.root} (there: {known}); import it first") from None
+            raise self._not_found(name) from None
         manifest = Manifest.parse(data)
         if manifest.name != name:
             raise ManifestInvalid((("name", f"the file of {name} holds the manifest of {manifest.name}"),))
@@ -175,11 +174,14 @@ class Store:
         except MalformedMessage:
             path = None
         if path is None or not path.is_file():
-            raise PackageNotFound(f"no package {name!r} in {self.root}")
+            raise self._not_found(name)
         before = self._blob_bytes()
         with self.exclusive():
             path.unlink(missing_ok=True)
         return before - self._blob_bytes()
+
+    def _not_found(self, name: str) -> PackageNotFound:
+        return PackageNotFound(f"no package {name!r} in {self.root} (there: {', '.join(self.names()) or 'none'})")
 
     def _package_path(self, name: str) -> Path:
         return self._packages / f"{parse_deployment_id(name)}.json"

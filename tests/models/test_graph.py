@@ -4,12 +4,12 @@ import numpy as np
 import onnx
 import pytest
 
+from shoal_agent.shell.ort import open_block
 from shoal_models.graph import ACCURACY_LEVEL, BlockGraph
 from shoal_models.manifest import Port
 from shoal_models.package import Store
 from shoal_models.quantize import pack_nibbles
 from shoal_models.shards import store_shard
-from tests.support.ort_runner import OrtSession
 
 ROWS, COLUMNS = 16, 64
 IN, OUT = (
@@ -19,7 +19,7 @@ IN, OUT = (
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path, measurement):
     store = Store(tmp_path)
     with store.exclusive():
         yield store
@@ -55,14 +55,14 @@ def test_a_quantised_product_means_what_the_codes_mean(store, bits, tokens):
     x = np.zeros((1, tokens, COLUMNS), np.float32)
     for token in range(tokens):
         x[0, token, 7 * token] = 1
-    y = OrtSession(product(store, tensors), store.blobs).run({"x": x})["y"]
+    y = open_block(product(store, tensors), store.blobs).run({"x": x})["y"]
     np.testing.assert_allclose(y, x @ matrix.reshape(ROWS, COLUMNS).T, rtol=1e-5, atol=1e-6)
 
 
 def test_a_plain_product(store):
     weight = np.random.default_rng(1).standard_normal((COLUMNS, ROWS)).astype(np.float32)
     x = np.random.default_rng(2).standard_normal((1, 3, COLUMNS)).astype(np.float32)
-    y = OrtSession(product(store, {"w.weight": weight}), store.blobs).run({"x": x})["y"]
+    y = open_block(product(store, {"w.weight": weight}), store.blobs).run({"x": x})["y"]
     np.testing.assert_allclose(y, x @ weight, rtol=1e-4, atol=1e-5)
 
 
@@ -93,6 +93,6 @@ def test_norm_and_last_position(store):
     graph.rms_norm(store_shard(store, {"n.weight": scale}), "n", graph.last_position("x", "last"), "y", 1e-5)
     out = Port(name="y", dtype="f32", shape=(1, 1, COLUMNS))
     x = np.random.default_rng(2).standard_normal((1, 3, COLUMNS)).astype(np.float32)
-    y = OrtSession(graph.serialize("norm", (IN,), (out,), ()), store.blobs).run({"x": x})["y"]
+    y = open_block(graph.serialize("norm", (IN,), (out,), ()), store.blobs).run({"x": x})["y"]
     last = x[:, -1:]
     np.testing.assert_allclose(y, last / np.sqrt((last**2).mean() + 1e-5) * scale, rtol=1e-4)
