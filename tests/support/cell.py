@@ -1,0 +1,200 @@
+"""One node of a world in memory, and the twins of its drivers.
+
+A twin keeps the contract of the real driver and asserts that the node keeps its side. After every event the node's
+invariants are checked, and each request's answers must be Accept, Emit*, Finish or one Reject.
+"""
+
+import itertools
+from array import array
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from shoal_agent.core import services
+from shoal_agent.core.effects import (
+    Accept,
+    Broadcast,
+    CallService,
+    CloseService,
+    CloseStage,
+    Count,
+    Effect,
+    Emit,
+    Finish,
+    LoadBlocks,
+    Note,
+    OpenStage,
+    Persist,
+    Reject,
+    ReleaseTensor,
+    RunStage,
+    SendFrame,
+    Stop,
+)
+from shoal_agent.core.events import (
+    BlocksFailed,
+    BlocksLoaded,
+    Event,
+    ServiceFailed,
+    ServiceReturned,
+    StageFailed,
+    StageFinished,
+)
+from shoal_agent.core.facts import StageSpan, TensorHandle
+from shoal_agent.core.node import Node
+from shoal_agent.core.view import DeploymentView
+from shoal_protocol.ids import (
+    Instant,
+    NodeId,
+    SessionId,
+)
+from shoal_protocol.sealing import Ed25519Sealer
+from tests.support.toy import ToyServices, toy_blocks
+
+
+@dataclass
+class Cell:
+    """One node and the twins of its drivers."""
+
+    world: Any
+    """The World it lives in."""
+    node: Node
+    name: NodeId
+    key: Ed25519Sealer
+    incarnation: int
+    tensors: dict[TensorHandle, bytes] = field(default_factory=dict)
+    stages: dict[tuple[SessionId, int], tuple[StageSpan, dict[int, int]]] = field(default_factory=dict)
+    running: set[tuple[SessionId, int]] = field(default_factory=set)
+    services: ToyServices = field(default_factory=ToyServices)
+    answers: dict[SessionId, list[Effect]] = field(default_factory=lambda: defaultdict(list))
+    disk: dict[str, bytes] = field(default_factory=dict)
+    counts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
+    notes: list[Note] = field(default_factory=list)
+    effects: list[tuple[Instant, Effect]] = field(default_factory=list)
+    loaded: list[StageSpan] = field(default_factory=list)
+    handles: itertools.count = field(default_factory=lambda: itertools.count(1))
+    run_s: float = 0.001
+    load_s: float = 0.05
+    load_fault: str = ""
+    """Not empty: blocks cannot be opened, for this reason."""
+    silent: set[str] = field(default_factory=set)
+    """Methods of light services that take for ever."""
+    dead: bool = False
+    subscribed: bool = False
+    """Brokers deliver to it."""
+
+    def post(self, event: Event) -> None:
+        if self.dead:
+            return
+        for effect in self.node.handle(event, self.world.now):
+            self.effects.append((self.world.now, effect))
+            self.perform(effect)
+        self.node.check()
+        self.world.wake(self)
+
+    def later(self, delay_s: float, event: Event) -> None:
+        self.world.later(delay_s, lambda: self.post(event))
+
+    def put(self, data: bytes) -> TensorHandle:
+        handle = TensorHandle(next(self.handles))
+        self.tensors[handle] = data
+        return handle
+
+    def take(self, payload: TensorHandle | bytes) -> bytes:
+        return payload if isinstance(payload, bytes) else self.tensors.pop(payload)
+
+    # --- the twins ------------------------------------------------------------------------------------------------
+
+    def perform(self, effect: Effect) -> None:
+        match effect:
+            case SendFrame():
+                self.world.carry(self, effect)
+            case Broadcast():
+                self.world.publish(effect)
+            case Persist(name, data):
+                self.disk[name] = data
+            case LoadBlocks(span):
+                self.load(span)
+            case OpenStage(session, stage, span, _):
+                assert span in self.loaded, "a session opens on loaded blocks"
+                assert (session, stage) not in self.stages, "a session opens once per stage"
+                self.stages[session, stage] = (span, {})
+            case CloseStage(session, stage):
+                del self.stages[session, stage]
+            case RunStage(session, stage):
+                assert (session, stage) not in self.running, "one run of a session at a time"
+                self.running.add((session, stage))
+                self.world.later(self.run_s, lambda: self.run(effect))
+            case CallService():
+                if effect.method not in self.silent:
+                    self.world.later(0.0, lambda: self.call(effect))
+            case CloseService(service, session):
+                self.services.close(service, session)
+            case Accept() | Emit() | Finish() | Reject():
+                self.answer(effect)
+            case ReleaseTensor(handle):
+                del self.tensors[handle]
+            case Count(name, label):
+                self.counts[name, label] += 1
+            case Note():
+                self.notes.append(effect)
+            case Stop():
+                self.dead = True
+
+    def load(self, span: StageSpan) -> None:
+        if self.load_fault:
+            self.later(self.load_s, BlocksFailed(span, self.load_fault))
+            return
+        self.loaded.append(span)
+        self.later(self.load_s, BlocksLoaded(span, 1))
+
+    def answer(self, effect: Accept | Emit | Finish | Reject) -> None:
+        told = self.answers[effect.session]
+        assert self.ending(effect.session) is None, "nothing follows the ending"
+        assert bool(told) is isinstance(effect, Emit | Finish) or isinstance(effect, Finish), "Accept comes first"
+        told.append(effect)
+
+    def run(self, effect: RunStage) -> None:
+        data = array("q", self.take(effect.payload))
+        assert len(data) == effect.token_count, "a node lets no other tensor through"
+        self.running.discard((effect.session, effect.stage))
+        held = self.stages.get((effect.session, effect.stage))
+        if held is None:
+            self.post(StageFailed(effect.session, effect.stage, effect.position, "terminated"))
+            return
+        span, memory = held
+        out = array("q", [toy_blocks(value, span.first_block, span.last_block, memory) for value in data])
+        is_head = span.last_block == len(self.world.facts.blocks) - 1
+        result = out[-1:].tobytes() if is_head else out.tobytes()
+        output = self.put(result) if effect.want_logits or not is_head else None
+        shape = (1, len(out), 2)
+        self.post(StageFinished(effect.session, effect.stage, effect.position, output, shape, self.run_s))
+
+    def call(self, effect: CallService) -> None:
+        logits = None if effect.tensor is None else array("q", self.tensors.pop(effect.tensor))[-1]
+        try:
+            answer = self.services.serve(effect.service, effect.method, effect.request, logits)
+        except ValueError as fault:
+            self.post(ServiceFailed(effect.call, str(fault)))
+        else:
+            self.post(ServiceReturned(effect.call, services.pack(answer)))
+
+    # --- what tests ask -------------------------------------------------------------------------------------------
+
+    def tokens(self, session: SessionId) -> list[int]:
+        return [answer.piece.token for answer in self.answers[session] if isinstance(answer, Emit)]
+
+    def ending(self, session: SessionId) -> Finish | Reject | None:
+        told = self.answers.get(session)
+        return told[-1] if told and isinstance(told[-1], Finish | Reject) else None
+
+    def deployment(self) -> DeploymentView | None:
+        return next(iter(self.node.snapshot(self.world.now).deployments), None)
+
+    def leftovers(self) -> list[object]:
+        """Whatever a node without requests and sessions should not have any more."""
+        view, inside = self.node.snapshot(self.world.now), self.node
+        held = [self.tensors, self.stages, self.services.drawing, self.services.texts]
+        held += [view.requests, view.sessions, view.kv_bytes]
+        held += [inside._host._calls, inside._host._owed, inside._ingress._ledger._calls, inside._calls._abroad]
+        return [part for part in held if part]
