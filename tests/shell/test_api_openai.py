@@ -1,9 +1,21 @@
 """The whole suite of the real client against an ingress without a cluster, and what only such an ingress can show."""
 
+import asyncio
+import json
+
+import httpx
 import pytest
 
+from shoal_agent.core.effects import Accept, Emit, Finish, Reject
+from shoal_agent.core.facts import FinishReason, Piece, RejectCode, TokenLogprob, Usage
+from shoal_agent.shell.api.app import build_app
+from shoal_protocol.ids import SessionId
 from tests.integration.test_openai_client import *  # noqa: F403 - every test of the suite runs here too
-from tests.support.twin import KEY, twin_server
+from tests.support.twin import KEY, NAME, TwinIngress, twin_ports, twin_server
+
+SESSION = SessionId(bytes(16))
+CHAT = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
+ACCEPT = Accept(SESSION, 7)
 
 
 @pytest.fixture(scope="module")
@@ -15,3 +27,165 @@ def api_url():
 @pytest.fixture
 def api_key():
     return KEY
+
+
+@pytest.fixture
+def ingress():
+    return TwinIngress()
+
+
+@pytest.fixture
+async def http(ingress):
+    transport = httpx.ASGITransport(build_app(twin_ports(ingress)))
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(transport=transport, base_url="http://twin", headers=headers) as client:
+        yield client
+
+
+def emit(text, logprob=None):
+    return Emit(SESSION, Piece(5, text, logprob))
+
+
+def finish(reason, tail="", detail=""):
+    return Finish(SESSION, reason, tail, Usage(7, 2), detail)
+
+
+def events(answer):
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    parts = answer.text.split("\n\n")
+    assert parts.pop() == ""
+    assert all(part.startswith("data: ") for part in parts)
+    return [part[6:] if part == "data: [DONE]" else json.loads(part[6:]) for part in parts]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("code", "retry", "status"),
+    [
+        (RejectCode.OVERLOADED, 2.5, 429),
+        (RejectCode.NOT_READY, 1.0, 503),
+        (RejectCode.DEADLINE, None, 504),
+        (RejectCode.BAD_PROMPT, None, 400),
+        (RejectCode.INTERNAL, None, 500),
+    ],
+)
+async def test_a_refusal_has_its_status_streamed_or_not(http, ingress, stream, code, retry, status):
+    ingress.scripted = [[Reject(SESSION, code, "the reason", retry)]]
+    answer = await http.post("/v1/chat/completions", json=CHAT | {"stream": stream})
+    assert answer.status_code == status
+    assert answer.json()["error"]["message"] == "the reason"
+    assert answer.json()["error"]["code"] == code.value
+    assert answer.headers.get("retry-after") == (None if retry is None else str(-int(-retry // 1)))
+
+
+@pytest.mark.parametrize(
+    ("end", "status"),
+    [
+        (finish(FinishReason.DEADLINE, detail="late"), 504),
+        (finish(FinishReason.FAILED, detail="stage 1 is gone"), 503),
+        (Reject(SESSION, RejectCode.STAGE_LOST, "stage 1 is gone", 1.0), 503),
+    ],
+)
+async def test_what_breaks_in_the_middle(http, ingress, end, status):
+    """Not streamed it is a status; streamed it is an error event, and no [DONE] pretends that all is well."""
+    ingress.scripted = [[ACCEPT, emit("he"), end]] * 2
+    answer = await http.post("/v1/chat/completions", json=CHAT)
+    assert answer.status_code == status
+    streamed = events(await http.post("/v1/chat/completions", json=CHAT | {"stream": True}))
+    assert streamed[1]["choices"][0]["delta"]["content"] == "he"
+    assert streamed[-1] == answer.json()
+
+
+async def test_a_stream_shows_what_was_held_back_before_it_says_why_it_ends(http, ingress):
+    ingress.scripted = [[ACCEPT, emit("he"), emit(""), emit("l"), finish(FinishReason.LENGTH, tail="lo")]]
+    streamed = events(await http.post("/v1/chat/completions", json=CHAT | {"stream": True}))
+    assert streamed.pop() == "[DONE]"
+    assert [chunk["choices"][0]["delta"].get("content") for chunk in streamed] == ["", "he", "l", "lo", None]
+    assert [chunk["choices"][0]["finish_reason"] for chunk in streamed] == [None] * 4 + ["length"]
+    assert all("usage" not in chunk for chunk in streamed)
+
+
+async def test_every_token_of_a_stream_with_logprobs_has_an_event_even_without_text(http, ingress):
+    half = TokenLogprob(5, b"\xc3", -0.5, ())
+    ingress.scripted = [[ACCEPT, emit("", half), emit("é", half), finish(FinishReason.STOP)]]
+    body = {"model": NAME, "prompt": "x", "logprobs": 0, "stream": True}
+    *chunks, closing, _ = events(await http.post("/v1/completions", json=body))
+    assert [chunk["choices"][0]["text"] for chunk in chunks] == ["", "é"]
+    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks] == [[0], [0]]
+    assert closing["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_the_counts_are_the_clusters(http, ingress):
+    ingress.scripted = [[ACCEPT, emit("x"), finish(FinishReason.STOP)]]
+    answer = (await http.post("/v1/chat/completions", json=CHAT)).json()
+    assert answer["usage"] == {"prompt_tokens": 7, "completion_tokens": 2, "total_tokens": 9}
+    text = ingress.metrics.render().decode()
+    assert 'shoal_tokens_total{kind="completion"} 2.0' in text
+    assert "shoal_first_token_seconds_count 1.0" in text
+
+
+async def test_a_wish_reaches_the_cluster_as_it_was_made(http, ingress):
+    body = CHAT | {"temperature": 0.5, "top_p": 0.9, "seed": 5, "stop": "\n", "max_tokens": 3, "user": "ann"}
+    assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
+    [request] = ingress.requests
+    assert (request.deployment, request.stop, request.tokens_max) == (NAME, ("\n",), 3)
+    assert (request.sampling.temperature, request.sampling.top_p, request.sampling.seed) == (0.5, 0.9, 5)
+
+
+async def test_without_a_seed_every_request_has_its_own(http, ingress):
+    for _ in range(3):
+        await http.post("/v1/chat/completions", json=CHAT | {"max_tokens": 1})
+    assert len({request.sampling.seed for request in ingress.requests}) == 3
+    assert len({request.session for request in ingress.requests}) == 3
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/twin", "/openai/v1/models"])
+async def test_nothing_is_said_without_a_key(http, path):
+    answer = await http.get(path, headers={"Authorization": "Bearer wrong"})
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_the_key_is_asked_for_before_the_body_is_read(ingress):
+    app = build_app(twin_ports(ingress))
+    sent = []
+
+    async def receive():
+        pytest.fail("the body was read")
+
+    async def send(message):
+        sent.append(message)
+
+    path = "/v1/chat/completions"
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "raw_path": path.encode(),
+        "headers": [],
+        "query_string": b"",
+    }
+    await app(scope, receive, send)
+    assert sent[0]["status"] == 401
+
+
+async def test_a_client_that_leaves_cancels_what_is_not_streamed_too(ingress):
+    ingress.scripted = [[ACCEPT, emit("he")]]
+    app = build_app(twin_ports(ingress))
+    body = json.dumps(CHAT).encode()
+    arrived = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive():
+        if arrived:
+            return arrived.pop()
+        await ingress.arrived.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message):
+        assert message.get("status", 499) == 499
+
+    path = "/v1/chat/completions"
+    headers = [(b"authorization", f"Bearer {KEY}".encode())]
+    scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
+    await asyncio.wait_for(app(scope, receive, send), 5)
+    await asyncio.wait_for(ingress.cancelled.wait(), 5)

@@ -59,6 +59,7 @@ class TwinIngress:
         self.requests: list[GenerationRequest] = []
         self.scripted: list[list[Answer]] = []
         """Answers to give instead, one list per request; the session in them does not matter."""
+        self.arrived = asyncio.Event()
         self.cancelled = asyncio.Event()
         self.metrics = Metrics(self.readings, "0.0.0")
         self.serving = True
@@ -76,12 +77,15 @@ class TwinIngress:
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[Answer, None]:
         self.requests.append(request)
+        self.arrived.set()
         over = False
         try:
             async for answer in self._scripted() if self.scripted else self._answers(request):
                 await asyncio.sleep(0)
                 over = isinstance(answer, Finish | Reject)
                 yield answer
+                if over:
+                    return
         finally:
             self.open.pop(request.session, None)
             self.sampler.close(request.session)

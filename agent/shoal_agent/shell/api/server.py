@@ -56,6 +56,9 @@ class ApiServer:
 
     def __init__(self, app: ASGIApp, listener: socket.socket) -> None:
         self._listener = listener
+        host, port, *_ = listener.getsockname()
+        self.address: tuple[str, int] = (host, port)
+        """Where it listens."""
         self._server = _TenantServer(
             uvicorn.Config(
                 app,
@@ -72,12 +75,6 @@ class ApiServer:
                 h11_max_incomplete_event_size=API_HEADERS_BYTES_MAX,
             )
         )
-
-    @property
-    def address(self) -> tuple[str, int]:
-        """Where it listens."""
-        host, port, *_ = self._listener.getsockname()
-        return host, port
 
     async def run(self) -> None:
         """Serve until ``stop``; returns when the last response has ended or was cancelled, within a few seconds."""

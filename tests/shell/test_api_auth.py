@@ -1,0 +1,48 @@
+import pytest
+
+from shoal_agent.shell.api.auth import ApiKeys, hash_key, new_key
+from shoal_protocol.limits import API_KEYS_MAX
+
+
+def test_a_key_is_admitted_by_its_hash_alone():
+    key = new_key()
+    keys = ApiKeys([hash_key(new_key()), hash_key(key)])
+    assert keys.admits(f"Bearer {key}")
+    assert keys.admits(f"bearer   {key} ")
+    assert key not in repr(vars(keys))
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic sk-shoal-right",
+        "sk-shoal-right",
+        "Bearer sk-shoal-right2",
+        "Bearer \udcff",
+        "Bearer " + "x" * 100_000,
+    ],
+)
+def test_anything_else_is_not(header):
+    assert not ApiKeys([hash_key("sk-shoal-right")]).admits(header)
+
+
+def test_without_keys_nobody_is_admitted():
+    assert not ApiKeys([]).admits("Bearer ")
+    assert not ApiKeys([]).admits("Bearer x")
+
+
+def test_keys_are_long_and_never_repeat():
+    keys = {new_key() for _ in range(100)}
+    assert len(keys) == 100
+    assert min(map(len, keys)) >= 50
+    assert hash_key("a") == hash_key("a") != hash_key("b")
+    assert len(hash_key("a")) == 64
+
+
+def test_the_number_of_keys_is_bounded():
+    with pytest.raises(ValueError, match="at most"):
+        ApiKeys([hash_key("x")] * (API_KEYS_MAX + 1))
