@@ -1,0 +1,67 @@
+"""What waits to be published on one broker.
+
+Each link has its own, so that a slow broker delays nobody else. It is bounded and it coalesces: of a retained topic
+only the latest message is worth sending, and it keeps the place in line of the one it replaces. When it is full, the
+oldest message that is not retained goes first: an old heartbeat tells less than a new one.
+
+A message is taken out only when it was sent. One that was under way when its link broke is sent again by the next
+link; receivers know copies by their bytes.
+"""
+
+import asyncio
+from itertools import count
+
+from shoal_agent.core.effects import Broadcast
+
+
+class Mailbox:
+    """A queue for one reader, on the loop's thread."""
+
+    def __init__(self, messages_max: int) -> None:
+        self._messages_max = messages_max
+        self._waiting: dict[str | int, Broadcast] = {}
+        self._serial = count()
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, message: Broadcast) -> int:
+        """Queue ``message``; the number of messages that were dropped for it (0 or 1)."""
+        key = message.topic if message.retain else next(self._serial)
+        dropped = 0
+        if key not in self._waiting and len(self._waiting) >= self._messages_max:
+            del self._waiting[self._least_wanted()]
+            dropped = 1
+        self._waiting[key] = message
+        self._changed.set()
+        return dropped
+
+    def _least_wanted(self) -> str | int:
+        return next((key for key in self._waiting if isinstance(key, int)), next(iter(self._waiting)))
+
+    async def first(self) -> Broadcast:
+        """The message that is next, once there is one; it stays until it is ``sent``."""
+        while not self._waiting:
+            self._changed.clear()
+            await self._changed.wait()
+        return next(iter(self._waiting.values()))
+
+    def sent(self, message: Broadcast) -> None:
+        """Take ``message`` out, unless a newer one took its place meanwhile."""
+        for key, waiting in self._waiting.items():
+            if waiting is message:
+                del self._waiting[key]
+                break
+        self._changed.set()
+
+    def forget_passing(self) -> None:
+        """The link broke: what is not retained was meant for a moment that is over."""
+        self._waiting = {key: message for key, message in self._waiting.items() if message.retain}
+        self._changed.set()
+
+    async def emptied(self) -> None:
+        """Returns when nothing waits."""
+        while self._waiting:
+            self._changed.clear()
+            await self._changed.wait()

@@ -1,0 +1,339 @@
+"""The control plane: one link to every broker of the cluster, all at once.
+
+Each link lives by itself: it connects, subscribes, writes what its mailbox holds, and tries again for ever, so that
+the other broker never waits for it. Nothing here is a guarantee of delivery: messages are signed, repeated by those
+who care, and recognised as copies by those who hear them twice.
+
+What aiomqtt and paho do, and what is therefore done here:
+
+- A Client is used for one attempt only: after an unexpected end it takes itself for connected.
+- Messages are taken in paho's callback and posted at once. aiomqtt's own queue drops them, after they were
+  acknowledged, when it is full; here there is no queue, and a busy node lets the socket fill instead.
+- ``publish`` ignores what the broker answered: the callback is wrapped, and a refusal is counted.
+- A frozen broker keeps its socket open. Every link asks for a sign of life every two seconds: it subscribes to a
+  filter on which nobody publishes, which every broker must answer and no ACL keeps it from answering.
+- Nagle's algorithm and delayed acknowledgements cost 88 ms per QoS 1 message: TCP_NODELAY.
+- A failed attempt leaves its socket open: it is closed here.
+"""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Any, Final
+
+import aiomqtt
+from paho.mqtt.client import Client as PahoClient
+from paho.mqtt.client import MQTTMessage
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from paho.mqtt.subscribeoptions import SubscribeOptions
+
+from shoal_agent.config import BrokerSection
+from shoal_agent.core.effects import Broadcast
+from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived
+from shoal_agent.errors import ConfigError
+from shoal_agent.shell.backoff import Backoff
+from shoal_agent.shell.mailbox import Mailbox
+from shoal_agent.shell.ports import Post
+from shoal_protocol.limits import (
+    BROADCASTS_WAITING_MAX,
+    BROKER_ANSWER_S_MAX,
+    BROKER_PROBE_S,
+    ENVELOPE_BYTES_MAX,
+    MQTT_IN_FLIGHT_MAX,
+    MQTT_KEEPALIVE_S,
+    MQTT_PACKET_BYTES_MAX,
+    MQTT_SESSION_S,
+)
+
+PROBE_FILTER: Final = "shoal/probe"
+FAILURE: Final = 128
+"""Reason codes from here on say that something was not done."""
+REFUSALS: Final = frozenset({128 + 6, 128 + 7, 128 + 10, 128 + 12, 128 + 14})
+"""Bad user name or password, not authorized, banned, bad authentication method, session taken over by our own name."""
+ABANDON_S: Final = 1.0
+"""How long a cancelled attempt is waited for: its thread cannot be cancelled."""
+
+Will = Callable[[str, int], tuple[str, bytes]]
+"""Broker and number of the connection to the topic and wire of the last will, signed in advance."""
+Counter = Callable[[str, str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Where a broker is; ``url`` names it everywhere. Without ``tls`` it is on loopback."""
+
+    url: str
+    host: str
+    port: int
+    tls: ssl.SSLContext | None
+
+
+def broker_address(section: BrokerSection) -> BrokerAddress:
+    """A broker as the configuration names it, its certificates loaded; ConfigError if they do not fit."""
+    if section.ca_file is None:
+        return BrokerAddress(section.url, section.host, section.port, None)
+    assert section.certificate_file is not None, "the configuration demands all three"
+    assert section.key_file is not None
+    try:
+        context = ssl.create_default_context(cafile=str(section.ca_file))
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.load_cert_chain(section.certificate_file, section.key_file)
+    except (OSError, ssl.SSLError) as fault:
+        raise ConfigError(
+            f"the certificates for {section.url} do not fit together: {fault}",
+            "name the authority's certificate, and a certificate it issued with its key",
+        ) from fault
+    return BrokerAddress(section.url, section.host, section.port, context)
+
+
+class RefusedError(Exception):
+    """The broker answered, and the answer was no."""
+
+
+class MqttControlPlane:
+    """All brokers at once. ``client_id`` names this node to them; ``filters`` is what it wants to hear."""
+
+    def __init__(
+        self,
+        client_id: str,
+        brokers: Sequence[BrokerAddress],
+        filters: Sequence[str],
+        will: Will | None,
+        post: Post,
+        count: Counter,
+        rng: Random,
+    ) -> None:
+        self._links = [_Link(client_id, broker, filters, will, post, count, rng) for broker in brokers]
+
+    def publish(self, effect: Broadcast) -> None:
+        """Publish on every broker; what a broker that is away misses is only kept if it is retained."""
+        assert len(effect.wire) <= ENVELOPE_BYTES_MAX, "sealed within its bound"
+        for link in self._links:
+            link.publish(effect)
+
+    async def run(self) -> None:
+        """Keep all links up until cancelled; then say goodbye, so that no last will is published."""
+        async with asyncio.TaskGroup() as group:
+            for link in self._links:
+                group.create_task(link.run())
+
+    async def drain(self, within_s: float) -> bool:
+        """Whether everything that waits on links that are up was published within the time."""
+        try:
+            async with asyncio.timeout(within_s):
+                for link in self._links:
+                    await link.drain()
+        except TimeoutError:
+            return False
+        return True
+
+
+class _Link:
+    """One broker."""
+
+    def __init__(
+        self,
+        client_id: str,
+        broker: BrokerAddress,
+        filters: Sequence[str],
+        will: Will | None,
+        post: Post,
+        count: Counter,
+        rng: Random,
+    ) -> None:
+        self._client_id = client_id
+        self._broker = broker
+        self._filters = tuple(filters)
+        self._will = will
+        self._post = post
+        self._count = count
+        self._backoff = Backoff(rng)
+        self._mailbox = Mailbox(BROADCASTS_WAITING_MAX)
+        self._connections = 0
+        self._was_up = False
+        self._up_at: float | None = None
+        self._told: str | None = None
+
+    def publish(self, message: Broadcast) -> None:
+        if self._up_at is None and not message.retain:
+            return
+        if self._mailbox.put(message):
+            self._count("broadcasts_dropped", "slow broker")
+
+    async def drain(self) -> None:
+        if self._up_at is not None:
+            await self._mailbox.emptied()
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            refused = False
+            try:
+                await self._connect_and_serve()
+            except (aiomqtt.MqttError, RefusedError, OSError) as fault:
+                refused = _is_refusal(fault)
+                reason = _reason(fault)
+            lasted_s = 0.0 if self._up_at is None else loop.time() - self._up_at
+            self._down(reason)
+            await asyncio.sleep(self._backoff.failed(lasted_s, refused=refused))
+
+    def _down(self, reason: str) -> None:
+        """Tell a loss once, and again only if its reason changes."""
+        self._up_at = None
+        self._mailbox.forget_passing()
+        if reason != self._told:
+            self._told = reason
+            self._post(BrokerLost(self._broker.url, reason))
+
+    # --- one connection ----------------------------------------------------------------------------------------------
+
+    async def _connect_and_serve(self) -> None:
+        """Ends only by an exception: the link broke, the broker refused, or this node stops."""
+        client = self._new_client()
+        try:
+            await _enter(client)
+            try:
+                await self._subscribe(client)
+                await self._serve(client)
+            finally:
+                with contextlib.suppress(aiomqtt.MqttError):
+                    await client.__aexit__(None, None, None)
+        finally:
+            _paho(client)._sock_close()  # noqa: SLF001 - aiomqtt leaves it open when an attempt fails
+
+    def _new_client(self) -> aiomqtt.Client:
+        properties = _properties(PacketTypes.CONNECT)
+        properties.SessionExpiryInterval = MQTT_SESSION_S
+        properties.ReceiveMaximum = MQTT_IN_FLIGHT_MAX
+        properties.MaximumPacketSize = MQTT_PACKET_BYTES_MAX
+        self._connections += 1
+        will = None
+        if self._will is not None:
+            topic, wire = self._will(self._broker.url, self._connections)
+            will = aiomqtt.Will(topic, wire, qos=1)
+        client = aiomqtt.Client(
+            self._broker.host,
+            self._broker.port,
+            identifier=self._client_id,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            # Within one life of the process the broker may keep our session; what is older is of an earlier one.
+            clean_start=not self._was_up,
+            will=will,
+            timeout=BROKER_ANSWER_S_MAX,
+            keepalive=MQTT_KEEPALIVE_S,
+            max_inflight_messages=MQTT_IN_FLIGHT_MAX,
+            max_queued_outgoing_messages=MQTT_IN_FLIGHT_MAX,
+            properties=properties,
+            tls_context=self._broker.tls,
+            socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
+        )
+        paho = _paho(client)
+        paho.connect_timeout = BROKER_ANSWER_S_MAX
+        paho.on_message = self._on_message
+        paho.on_publish = self._wrap(paho.on_publish)
+        return client
+
+    def _on_message(self, _client: PahoClient, _userdata: object, message: MQTTMessage) -> None:
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            self._count("messages_rejected", "topic")
+            return
+        self._post(EnvelopeReceived(self._broker.url, topic, bytes(message.payload)))
+
+    def _wrap(self, on_publish: Any) -> Callable[..., None]:  # noqa: ANN401 - paho's union of callback versions
+        def noticed(client: PahoClient, userdata: object, mid: int, code: ReasonCode, properties: Properties) -> None:
+            if code.value >= FAILURE:
+                self._count("broadcasts_refused", str(code))
+            on_publish(client, userdata, mid, code, properties)
+
+        return noticed
+
+    async def _subscribe(self, client: aiomqtt.Client) -> None:
+        wanted = [(topic, SubscribeOptions(qos=1, noLocal=True)) for topic in self._filters]
+        if wanted:
+            for topic, code in zip(self._filters, await client.subscribe(wanted), strict=True):
+                if _value(code) >= FAILURE:
+                    raise RefusedError(f"subscription to {topic}: {code}")
+        self._up_at = asyncio.get_running_loop().time()
+        self._was_up = True
+        self._told = None
+        self._post(BrokerConnected(self._broker.url))
+
+    async def _serve(self, client: aiomqtt.Client) -> None:
+        """Write, probe and watch; the first of the three to fail ends the link."""
+        work = [asyncio.create_task(part) for part in (self._write(client), self._probe(client), self._watch(client))]
+        try:
+            done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+
+    async def _write(self, client: aiomqtt.Client) -> None:
+        while True:
+            message = await self._mailbox.first()
+            properties = _properties(PacketTypes.PUBLISH)
+            properties.MessageExpiryInterval = message.expiry_s
+            await client.publish(
+                message.topic, message.wire, int(message.at_least_once), message.retain, properties=properties
+            )
+            self._mailbox.sent(message)
+
+    async def _probe(self, client: aiomqtt.Client) -> None:
+        while True:
+            await asyncio.sleep(BROKER_PROBE_S)
+            await client.subscribe(PROBE_FILTER, timeout=BROKER_PROBE_S)
+
+    async def _watch(self, client: aiomqtt.Client) -> None:
+        """Ends with MqttError when the connection does; its queue stays empty, messages take another way."""
+        async for _ in client.messages:
+            raise AssertionError("every message is taken by _on_message")
+
+
+def _properties(packet: int) -> Properties:
+    return Properties(packet)  # type: ignore[no-untyped-call]
+
+
+def _paho(client: aiomqtt.Client) -> PahoClient:
+    return client._client  # noqa: SLF001 - what aiomqtt hides is named in the module's docstring
+
+
+async def _enter(client: aiomqtt.Client) -> None:
+    """Connect. aiomqtt does so in a thread, so a cancelled attempt is waited for, within reason."""
+    opening = asyncio.ensure_future(client.__aenter__())
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        await asyncio.wait([opening], timeout=ABANDON_S)
+        opening.cancel()
+        await asyncio.gather(opening, return_exceptions=True)
+        raise
+
+
+def _value(code: object) -> int:
+    """The number of what a broker answered; 0 for what is no answer."""
+    if isinstance(code, ReasonCode):
+        return int(code.value)
+    return code if isinstance(code, int) else 0
+
+
+def _is_refusal(fault: Exception) -> bool:
+    """Whether trying again soon is of no use: we are not let in, or not under this name."""
+    cause = fault.__cause__ or fault
+    if _value(getattr(cause, "rc", None)) in REFUSALS:
+        return True
+    return isinstance(fault, RefusedError) or "CERTIFICATE" in str(fault)
+
+
+def _reason(fault: Exception) -> str:
+    cause = fault.__cause__ or fault
+    return str(cause) or type(cause).__name__
