@@ -7,7 +7,8 @@ import pytest
 
 from shoal_agent.shell.api import server as server_module
 from shoal_agent.shell.api.app import build_app
-from shoal_agent.shell.api.server import ApiServer, PortInUse, bind
+from shoal_agent.shell.api.server import ApiServer
+from shoal_agent.shell.sockets import listen
 from shoal_protocol.limits import API_HEADERS_BYTES_MAX
 from tests.support.twin import KEY, NAME, TwinIngress, twin_ports
 
@@ -19,7 +20,7 @@ class Running:
 
     def __init__(self):
         self.ingress = TwinIngress()
-        self.server = ApiServer(build_app(twin_ports(self.ingress)), bind("127.0.0.1", 0))
+        self.server = ApiServer(build_app(twin_ports(self.ingress)), listen("127.0.0.1", 0))
         self.task = asyncio.create_task(self.server.run())
         self.writers = []
 
@@ -53,26 +54,6 @@ async def closed(reader):
     with contextlib.suppress(ConnectionResetError):
         return await asyncio.wait_for(reader.read(), 5)
     return b""
-
-
-async def test_a_port_in_use_is_a_clear_error():
-    first = bind("127.0.0.1", 0)
-    port = first.getsockname()[1]
-    with pytest.raises(PortInUse, match=rf"127\.0\.0\.1:{port}: the port is in use"):
-        bind("127.0.0.1", port)
-    first.close()
-    bind("127.0.0.1", port).close()
-
-
-def test_an_address_that_is_not_ours_is_an_os_error():
-    with pytest.raises(OSError, match=r"assign|not available"):
-        bind("192.0.2.1", 0)
-
-
-def test_ipv6_is_an_address_too():
-    made = bind("::1", 0)
-    assert made.getsockname()[0] == "::1"
-    made.close()
 
 
 async def test_it_answers_and_keeps_the_connection(running):

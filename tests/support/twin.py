@@ -28,7 +28,7 @@ from shoal_agent.core.services import unpack
 from shoal_agent.shell.api.app import build_app
 from shoal_agent.shell.api.auth import ApiKeys, hash_key
 from shoal_agent.shell.api.ports import ApiPorts, Readiness, ServedModel
-from shoal_agent.shell.api.server import ApiServer, bind
+from shoal_agent.shell.api.server import ApiServer
 from shoal_agent.shell.metrics import Metrics, Readings
 from shoal_agent.shell.ports import Answer
 from shoal_agent.shell.services.chat_template import ChatTemplate
@@ -36,6 +36,7 @@ from shoal_agent.shell.services.detokenizer import Detokenizer
 from shoal_agent.shell.services.sampler import Sampler
 from shoal_agent.shell.services.sessions import ServiceError
 from shoal_agent.shell.services.tokenizer import Tokenizer
+from shoal_agent.shell.sockets import listen
 from shoal_protocol.ids import DeploymentId, Epoch
 from tests.support.texts import EOS, MODEL, TEMPLATE, tokenizer_json, vocabulary
 
@@ -164,7 +165,7 @@ def twin_ports(ingress: TwinIngress) -> ApiPorts:
 @contextmanager
 def twin_server() -> Iterator[str]:
     """A whole API server in a thread of its own, on a free port; yields its URL."""
-    listener = bind("127.0.0.1", 0)
+    listener = listen("127.0.0.1", 0)
     url = "http://{}:{}".format(*listener.getsockname()[:2])
     servers: list[ApiServer] = []
     begun = threading.Event()

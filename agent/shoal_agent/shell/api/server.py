@@ -4,14 +4,10 @@ uvicorn speaks HTTP; two things it leaves to others are done here. It waits for 
 slowly or never, so ``_TimedProtocol`` gives every request's headers ``API_HEADERS_S_MAX`` and closes connections beyond
 ``API_CONNECTIONS_MAX`` at once. It takes over the process's signals, which belong to the agent, so ``_TenantServer``
 leaves them alone.
-
-The socket is bound before anything is promised (``bind``), so a port in use is a clear error at start and not a
-silent absence.
 """
 
 import asyncio
 import contextlib
-import errno
 import socket
 from collections.abc import Iterator
 from typing import Any, Final
@@ -20,35 +16,11 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from shoal_agent.shell.sockets import BACKLOG
 from shoal_protocol.limits import API_CONNECTIONS_MAX, API_HEADERS_BYTES_MAX, API_HEADERS_S_MAX, API_IDLE_S_MAX
 
-_BACKLOG: Final = 128
 _STOP_S: Final = 3
 """Streams get this long to end by themselves when the agent stops; then they are cancelled."""
-
-
-class PortInUse(Exception):  # noqa: N818 - named for what happened
-    """Somebody else listens on that address."""
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening-ready socket. PortInUse if the address is taken; OSError if it is not this machine's.
-
-    ``port`` 0 takes a free one; ask ``getsockname()`` which.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    made = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind((host, port))
-        made.listen(_BACKLOG)
-    except OSError as fault:
-        made.close()
-        if fault.errno == errno.EADDRINUSE:
-            raise PortInUse(f"the API cannot listen on {host}:{port}: the port is in use") from None
-        raise
-    made.setblocking(False)  # noqa: FBT003 - the library's signature
-    return made
 
 
 class ApiServer:
@@ -69,7 +41,7 @@ class ApiServer:
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,
-                backlog=_BACKLOG,
+                backlog=BACKLOG,
                 timeout_keep_alive=int(API_IDLE_S_MAX),
                 timeout_graceful_shutdown=_STOP_S,
                 h11_max_incomplete_event_size=API_HEADERS_BYTES_MAX,
