@@ -12,11 +12,11 @@ Only byte-level vocabularies are read (GPT-2's alphabet: one printable character
 what every published model of the supported families uses. Others are refused by name.
 """
 
-import json
 import re
-from typing import Any, Final
+from typing import Final
 
 import tokenizers
+from tokenizers.decoders import ByteLevel
 
 from shoal_agent.core.services import MARKER_BREAK, CheckRequest, EncodeAnswer, EncodeRequest
 from shoal_agent.shell.services.sessions import ServiceError
@@ -34,11 +34,13 @@ class Tokenizer:
             raise ServiceError(f"tokenizer.json is larger than {TOKENIZER_BYTES_MAX} bytes")
         self._vocabulary = vocabulary
         self._bos = bos
-        _require_byte_level(data)
         try:
             self._library = tokenizers.Tokenizer.from_buffer(data)
         except Exception as fault:  # noqa: BLE001 - the library raises nothing narrower
             raise ServiceError(f"the package's tokenizer.json is broken: {fault}") from None
+        if not isinstance(self._library.decoder, ByteLevel):
+            kind = type(self._library.decoder).__name__
+            raise ServiceError(f"a tokenizer with decoder {kind} is not supported: only ByteLevel is")
         self._library.no_truncation()
         self._library.no_padding()
         self._library.encode_special_tokens = True
@@ -111,16 +113,6 @@ class Tokenizer:
         # A batch of one: unlike ``encode`` it lets other threads run meanwhile, and does not compute offsets.
         [encoding] = self._library.encode_batch_fast([text], add_special_tokens=False)
         return list(encoding.ids)
-
-
-def _require_byte_level(data: bytes) -> None:
-    try:
-        decoder: Any = json.loads(data)["decoder"]
-        kind = decoder["type"] if decoder else "none"
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise ServiceError("the package's tokenizer.json is broken: no decoder is described") from None
-    if kind != "ByteLevel":
-        raise ServiceError(f"a tokenizer with decoder {kind} is not supported: only ByteLevel is")
 
 
 def _splitter(markers: list[tokenizers.AddedToken]) -> re.Pattern[str] | None:
