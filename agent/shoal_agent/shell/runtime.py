@@ -110,6 +110,11 @@ class Runtime:
         if not self._busy and self._drivers is not None:
             self._drain()
 
+    def fail(self, fault: BaseException) -> None:
+        """Something of ours broke outside the node: end the process with it."""
+        if not self.stopped.done():
+            self.stopped.set_exception(fault)
+
     def _drain(self) -> None:
         self._busy = True
         try:
@@ -121,8 +126,7 @@ class Runtime:
                     self._node.check()
             self._arm()
         except Exception as fault:
-            if not self.stopped.done():
-                self.stopped.set_exception(fault)
+            self.fail(fault)
             raise
         finally:
             self._busy = False

@@ -1,0 +1,268 @@
+"""An agent from its configuration to its last goodbye: builds the drivers, runs the node among them, takes them down.
+
+Order of birth: key and roster, the state directory and its lock (two agents with one identity would be an
+equivocator), the incarnation (durable before anything is sent), the listening sockets (a port in use must be said
+before anything is promised), the engine and its measured speed, then the node. Only when everything listens does
+systemd hear READY. Order of death is the reverse: the node says goodbye, the brokers get a moment to carry it, then
+every driver is taken down, each within a bound.
+
+Nothing is decided here: this file only connects.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from random import SystemRandom
+from typing import Final
+
+from shoal_agent.config import Config, api_key_hashes
+from shoal_agent.core.control import CoreConfig, Identity
+from shoal_agent.core.events import ModelAvailable, Restored, Sampled, ServicesAvailable, StopRequested
+from shoal_agent.core.node import Node
+from shoal_agent.shell import ort
+from shoal_agent.shell.api.app import build_app
+from shoal_agent.shell.api.auth import ApiKeys
+from shoal_agent.shell.api.ports import ApiPorts
+from shoal_agent.shell.api.server import ApiServer
+from shoal_agent.shell.clock import Clock, wall_ms
+from shoal_agent.shell.dataplane import DataPlane
+from shoal_agent.shell.engine import Engine
+from shoal_agent.shell.identity import member_in, open_roster, open_sealer
+from shoal_agent.shell.logs import Log
+from shoal_agent.shell.metrics import Metrics
+from shoal_agent.shell.microbench import measure_speed
+from shoal_agent.shell.model_facts import facts_of
+from shoal_agent.shell.mqtt import MqttControlPlane, broker_address
+from shoal_agent.shell.runtime import Drivers, Runtime
+from shoal_agent.shell.sensors import Sensors, cores
+from shoal_agent.shell.services.host import ModelAssets, ServiceHost
+from shoal_agent.shell.sockets import listen, port_of
+from shoal_agent.shell.store import StateDir
+from shoal_agent.shell.systemd import Systemd
+from shoal_agent.shell.tensors import Tensors
+from shoal_agent.shell.tls import data_tls
+from shoal_agent.shell.window import Window
+from shoal_models.errors import ModelError
+from shoal_models.manifest import Manifest
+from shoal_models.package import Store
+from shoal_protocol.limits import TOKENIZER_BYTES_MAX
+from shoal_protocol.messages import Endpoint
+from shoal_protocol.roster import Role
+from shoal_protocol.topics import agent_filters
+
+VERSION: Final = version("shoal")
+SAMPLE_S: Final = 5.0
+"""Sensors are read this often: a gossiped load older than this would mislead, a fresher one would cost more."""
+GOODBYE_S: Final = 1.0
+"""How long the brokers have to carry the goodbye."""
+STOP_API_S: Final = 5.0
+"""The API ends its streams within this, or is cancelled."""
+SPEED_RECORD: Final = "speed"
+"""The measured speed is kept between lives: a restart should not cost a second, and must not be measured under load."""
+KV_SHARE: Final = 4
+"""Unless told otherwise, a node keeps one part in so many of the memory it offers for KV."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """What everything else stands on: identity, state, sockets."""
+
+    config: Config
+    identity: Identity
+    state: StateDir
+    log: Log
+    clock: Clock
+    store: Store
+    sensors: Sensors
+    data_socket: socket.socket
+    api_socket: socket.socket | None
+
+
+async def run_agent(config: Config) -> None:
+    """Run one agent until SIGTERM or SIGINT. UserError for what an operator can mend."""
+    sealer = open_sealer(config.node.key_file)
+    roster = open_roster(config.cluster)
+    member = member_in(roster, sealer, Role.AGENT)
+    log = Log(config.log, member.node)
+    log.adopt_libraries()
+    with StateDir.open(config.node.state_dir) as state:
+        identity = Identity(member.node, state.next_incarnation(), sealer, roster)
+        data_socket = listen(config.data.host, config.data.port)
+        api_socket = listen(config.api.host, config.api.port) if config.api.enabled else None
+        sensors = Sensors(config.models.store_dir, config.engine.memory_bytes_max)
+        store = Store(config.models.store_dir)
+        ground = _Ground(config, identity, state, log, Clock(), store, sensors, data_socket, api_socket)
+        ort.configure(config.engine.threads or max(1, cores() - 1))
+        speed = await _speed(state)
+        async with _connected(ground, speed) as (runtime, node, tasks):
+            log.say("info", "started", {"incarnation": identity.incarnation})
+            await _live(runtime, node, tasks, Systemd(os.environ))
+
+
+async def _speed(state: StateDir) -> int:
+    """This device's speed, measured in its first life."""
+    kept = state.restore(SPEED_RECORD)
+    if kept is not None and kept.isdigit() and int(kept) > 0:
+        return int(kept)
+    speed = await asyncio.to_thread(measure_speed)
+    state.persist(SPEED_RECORD, str(speed).encode())
+    return speed
+
+
+# --- connecting ----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime, Node, "_Tasks"]]:
+    """Every driver around the node, and all of them down again at the end."""
+    config, identity = ground.config, ground.identity
+    node = Node(_core_config(ground), identity, SystemRandom(), ground.clock.now())
+    runtime = Runtime(node, ground.clock.now)
+    tensors = Tensors()
+    engine = Engine(ground.store, tensors, runtime.post, config.engine.lanes)
+    services = ServiceHost(tensors, runtime.post)
+    window = Window(node, ground.clock, identity.roster.cluster, engine, tensors)
+    metrics = Metrics(window.readings, VERSION)
+    control = MqttControlPlane(
+        identity.node,
+        [broker_address(section) for section in config.brokers],
+        agent_filters(identity.roster.cluster),
+        lambda broker, connection: node.will(broker, connection, ground.clock.now()),
+        runtime.post,
+        metrics.count,
+        SystemRandom(),
+    )
+    tls = data_tls(identity.node, config.data.certificate_file, config.data.key_file, identity.roster)
+    data = DataPlane(
+        identity.node, identity.incarnation, tls, ground.data_socket, tensors, window.resolve, runtime.post
+    )
+    tasks = _Tasks(runtime)
+    _tell_beginnings(ground, runtime, services, speed)
+    runtime.attach(Drivers(control, data, engine, services, tensors, ground.state, metrics, ground.log))
+    try:
+        tasks.run("control plane", control.run())
+        tasks.run("data plane", data.run())
+        tasks.run("sensors", _sense(ground, runtime, speed))
+        if ground.api_socket is not None:
+            keys = ApiKeys(api_key_hashes(config.api))
+            app = build_app(ApiPorts(runtime, window.models, window.ready, window.state, metrics, keys))
+            tasks.serve(ApiServer(app, ground.api_socket))
+        yield runtime, node, tasks
+        await control.drain(GOODBYE_S)
+    finally:
+        await tasks.stop()
+        await engine.close()
+        await services.shut_down()
+
+
+def _core_config(ground: _Ground) -> CoreConfig:
+    config = ground.config
+    host = f"[{config.api.host}]" if ":" in config.api.host else config.api.host
+    api = "" if ground.api_socket is None else f"http://{host}:{port_of(ground.api_socket)}"
+    kv_bytes_max = config.engine.kv_bytes_max or ground.sensors.memory_bytes // KV_SHARE
+    data = Endpoint(config.data.advertise_host, port_of(ground.data_socket))
+    return CoreConfig(ground.identity.roster.cluster, data, api, kv_bytes_max, f"shoal {VERSION}")
+
+
+def _tell_beginnings(ground: _Ground, runtime: Runtime, services: ServiceHost, speed: int) -> None:
+    """What the node must know before anything else happens: the machine, its packages, its earlier life."""
+    runtime.post(_reading(ground, speed))
+    for name in ground.store.names():
+        try:
+            manifest = ground.store.load(name)
+            services.add(_assets(ground.store, manifest))
+        except ModelError as fault:
+            ground.log.say("error", "package refused", {"package": name, "why": str(fault)})
+            continue
+        runtime.post(ModelAvailable(facts_of(manifest)))
+    runtime.post(ServicesAvailable(services.names))
+    for name in ground.state.names():
+        if name.startswith("plan."):
+            runtime.post(Restored(name, ground.state.restore(name) or b""))
+
+
+def _assets(store: Store, manifest: Manifest) -> ModelAssets:
+    tokenizer = store.read(manifest.tokenizer, "tokenizer", TOKENIZER_BYTES_MAX)
+    template = None
+    if manifest.chat_template is not None:
+        template = store.read(manifest.chat_template, "chat template", TOKENIZER_BYTES_MAX).decode()
+    special = manifest.special_tokens
+    return ModelAssets(manifest.digest, tokenizer, template, manifest.dimensions.vocabulary, special.bos, special.eos)
+
+
+def _reading(ground: _Ground, speed: int) -> Sampled:
+    return Sampled(ground.sensors.capacity(speed, ort.providers()), ground.sensors.load(), wall_ms())
+
+
+async def _sense(ground: _Ground, runtime: Runtime, speed: int) -> None:
+    while True:
+        await asyncio.sleep(SAMPLE_S)
+        runtime.post(_reading(ground, speed))
+
+
+# --- living --------------------------------------------------------------------------------------------------------
+
+
+class _Tasks:
+    """The tasks that must not end: one that does, ends the agent."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._api: tuple[ApiServer, asyncio.Task[None]] | None = None
+
+    def run(self, name: str, work: "asyncio._CoroutineLike[None]") -> asyncio.Task[None]:
+        """Run ``work`` until the end."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def serve(self, server: ApiServer) -> None:
+        """Run the API, which is asked to stop before it is cancelled."""
+        self._api = (server, self.run("api", server.run()))
+
+    async def stop(self) -> None:
+        """End all of them: the API first, so that its streams can say why."""
+        for task in self._tasks:
+            task.remove_done_callback(self._ended)
+        if self._api is not None:
+            server, task = self._api
+            server.stop()
+            await asyncio.wait([task], timeout=STOP_API_S)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            self._runtime.fail(task.exception() or RuntimeError(f"{task.get_name()} ended by itself"))
+
+
+async def _live(runtime: Runtime, node: Node, tasks: _Tasks, systemd: Systemd) -> None:
+    """Until somebody asks us to stop, or something of ours breaks."""
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _loop, context: _unhandled(runtime, context))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: runtime.post(StopRequested()))
+    if systemd.watchdog_s is not None:
+        tasks.run("watchdog", systemd.beat())
+    systemd.notify("READY=1", "STATUS=serving")
+    try:
+        await runtime.stopped
+    finally:
+        systemd.notify("STOPPING=1")
+    node.check()
+
+
+def _unhandled(runtime: Runtime, context: dict[str, object]) -> None:
+    """An exception nobody awaited is a mistake of ours; a message without one is only a complaint of the loop."""
+    fault = context.get("exception")
+    if isinstance(fault, Exception) and not isinstance(fault, OSError):
+        runtime.fail(fault)
