@@ -2,8 +2,8 @@
 
 Three kinds of source, and no other way in:
 
-* the core counts by effect, ``Count(name, label)``: each name is a row of ``FAMILIES`` and becomes
-  ``shoal_<name>_total{<label>}``. Labels may come from other nodes' mistakes, so each family keeps a bounded number
+* the core counts by effect, ``Count(name, label)``, and drivers call ``count`` alike: each name is a row of
+  ``FAMILIES`` and becomes ``shoal_<name>_total{<label>}``. Labels may come from other nodes' mistakes, so each family keeps a bounded number
   of label values and counts the rest as ``other``;
 * the API observes requests, tokens and the two times a reader feels: to the first token, and between two tokens;
 * gauges are read when somebody looks (``Readings``), so they cannot drift from what they measure.
@@ -25,6 +25,8 @@ CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "activations_refused": ("reason", "Activations this node would not run"),
+    "broadcasts_dropped": ("reason", "Broadcasts that no broker could take in time"),
+    "broadcasts_refused": ("code", "Broadcasts a broker answered with an error"),
     "broker_links": ("change", "Times a link to a broker came up or went down"),
     "frames_dropped": ("kind", "Data-plane frames that no session here was waiting for"),
     "links_lost": ("plane", "Data-plane links that broke"),
@@ -39,7 +41,7 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "service_answers_rejected": ("reason", "Answers of light services that made no sense"),
     "sessions_refused": ("reason", "Sessions this node's stages would not serve"),
 }
-"""Counters of the core: name -> (label, help)."""
+"""Counters of the core and the drivers: name -> (label, help)."""
 
 _FIRST_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _TOKEN_S: Final = (0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 5.0)
@@ -127,7 +129,7 @@ class Metrics:
         )
 
     def count(self, name: str, label: str) -> None:
-        """Add one to a counter of the core. ``name`` is a row of ``FAMILIES``."""
+        """Add one to a counter. ``name`` is a row of ``FAMILIES``."""
         known = self._labels[name]
         if label not in known:
             if len(known) >= METRIC_LABELS_MAX:
