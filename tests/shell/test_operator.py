@@ -1,7 +1,6 @@
 """The operator against hosts that speak the real envelopes on the real topics; only the broker is a function call."""
 
 import asyncio
-from dataclasses import dataclass, field
 
 import pytest
 
@@ -13,26 +12,20 @@ from shoal_agent.core.planner import Objective
 from shoal_agent.errors import ConfigError, ExitCode, FailedError, NoPlanError, TimedOutError, UnavailableError
 from shoal_agent.shell import operator as operator_module
 from shoal_agent.shell import survey as survey_module
-from shoal_agent.shell.clock import Clock, unix_s, wall_ms
+from shoal_agent.shell.clock import Clock, unix_s
 from shoal_agent.shell.operator import DeployWish, Desk, Founding, Operator, resolve_nodes
 from shoal_agent.shell.survey import Survey
-from shoal_protocol.codec import decode_plan
-from shoal_protocol.envelope import open_envelope, seal
-from shoal_protocol.ids import ClusterId, Digest, Incarnation, Sequence, digest_of, node_id_of
+from shoal_protocol.envelope import open_envelope
+from shoal_protocol.ids import ClusterId, Digest, Incarnation, digest_of, node_id_of
 from shoal_protocol.messages import (
-    Capacity,
     DeploymentPhase,
-    Endpoint,
     Heartbeat,
-    Load,
     NodePhase,
-    NodeState,
-    PhaseReported,
     PlanAnnounced,
 )
 from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
 from shoal_protocol.sealing import Ed25519Sealer
-from shoal_protocol.topics import topic_for
+from tests.support.hosts import Host
 
 CLUSTER = ClusterId("c" * 32)
 MODEL = Digest(b"m" * 32)
@@ -42,65 +35,17 @@ ROOT, OPERATOR = Ed25519Sealer(b"r" * 32), Ed25519Sealer(b"o" * 32)
 LOADING = (DeploymentPhase.LOADING, DeploymentPhase.READY, DeploymentPhase.ACTIVE)
 
 
-@dataclass
-class Host:
-    """A node that says what it is told to say, in its own name."""
-
-    sealer: Ed25519Sealer
-    roster: TrustedRoster | None = None
-    phases: tuple[DeploymentPhase, ...] = LOADING
-    detail: str = ""
-    deaf: int = 0
-    """So many announcements do not reach it."""
-    memory_bytes: int = 1_000_000_000
-    sequence: int = 0
-    plans: list = field(default_factory=list)
-
-    @property
-    def node(self):
-        return node_id_of(self.sealer.public_key)
-
-    def envelope(self, message):
-        self.sequence += 1
-        wire = seal(
-            self.sealer, CLUSTER, self.node, Incarnation(1), Sequence(self.sequence), 60_000, wall_ms(), message
-        )
-        return EnvelopeReceived("broker", topic_for(CLUSTER, self.node, message), wire)
-
-    def introduce(self, desk, phase=NodePhase.READY, models=(MODEL,)):
-        capacity = Capacity(4, self.memory_bytes, 2**33, 2**33, 5 * 10**9, ())
-        load = Load(100, self.memory_bytes, None, 0, 0)
-        endpoint = Endpoint("127.0.0.1", 7600)
-        desk.post(self.envelope(NodeState(1, phase, endpoint, "", capacity, load, (), models, (), "shoal 0")))
-        desk.post(self.envelope(Heartbeat(1, 1)))
-
-    def hear(self, desk, broadcast):
-        """What a host does with an announcement: open it as any node would, and report."""
-        message = open_envelope(broadcast.wire, self.roster, CLUSTER).message
-        plan = decode_plan(message.plan)
-        if self.node not in [stage.node for stage in plan.stages]:
-            return
-        if self.deaf:
-            self.deaf -= 1
-            return
-        self.plans.append(plan)
-        for phase in self.phases:
-            report = PhaseReported(plan.deployment, plan.epoch, digest_of(message.plan), phase, self.detail)
-            desk.post(self.envelope(report))
-
-
 class Scene:
     """An operator, its desk and three hosts."""
 
     def __init__(self):
-        self.hosts = [Host(Ed25519Sealer(bytes([i]) * 32)) for i in (1, 2, 3)]
-        members = [Member(h.node, h.sealer.public_key, (Role.AGENT,), "lab", b"") for h in self.hosts]
+        sealers = [Ed25519Sealer(bytes([i]) * 32) for i in (1, 2, 3)]
+        members = [Member(node_id_of(s.public_key), s.public_key, (Role.AGENT,), "lab", b"") for s in sealers]
         node = node_id_of(OPERATOR.public_key)
         members.append(Member(node, OPERATOR.public_key, (Role.OPERATOR,), "lab", b""))
         roster = Roster(CLUSTER, 1, unix_s() + 3600, (ROOT.public_key,), 1, tuple(members))
         self.roster = TrustedRoster.open(sign_roster(roster, [ROOT]), [ROOT.public_key], 1, unix_s())
-        for host in self.hosts:
-            host.roster = self.roster
+        self.hosts = [Host(sealer, self.roster) for sealer in sealers]
         self.operator = Operator(node, Incarnation(7), OPERATOR, self.roster)
         clock = Clock()
         self.desk = Desk(Gate(CLUSTER, node, self.roster), clock, Survey(clock.now()))
@@ -111,12 +56,20 @@ class Scene:
         """The broker answers, and hands out who is there."""
         self.desk.post(BrokerConnected("broker"))
         for host in hosts or self.hosts:
-            host.introduce(self.desk)
+            self.introduce(host)
+
+    def introduce(self, host, models=(MODEL,), phase=NodePhase.READY):
+        self.hear(host.record(models, phase))
+        self.hear(host.say(Heartbeat(1, 1)))
+
+    def hear(self, broadcast):
+        self.desk.post(EnvelopeReceived("broker", broadcast.topic, broadcast.wire))
 
     def publish(self, broadcast):
         self.published.append(broadcast)
         for host in self.hosts:
-            host.hear(self.desk, broadcast)
+            for said in host.answer(broadcast.wire):
+                self.hear(said)
 
     async def found(self, **wish):
         founding = Founding(self.operator, DeployWish("tiny", **wish), FACTS, self.desk, self.publish, self.told.append)
@@ -185,8 +138,8 @@ async def test_without_a_broker_it_says_which_were_tried(scene):
 async def test_too_few_nodes_are_named_with_reasons(scene):
     one, two, three = scene.hosts
     scene.arrive(one)
-    two.introduce(scene.desk, models=())
-    three.introduce(scene.desk, phase=NodePhase.DRAINING)
+    scene.introduce(two, models=())
+    scene.introduce(three, phase=NodePhase.DRAINING)
     with pytest.raises(NoPlanError) as caught:
         await scene.found(stages=2)
     text = caught.value.message
@@ -227,6 +180,15 @@ async def test_a_host_that_fails_is_quoted(scene):
         await scene.found(stages=3)
 
 
+async def test_a_failure_ends_it_though_another_host_is_silent(scene):
+    scene.hosts[0].deaf = 1000
+    scene.hosts[1].phases = (DeploymentPhase.FAILED,)
+    scene.arrive()
+    with pytest.raises(FailedError, match=f"{scene.hosts[0].node}: did not answer"):
+        await scene.found(stages=3)
+    assert len(scene.published) == 1
+
+
 async def test_a_host_that_never_ends_loading_times_out(scene):
     scene.hosts[0].phases = (DeploymentPhase.LOADING,)
     scene.hosts[1].deaf = 1000
@@ -244,8 +206,7 @@ async def test_the_same_deployment_with_another_plan_is_refused(scene):
     again = Scene()
     again.hosts, again.roster, again.operator = scene.hosts, scene.roster, scene.operator
     again.arrive()
-    said = scene.published[0]
-    again.desk.post(EnvelopeReceived("broker", said.topic, said.wire))
+    again.hear(scene.published[0])
     with pytest.raises(FailedError, match="tiny is deployed already, epoch 0"):
         await again.found(stages=3)
     assert (await again.found(stages=2)).digest == first.digest, "the same plan again is no other plan"
@@ -253,11 +214,11 @@ async def test_the_same_deployment_with_another_plan_is_refused(scene):
 
 async def test_what_is_not_for_it_or_forged_changes_nothing(scene):
     scene.arrive()
-    forged = Host(Ed25519Sealer(b"x" * 32)).envelope(Heartbeat(1, 1))
-    scene.desk.post(forged)
+    scene.hear(Host(Ed25519Sealer(b"x" * 32), scene.roster).say(Heartbeat(1, 1)))
     scene.desk.post(TimePassed())
     scene.desk.post(EnvelopeReceived("broker", "nonsense", b"\xff" * 50))
     assert len(scene.desk.survey.heard()) == 3
+    assert scene.desk.troubles == {"messages_rejected (sender)": 1, "messages_rejected (malformed)": 1}
 
 
 @pytest.mark.parametrize("names", [["zzzz"], [""]])

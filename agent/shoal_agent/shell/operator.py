@@ -265,7 +265,7 @@ class Founding:
             phases = [desk.phases[result.digest, node].phase for node in hosts if (result.digest, node) in desk.phases]
             return DeploymentPhase.FAILED in phases or phases.count(DeploymentPhase.ACTIVE) == len(hosts)
 
-        while not answered() and desk.clock.now() < until:
+        while not (answered() or settled()) and desk.clock.now() < until:
             self._publish(self._envelope(raw))
             await desk.wait(lambda: answered() or settled(), min(until, Instant(desk.clock.now() + ANNOUNCE_S)))
         await desk.wait(settled, until)

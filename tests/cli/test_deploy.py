@@ -1,0 +1,132 @@
+"""`shoal deploy` as an operator runs it: a process, a real broker with certificates and ACL, hosts that answer."""
+
+import asyncio
+import contextlib
+import json
+import sys
+
+import pytest
+
+from shoal_agent.config import load_config, load_operator_config
+from shoal_agent.errors import ExitCode
+from shoal_agent.shell.identity import open_roster, open_sealer
+from shoal_protocol.messages import DeploymentPhase
+from tests.support.broker import needs_mosquitto, running
+from tests.support.commands import shoal
+from tests.support.fleet import configure, found
+from tests.support.hosts import Host, on_air
+
+RUN_S_MAX = 60.0
+
+
+@pytest.fixture
+def fleet(tmp_path, tiny_store):
+    made = found(tmp_path, 3)
+    configure(made, ["mqtts://127.0.0.1:1"], tiny_store.root)
+    return made
+
+
+@contextlib.asynccontextmanager
+async def cluster(fleet, tmp_path, tiny_store, alter=lambda hosts: None):
+    """The fleet on a real broker, every machine but the engine."""
+    async with (
+        running(tmp_path / "broker", fleet.cluster, [fleet.operator]) as broker,
+        contextlib.AsyncExitStack() as up,
+    ):
+        configure(fleet, [broker.url], tiny_store.root)
+        hosts, sections = [], []
+        for machine in fleet.machines:
+            config = load_config(machine.config, environment={})
+            hosts.append(Host(open_sealer(config.node.key_file), open_roster(config.cluster)))
+            sections.append(config.brokers[0])
+        alter(hosts)
+        for host, section in zip(hosts, sections, strict=True):
+            await up.enter_async_context(on_air(host, section, [tiny_store.load("tiny").digest]))
+        yield hosts
+
+
+async def deploy(fleet, *arguments):
+    """The command in a process of its own: (exit code, stdout, stderr)."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "shoal_agent", "deploy", "tiny", "--config", str(fleet.operator_config), *arguments),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        out, err = await asyncio.wait_for(process.communicate(), RUN_S_MAX)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+    return process.returncode, out.decode(), err.decode()
+
+
+@needs_mosquitto
+async def test_a_model_is_deployed_over_a_real_broker(fleet, tmp_path, tiny_store):
+    async with cluster(fleet, tmp_path, tiny_store) as hosts:
+        code, out, err = await deploy(fleet, "--stages", "3", "--context-tokens", "64", "--json")
+        assert code == 0, err
+        told = json.loads(out)
+        assert told["active"] is True
+        assert (told["deployment"], told["epoch"], told["context_tokens_max"]) == ("tiny", 0, 64)
+        assert {stage["node"] for stage in told["stages"]} == {host.node for host in hosts} == set(told["nodes_heard"])
+        assert told["stages"][0]["first_block"] == 0
+        assert told["stages"][-1]["last_block"] == len(tiny_store.load("tiny").blocks) - 1
+        assert all(host.plans[0].model.hex() == told["model"] for host in hosts)
+        # The plan is retained: a second run finds it there and does not put another in its place.
+        code, out, err = await deploy(fleet, "--stages", "2")
+        assert code == ExitCode.FAILED, out + err
+        assert "tiny is deployed already, epoch 0" in err
+
+
+@needs_mosquitto
+async def test_a_dry_run_shows_the_plan_to_people(fleet, tmp_path, tiny_store):
+    async with cluster(fleet, tmp_path, tiny_store) as hosts:
+        code, out, err = await deploy(fleet, "--stages", "2", "--dry-run")
+        assert code == 0, err
+        assert "tiny: epoch 0, planned, not announced" in out
+        assert "stage 1  " in out
+        assert "3 of 3 nodes can host tiny" in err
+        assert all(host.plans == [] for host in hosts)
+
+
+@needs_mosquitto
+async def test_a_host_that_cannot_is_quoted(fleet, tmp_path, tiny_store):
+    def alter(hosts):
+        hosts[1].phases = (DeploymentPhase.FAILED,)
+        hosts[1].detail = "block 2: blob is missing"
+
+    async with cluster(fleet, tmp_path, tiny_store, alter) as hosts:
+        named = ",".join(host.node for host in hosts)
+        code, out, err = await deploy(fleet, "--stages", "3", "--nodes", named, "--json")
+        assert code == ExitCode.FAILED
+        assert f"{hosts[1].node}: failed block 2: blob is missing" in json.loads(out)["error"]["message"]
+        assert "block 2: blob is missing" in err
+
+
+def test_what_is_wrong_before_anybody_is_heard(fleet, tmp_path):
+    config = fleet.operator_config
+    assert shoal("deploy", "tiny", "--config", tmp_path / "absent.toml").code == ExitCode.CONFIG
+    ended = shoal("deploy", "absent", "--config", config)
+    assert ended.code == ExitCode.CONFIG
+    assert "no package 'absent'" in ended.err
+    assert "shoal model import absent" in ended.err
+    ended = shoal("deploy", "tiny", "--config", config, "--nodes", "zzz")
+    assert ended.code == ExitCode.CONFIG
+    assert "'zzz' names 0 members" in ended.err
+    assert shoal("deploy", "tiny", "--config", config, "--stages", "0").code == ExitCode.USAGE
+
+
+def test_only_an_operator_may_deploy(fleet):
+    key = load_operator_config(fleet.operator_config, environment={}).operator.key_file
+    key.write_bytes((fleet.machines[0].folder / "node.key").read_bytes())
+    ended = shoal("deploy", "tiny", "--config", fleet.operator_config)
+    assert ended.code == ExitCode.DENIED
+    assert "is agent in roster 2, not operator" in ended.err
+
+
+def test_without_a_broker_it_ends_with_what_was_tried(fleet, monkeypatch):
+    monkeypatch.setattr("shoal_agent.shell.operator.CONNECT_S", 1.0)
+    ended = shoal("deploy", "tiny", "--config", fleet.operator_config, "--json")
+    assert ended.code == ExitCode.UNAVAILABLE
+    assert "mqtts://127.0.0.1:1: " in ended.json["error"]["message"]
