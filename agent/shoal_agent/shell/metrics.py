@@ -3,8 +3,8 @@
 Three kinds of source, and no other way in:
 
 * the core counts by effect, ``Count(name, label)``, and drivers call ``count`` alike: each name is a row of
-  ``FAMILIES`` and becomes ``shoal_<name>_total{<label>}``. Labels may come from other nodes' mistakes, so each family keeps a bounded number
-  of label values and counts the rest as ``other``;
+  ``FAMILIES`` and becomes ``shoal_<name>_total{<label>}``. Labels may come from other nodes' mistakes, so each family
+  keeps a bounded number of label values and counts the rest as ``other``;
 * the API observes requests, tokens and the two times a reader feels: to the first token, and between two tokens;
 * gauges are read when somebody looks (``Readings``), so they cannot drift from what they measure.
 
