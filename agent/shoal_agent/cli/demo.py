@@ -152,7 +152,6 @@ async def stream_chat(api: str, key: str, wishes: Wishes, show: Callable[[str], 
         "temperature": 0,
         "seed": wishes.seed,
         "stream": True,
-        "logprobs": True,
         "return_token_ids": True,
     }
     answer = Answer()

@@ -19,12 +19,16 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """What every object of one answer begins with. ``fingerprint`` changes when the plan's epoch does."""
+    """What every object of one answer begins with. ``fingerprint`` changes when the plan's epoch does.
+
+    ``token_ids``: each choice also names its tokens by id, for clients that count or compare them.
+    """
 
     id: str
     created_s: int
     model: str
     fingerprint: str
+    token_ids: bool = False
 
 
 class Dialect(Protocol):
@@ -69,8 +73,9 @@ class ChatDialect:
 
     def chunk(self, text: str, piece: Piece | None, text_before: int) -> Json:
         del text_before
-        logprobs = _chat_logprobs([piece] if piece is not None else [])
-        return self._chunk([_choice("delta", {"content": text}, logprobs, None)])
+        pieces = [piece] if piece is not None else []
+        choice = _choice("delta", {"content": text}, _chat_logprobs(pieces), None)
+        return self._chunk([choice | _token_ids(self.heading, pieces)])
 
     def closing(self, reason: FinishReason) -> Json:
         return self._chunk([_choice("delta", {}, None, reason)])
@@ -81,7 +86,7 @@ class ChatDialect:
     def whole(self, pieces: Sequence[Piece], tail: str, reason: FinishReason, usage: Usage) -> Json:
         text = "".join(piece.text for piece in pieces) + tail
         message = {"role": "assistant", "content": text, "refusal": None}
-        choice = _choice("message", message, _chat_logprobs(pieces), reason)
+        choice = _choice("message", message, _chat_logprobs(pieces), reason) | _token_ids(self.heading, pieces)
         return _object(self.heading, "chat.completion", [choice]) | {"usage": usage_json(usage)}
 
     def _chunk(self, choices: list[Json]) -> Json:
@@ -98,8 +103,9 @@ class CompletionDialect:
         return None
 
     def chunk(self, text: str, piece: Piece | None, text_before: int) -> Json:
-        logprobs = _completion_logprobs([piece] if piece is not None else [], text_before)
-        return self._object([_choice("text", text, logprobs, None)])
+        pieces = [piece] if piece is not None else []
+        choice = _choice("text", text, _completion_logprobs(pieces, text_before), None)
+        return self._object([choice | _token_ids(self.heading, pieces)])
 
     def closing(self, reason: FinishReason) -> Json:
         return self._object([_choice("text", "", None, reason)])
@@ -109,7 +115,7 @@ class CompletionDialect:
 
     def whole(self, pieces: Sequence[Piece], tail: str, reason: FinishReason, usage: Usage) -> Json:
         text = "".join(piece.text for piece in pieces) + tail
-        choice = _choice("text", text, _completion_logprobs(pieces, 0), reason)
+        choice = _choice("text", text, _completion_logprobs(pieces, 0), reason) | _token_ids(self.heading, pieces)
         return self._object([choice]) | {"usage": usage_json(usage)}
 
     def _object(self, choices: list[Json]) -> Json:
@@ -130,6 +136,10 @@ def _object(heading: Heading, kind: str, choices: list[Json]) -> Json:
 def _choice(key: str, value: object, logprobs: Json | None, reason: FinishReason | None) -> Json:
     finish = None if reason is None else reason.value
     return {"index": 0, key: value, "logprobs": logprobs, "finish_reason": finish}
+
+
+def _token_ids(heading: Heading, pieces: Sequence[Piece]) -> Json:
+    return {"token_ids": [piece.token for piece in pieces]} if heading.token_ids else {}
 
 
 def _logprobs(pieces: Sequence[Piece]) -> list[TokenLogprob]:

@@ -82,7 +82,7 @@ class OpenAi:
         body = await self._read(request, ChatBody.model_validate_json)
         model = self._served(body.model)
         session = _new_session()
-        dialect = ChatDialect(_heading("chatcmpl", session, model))
+        dialect = ChatDialect(_heading("chatcmpl", session, model, body))
         wish = _Wish(body.request(session, _new_seed()), dialect, bool(body.stream), body.wants_usage)
         return await self._answer(request, wish)
 
@@ -91,7 +91,7 @@ class OpenAi:
         body = await self._read(request, CompletionBody.model_validate_json)
         model = self._served(body.model)
         session = _new_session()
-        dialect = CompletionDialect(_heading("cmpl", session, model))
+        dialect = CompletionDialect(_heading("cmpl", session, model, body))
         wish = _Wish(body.request(session, _new_seed()), dialect, bool(body.stream), body.wants_usage)
         return await self._answer(request, wish)
 
@@ -215,8 +215,9 @@ def _model_json(model: ServedModel) -> Json:
     }
 
 
-def _heading(prefix: str, session: SessionId, model: ServedModel) -> Heading:
-    return Heading(f"{prefix}-{session.hex()}", int(time.time()), model.id, model.fingerprint)
+def _heading(prefix: str, session: SessionId, model: ServedModel, body: ChatBody | CompletionBody) -> Heading:
+    token_ids = bool(body.return_token_ids)
+    return Heading(f"{prefix}-{session.hex()}", int(time.time()), model.id, model.fingerprint, token_ids)
 
 
 def _new_session() -> SessionId:

@@ -5,7 +5,8 @@ field this API has never heard of cannot have been promised. *Known fields that 
 supported are refused by name*, unless they hold the value that changes nothing: an answer that silently is not what
 was asked for is worse than none.
 
-Besides OpenAI's own fields, ``top_k`` and ``repetition_penalty`` are taken, as other open servers have them. The role
+Besides OpenAI's own fields, ``top_k``, ``repetition_penalty`` and ``return_token_ids`` (each choice then has its
+``token_ids``) are taken, as other open servers have them. The role
 ``developer`` is the newer name of ``system``. Without ``max_tokens`` a chat goes on as far as the context allows, a
 completion for 16 tokens, as OpenAI has it. Without ``seed`` every request draws its own.
 """
@@ -99,6 +100,7 @@ class _Body(BaseModel):
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=TOKENS_MAX)] | None = None
     repetition_penalty: Annotated[float, Field(ge=0.1, le=10)] | None = None
+    return_token_ids: bool | None = None
 
     @property
     def wants_usage(self) -> bool:
