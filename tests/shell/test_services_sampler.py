@@ -213,8 +213,10 @@ def test_a_closed_session_is_forgotten():
         made.sample(SampleRequest(SESSION, 0), np.zeros(2, np.float32))
 
 
-def test_a_very_low_temperature_is_greedy():
-    assert draw([1.0, 1.5, 1.25], sampling(temperature=1e-30)).token == 1
+@pytest.mark.parametrize("temperature", [1e-3, 1e-30, 1e-50, 5e-324])
+def test_a_very_low_temperature_is_greedy(temperature):
+    assert draw([1.0, 1.5, 1.25], sampling(temperature=temperature)).token == 1
+    assert draw([1.0, 1.5, 1.25], sampling(temperature=temperature, top_p=0.5)).token == 1
 
 
 def test_flat_logits_beyond_the_first_tries_still_make_an_exact_nucleus():

@@ -31,6 +31,9 @@ from shoal_agent.shell.services.sessions import ServiceError, Sessions
 from shoal_protocol.headers import Sampling
 from shoal_protocol.ids import SessionId
 
+_TEMPERATURE_MIN: Final = 1e-30
+"""Divided by less, float32 makes 0/0 of the best logit; this cold, the best already has all the weight."""
+
 Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.intp]
 
@@ -102,7 +105,7 @@ def _penalised(logits: Floats, seen: npt.NDArray[np.bool_], penalty: float) -> F
 def _draw(logits: Floats, best: float, sampling: Sampling, position: int) -> int:
     """One token, in proportion to what penalty, temperature and the cuts have left."""
     with np.errstate(over="ignore", under="ignore"):  # a far worse token at a low temperature has probability 0
-        weights = np.exp((logits - np.float32(best)) / np.float32(sampling.temperature))
+        weights = np.exp((logits - np.float32(best)) / np.float32(max(_TEMPERATURE_MIN, sampling.temperature)))
     candidates = _best(logits, sampling.top_k) if 0 < sampling.top_k < logits.size else None
     if sampling.top_p < 1.0:
         candidates = _nucleus(logits, weights, candidates, sampling.top_p)
