@@ -4,15 +4,13 @@ import asyncio
 import errno
 import os
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
 from shoal_agent.config import load_config
-from shoal_agent.errors import UnavailableError, UserError
+from shoal_agent.errors import UnavailableError
 from shoal_agent.shell.agent import run_agent
-
-_LISTENING: Final = frozenset({errno.EADDRINUSE, errno.EADDRNOTAVAIL, errno.EACCES})
 
 
 def run(
@@ -32,16 +30,7 @@ def run(
     try:
         asyncio.run(run_agent(settings))
     except OSError as fault:
-        raise explain(fault) from fault
-
-
-def explain(fault: OSError) -> UserError:
-    """``fault`` of the operating system in words of the configuration; raised again if there are none."""
-    if fault.errno in _LISTENING:
-        return UnavailableError(
-            f"cannot listen: {fault.strerror or fault}",
-            "choose another data.port or api.port; `ss -ltnp` shows who holds one",
-        )
-    if fault.errno == errno.ENOSPC:
-        return UnavailableError(f"the disk is full: {fault}", "free space for node.state_dir and models.store_dir")
-    raise fault
+        if fault.errno != errno.ENOSPC:
+            raise
+        hint = "free space for node.state_dir and models.store_dir"
+        raise UnavailableError(f"the disk is full: {fault}", hint) from fault
