@@ -1,3 +1,5 @@
+import dataclasses
+
 from shoal_agent.core.facts import FinishReason, Piece, TokenLogprob, Usage
 from shoal_agent.shell.api.answers import ChatDialect, CompletionDialect, Heading, usage_json
 
@@ -81,3 +83,12 @@ def test_no_logprobs_unless_they_were_computed():
         assert dialect.chunk("x", plain, 0)["choices"][0]["logprobs"] is None
         assert dialect.chunk("tail", None, 0)["choices"][0]["logprobs"] is None
         assert dialect.whole([plain], "", FinishReason.STOP, USAGE)["choices"][0]["logprobs"] is None
+
+
+def test_tokens_are_named_by_id_only_on_request():
+    named = dataclasses.replace(HEADING, token_ids=True)
+    for dialect in (ChatDialect, CompletionDialect):
+        assert dialect(named).whole(PIECES, "", FinishReason.STOP, USAGE)["choices"][0]["token_ids"] == [5, 7, 8]
+        assert dialect(named).chunk("", PIECES[1], 0)["choices"][0]["token_ids"] == [7]
+        assert dialect(named).chunk("tail", None, 0)["choices"][0]["token_ids"] == []
+        assert "token_ids" not in dialect(HEADING).whole(PIECES, "", FinishReason.STOP, USAGE)["choices"][0]

@@ -115,6 +115,17 @@ async def test_every_token_of_a_stream_with_logprobs_has_an_event_even_without_t
     assert closing["choices"][0]["finish_reason"] == "stop"
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+async def test_tokens_are_named_by_id_on_request_even_those_without_text(http, ingress, wanted):
+    ingress.scripted = [[ACCEPT, emit("he"), emit(""), emit("l"), finish(FinishReason.STOP)]] * 2
+    body = CHAT | {"return_token_ids": wanted}
+    *chunks, _done = events(await http.post("/v1/chat/completions", json=body | {"stream": True}))
+    named = [chunk["choices"][0]["token_ids"] for chunk in chunks if "token_ids" in chunk["choices"][0]]
+    assert named == ([[5], [5], [5]] if wanted else [])
+    whole = (await http.post("/v1/chat/completions", json=body)).json()
+    assert whole["choices"][0].get("token_ids") == ([5, 5, 5] if wanted else None)
+
+
 async def test_the_counts_are_the_clusters(http, ingress):
     ingress.scripted = [[ACCEPT, emit("x"), finish(FinishReason.STOP)]]
     answer = (await http.post("/v1/chat/completions", json=CHAT)).json()

@@ -40,12 +40,16 @@ Stream = AsyncGenerator[Answer, None]
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
-    """A request that passed every gate but the cluster's."""
+    """A request that passed every gate but the cluster's.
+
+    ``every_token``: a token has an event of its own even if it adds no text.
+    """
 
     request: GenerationRequest
     dialect: Dialect
     stream: bool
     wants_usage: bool
+    every_token: bool
 
 
 class OpenAi:
@@ -83,8 +87,7 @@ class OpenAi:
         model = self._served(body.model)
         session = _new_session()
         dialect = ChatDialect(_heading("chatcmpl", session, model, body))
-        wish = _Wish(body.request(session, _new_seed()), dialect, bool(body.stream), body.wants_usage)
-        return await self._answer(request, wish)
+        return await self._answer(request, _wish(body, body.request(session, _new_seed()), dialect))
 
     async def completions(self, request: Request) -> "Response | EventStream":
         """Go on with a text."""
@@ -92,8 +95,7 @@ class OpenAi:
         model = self._served(body.model)
         session = _new_session()
         dialect = CompletionDialect(_heading("cmpl", session, model, body))
-        wish = _Wish(body.request(session, _new_seed()), dialect, bool(body.stream), body.wants_usage)
-        return await self._answer(request, wish)
+        return await self._answer(request, _wish(body, body.request(session, _new_seed()), dialect))
 
     def _authorize(self, request: Request) -> None:
         if not self._ports.keys.admits(request.headers.get("authorization")):
@@ -119,6 +121,11 @@ class OpenAi:
             return JSONResponse(await unless_gone(request.receive, _whole(stream, wish.dialect)))
         await unless_gone(request.receive, _accepted(stream))
         return EventStream(_events(stream, wish), stream)
+
+
+def _wish(body: ChatBody | CompletionBody, request: GenerationRequest, dialect: Dialect) -> _Wish:
+    every_token = request.sampling.top_logprobs >= 0 or bool(body.return_token_ids)
+    return _Wish(request, dialect, bool(body.stream), body.wants_usage, every_token)
 
 
 async def _measured(answers: Stream, metrics: Metrics) -> Stream:
@@ -181,7 +188,7 @@ async def _events(stream: Stream, wish: _Wish) -> AsyncGenerator[bytes, None]:
     async for answer in stream:
         match answer:
             case Emit(_, piece):
-                if piece.text or piece.logprob is not None:
+                if piece.text or wish.every_token:
                     yield event(dialect.chunk(piece.text, piece, shown) | extra)
                 shown += len(piece.text)
             case Finish(_, reason, tail, usage):
