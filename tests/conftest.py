@@ -34,5 +34,5 @@ def tiny_store(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
 
 @pytest.fixture(scope="session")
 def smollm2_store() -> Any:
-    """A ``Store`` with ``smollm2-135m-instruct`` (int8) and ``smollm2-135m-instruct-fp32``. Shared: read only."""
+    """A ``Store`` with the package ``smollm2-135m-instruct`` (int8). Shared by all tests: read only."""
     return import_module("tests.support.models").smollm2_store()

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from shoal_models.catalog import catalog_entry
 from shoal_protocol.limits import TOKENIZER_BYTES_MAX
 from tests.support.chain import Chain
+from tests.support.models import ensure_smollm2
 from tests.support.numpy_llama import NumpyLlama
 from tests.support.statistics import log_softmax, mean_kl
 
@@ -44,8 +45,10 @@ def tokens(smollm2_store) -> list[int]:
 
 @pytest.fixture(scope="module")
 def exact(smollm2_store, tokens) -> np.ndarray:
-    """Logits of the fp32 package, whose blocks hold exactly the values the file means."""
-    return Chain(smollm2_store, smollm2_store.load(f"{NAME}-fp32")).all_logits_at_once(tokens)
+    """Logits of an fp32 package, whose blocks hold exactly the values the file means."""
+    name = f"{NAME}-fp32"
+    ensure_smollm2(smollm2_store, name, "fp32")
+    return Chain(smollm2_store, smollm2_store.load(name)).all_logits_at_once(tokens)
 
 
 def test_int8_stays_within_a_hundredth_of_a_nat(smollm2_store, tokens, exact, record_property):
@@ -77,9 +80,9 @@ def test_fp32_logits_are_those_of_transformers(source, tokens, exact, record_pro
     """The reference implementation of the model, where it is installed."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, dtype=torch.float32, local_files_only=True
-    )
+    place = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name, "local_files_only": True}
+    assert transformers.AutoTokenizer.from_pretrained(**place)(PROSE)["input_ids"] == tokens
+    model = transformers.AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
     with torch.no_grad():
         wanted = model(torch.tensor([tokens])).logits[0].numpy()
     error = float(np.abs(exact - wanted).max())

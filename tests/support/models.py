@@ -11,6 +11,7 @@ from shoal_agent.cli.model import default_cache
 from shoal_agent.cli.model_import import import_source
 from shoal_agent.shell import ort
 from shoal_models.importing import Measurement, import_gguf
+from shoal_models.manifest import Numeric
 from shoal_models.package import Store
 from shoal_models.ports import no_progress
 
@@ -40,7 +41,11 @@ def smollm2_store() -> Store:
             if old.name != state:
                 shutil.rmtree(old)
     store = Store(root / state)
-    for name, numeric in ((SMOLLM2, "int8"), (f"{SMOLLM2}-fp32", "fp32")):
-        if name not in store.names() or store.verify(name):
-            import_source(SMOLLM2, name, numeric, store, default_cache(os.environ), quiet=True)
+    ensure_smollm2(store, SMOLLM2, "int8")
     return store
+
+
+def ensure_smollm2(store: Store, name: str, numeric: Numeric) -> None:
+    """Import the real model as ``name`` unless it is there, whole."""
+    if name not in store.names() or store.verify(name):
+        import_source(SMOLLM2, name, numeric, store, default_cache(os.environ), quiet=True)
