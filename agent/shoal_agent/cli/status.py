@@ -6,6 +6,7 @@ Much of what is shown was written by other nodes: it is text, never markup, and 
 import sys
 from typing import Any, Final
 
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -45,7 +46,9 @@ def _show(console: Console, state: dict[str, Any]) -> None:
     console.print(f"cluster {state['cluster']}, seen by {state['node']}" + (f"; brokers: {brokers}" if brokers else ""))
     console.print(_nodes(state))
     for deployment in state["deployments"]:
-        console.print(_deployment(deployment))
+        told = f"{deployment['deployment']}: epoch {deployment['epoch']}, {deployment['phase'].lower()}"
+        console.print(_plain(told))
+        console.print(_stages(deployment))
     if not state["deployments"]:
         console.print("no deployment; shoal deploy MODEL makes one")
     if state["rejected"]:
@@ -54,9 +57,7 @@ def _show(console: Console, state: dict[str, Any]) -> None:
 
 
 def _nodes(state: dict[str, Any]) -> Table:
-    table = Table(
-        "node", "phase", "blocks", "speed", "memory", "load", "api", "version", title="nodes", title_justify="left"
-    )
+    table = Table("node", "phase", "blocks", "speed", "memory", "load", "api", "version", box=SIMPLE)
     for node in state["nodes"]:
         held = ", ".join(
             f"{each['deployment']} e{each['epoch']} {each['first_block']}-{each['last_block']}"
@@ -76,9 +77,8 @@ def _nodes(state: dict[str, Any]) -> Table:
     return table
 
 
-def _deployment(deployment: dict[str, Any]) -> Table:
-    title = f"{deployment['deployment']}: epoch {deployment['epoch']}, {deployment['phase'].lower()}"
-    table = Table("stage", "node", "blocks", "state", title=title, title_justify="left")
+def _stages(deployment: dict[str, Any]) -> Table:
+    table = Table("stage", "node", "blocks", "state", box=SIMPLE)
     for index, stage in enumerate(deployment["stages"]):
         said = (stage.get("phase") or "silent").lower()
         detail = f": {stage['detail']}" if stage.get("detail") else ""
