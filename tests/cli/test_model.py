@@ -103,6 +103,7 @@ def test_import_a_file(tiny_gguf, tmp_path):
         (["nosuchmodel"], ExitCode.NOT_FOUND, "there: smollm2-135m-instruct"),
         (["/nowhere/x.gguf"], ExitCode.FAILED, "No such file"),
         (["{tiny}", "--name", "Not A Name"], ExitCode.USAGE, "not a deployment id"),
+        (["smollm2-135m-instruct", "--name", "Not A Name"], ExitCode.USAGE, "not a deployment id"),
         (["{tiny}", "--numeric", "int3"], ExitCode.USAGE, "int3"),
         (["{garbage}"], ExitCode.FAILED, "does not begin with 'GGUF'"),
     ],

@@ -25,6 +25,7 @@ from shoal_models.importing import Measurement, import_gguf
 from shoal_models.manifest import Manifest, Numeric
 from shoal_models.package import Store
 from shoal_models.ports import Progress, no_progress
+from shoal_protocol.ids import parse_deployment_id
 
 _THREADS: Final = 1
 _NOT_IN_A_NAME: Final = re.compile(r"[^a-z0-9._-]+")
@@ -35,6 +36,8 @@ def import_source(
     source: str, name: str | None, numeric: Numeric, store: Store, cache: Path, *, quiet: bool
 ) -> Manifest:
     """Import a catalog entry or a file into ``store``. Raises what fetching and importing raise."""
+    if name is not None:
+        parse_deployment_id(name)  # before a download of minutes, not after
     ort.configure(_THREADS)
     measurement = Measurement(ort.Runner(), perf_counter_ns, measure_speed)
     with _shown(quiet=quiet) as progress:
