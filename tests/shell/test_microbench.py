@@ -63,7 +63,7 @@ def test_the_graph_says_what_the_onnx_package_would_have_said(graph):
 
 
 def test_it_really_multiplies(graph):
-    """Against numpy with the weights of the file: a benchmark of zeros, or of a skipped layer, would measure nothing."""
+    """Against numpy with the weights of the file: a benchmark of zeros, or one that skips a layer, measures nothing."""
     stored = weights(onnx.load_from_string(graph))
     x = np.random.default_rng(3).standard_normal((1, SIDE)).astype(np.float32)
     expected = x.astype(np.float64)
