@@ -8,7 +8,7 @@ import itertools
 from array import array
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from shoal_agent.core import services
 from shoal_agent.core.effects import (
@@ -43,13 +43,15 @@ from shoal_agent.core.events import (
 from shoal_agent.core.facts import StageSpan, TensorHandle
 from shoal_agent.core.node import Node
 from shoal_agent.core.view import DeploymentView
+from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.ids import (
-    Instant,
     NodeId,
     SessionId,
 )
 from shoal_protocol.sealing import Ed25519Sealer
 from tests.support.toy import ToyServices, toy_blocks
+
+E = TypeVar("E")
 
 
 @dataclass
@@ -70,15 +72,16 @@ class Cell:
     disk: dict[str, bytes] = field(default_factory=dict)
     counts: dict[tuple[str, str], int] = field(default_factory=lambda: defaultdict(int))
     notes: list[Note] = field(default_factory=list)
-    effects: list[tuple[Instant, Effect]] = field(default_factory=list)
     loaded: list[StageSpan] = field(default_factory=list)
     handles: itertools.count = field(default_factory=lambda: itertools.count(1))
     run_s: float = 0.001
     load_s: float = 0.05
     load_fault: str = ""
     """Not empty: blocks cannot be opened, for this reason."""
-    silent: set[str] = field(default_factory=set)
-    """Methods of light services that take for ever."""
+    slow: set[str] = field(default_factory=set)
+    """Methods of light services that are not answered before ``release``."""
+    held: list[CallService | CloseService] = field(default_factory=list)
+    """They, and what must not overtake them."""
     dead: bool = False
     subscribed: bool = False
     """Brokers deliver to it."""
@@ -87,7 +90,7 @@ class Cell:
         if self.dead:
             return
         for effect in self.node.handle(event, self.world.now):
-            self.effects.append((self.world.now, effect))
+            self.world.log.append((self.world.now, self.name, effect))
             self.perform(effect)
         self.node.check()
         self.world.wake(self)
@@ -126,10 +129,14 @@ class Cell:
                 self.running.add((session, stage))
                 self.world.later(self.run_s, lambda: self.run(effect))
             case CallService():
-                if effect.method not in self.silent:
+                if effect.method in self.slow:
+                    self.held.append(effect)
+                else:
                     self.world.later(0.0, lambda: self.call(effect))
+            case CloseService() if self.held:
+                self.held.append(effect)
             case CloseService(service, session):
-                self.services.close(service, session)
+                self.world.later(0.0, lambda: self.services.close(service, session))
             case Accept() | Emit() | Finish() | Reject():
                 self.answer(effect)
             case ReleaseTensor(handle):
@@ -170,11 +177,18 @@ class Cell:
         shape = (1, len(out), 2)
         self.post(StageFinished(effect.session, effect.stage, effect.position, output, shape, self.run_s))
 
+    def release(self) -> None:
+        """Every call is answered in the end."""
+        self.slow.clear()
+        held, self.held = self.held, []
+        for effect in held:
+            self.perform(effect)
+
     def call(self, effect: CallService) -> None:
         logits = None if effect.tensor is None else array("q", self.tensors.pop(effect.tensor))[-1]
         try:
             answer = self.services.serve(effect.service, effect.method, effect.request, logits)
-        except ValueError as fault:
+        except (ValueError, RemoteProtocolError) as fault:
             self.post(ServiceFailed(effect.call, str(fault)))
         else:
             self.post(ServiceReturned(effect.call, services.pack(answer)))
@@ -190,6 +204,10 @@ class Cell:
 
     def deployment(self) -> DeploymentView | None:
         return next(iter(self.node.snapshot(self.world.now).deployments), None)
+
+    def asked(self, kind: type[E]) -> list[E]:
+        """Every effect of ``kind`` this node asked for."""
+        return [effect for _, name, effect in self.world.log if name == self.name and isinstance(effect, kind)]
 
     def leftovers(self) -> list[object]:
         """Whatever a node without requests and sessions should not have any more."""

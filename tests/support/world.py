@@ -11,10 +11,7 @@ from random import Random
 from typing import Final
 
 from shoal_agent.core.control import CoreConfig, Identity
-from shoal_agent.core.effects import (
-    Broadcast,
-    SendFrame,
-)
+from shoal_agent.core.effects import Broadcast, Effect, SendFrame
 from shoal_agent.core.events import (
     BrokerConnected,
     EnvelopeReceived,
@@ -78,6 +75,7 @@ class World:
         self.kv_bytes_max = kv_bytes_max
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.ties = itertools.count()
+        self.log: list[tuple[Instant, NodeId, Effect]] = []
         self.retained: dict[str, bytes] = {}
         self.cut: set[tuple[NodeId, NodeId]] = set()
         self.loses: Callable[[Header], bool] = lambda header: False
@@ -155,6 +153,10 @@ class World:
                 return
             self.step()
         raise AssertionError("the world does not come to rest")
+
+    def sleep(self, seconds: float) -> None:
+        """The machine was suspended: ``seconds`` are gone, and everything that was due is late."""
+        self.now = Instant(self.now + seconds)
 
     def run_until(self, done: Callable[[], bool], seconds: float = 60.0) -> None:
         """Let time pass until ``done``, at most ``seconds``."""
@@ -280,6 +282,8 @@ class World:
 
     def check_idle(self) -> None:
         """Teardown: nothing is left anywhere."""
+        for cell in self.cells.values():
+            cell.release()
         self.run(2.0)
         for cell in self.cells.values():
             assert cell.dead or not cell.leftovers(), (cell.name, cell.leftovers())

@@ -1,0 +1,123 @@
+from shoal_agent.core.calls import Calls
+from shoal_agent.core.effects import CallService, SendFrame
+from shoal_agent.core.events import ServiceFailed, ServiceReturned
+from shoal_agent.core.facts import CallId
+from shoal_agent.core.outbox import Outbox
+from shoal_protocol.headers import ServiceCall, ServiceResult
+from shoal_protocol.ids import NodeId
+from shoal_protocol.limits import REASON_CHARS_MAX, SERVICE_CALLS_MAX
+
+HERE, THERE, ELSEWHERE = NodeId("h" * 32), NodeId("t" * 32), NodeId("e" * 32)
+ASK = ServiceCall(17, "tokenizer:0", "encode", 1000)
+
+
+def called(calls: Calls, where: NodeId) -> tuple[CallId, Outbox]:
+    out = Outbox(HERE)
+    return calls.make(where, "tokenizer:0", "encode", b"text", 1000, out), out
+
+
+def served(calls: Calls, peer: NodeId = THERE, header: ServiceCall = ASK) -> CallService:
+    out = Outbox(HERE)
+    calls.serve(peer, header, b"text", out)
+    (effect,) = out.effects
+    return effect
+
+
+def answer_to(calls: Calls, event: ServiceReturned | ServiceFailed) -> list[object]:
+    out = Outbox(HERE)
+    calls.answered(event, out)
+    return out.effects
+
+
+def test_ids_are_never_used_again():
+    calls = Calls(HERE)
+    assert len({calls.fresh() for _ in range(100)}) == 100
+
+
+def test_a_call_here_is_an_effect():
+    call, out = called(Calls(HERE), HERE)
+    assert out.effects == [CallService(call, "tokenizer:0", "encode", b"text", None)]
+
+
+def test_a_call_abroad_is_a_frame_and_its_answer_an_event():
+    calls = Calls(HERE)
+    call, out = called(calls, THERE)
+    assert out.effects == [SendFrame(THERE, ServiceCall(call, "tokenizer:0", "encode", 1000), b"text")]
+    assert calls.result(THERE, ServiceResult(call, ""), b"answer") == ServiceReturned(call, b"answer")
+    assert calls.result(THERE, ServiceResult(call, ""), b"again") is None
+
+
+def test_a_failure_abroad_is_a_failure():
+    calls = Calls(HERE)
+    call, _ = called(calls, THERE)
+    assert calls.result(THERE, ServiceResult(call, "no such session"), None) == ServiceFailed(call, "no such session")
+
+
+def test_an_empty_answer_is_empty_bytes():
+    calls = Calls(HERE)
+    call, _ = called(calls, THERE)
+    assert calls.result(THERE, ServiceResult(call, ""), None) == ServiceReturned(call, b"")
+
+
+def test_only_the_one_that_was_asked_may_answer():
+    calls = Calls(HERE)
+    call, _ = called(calls, THERE)
+    assert calls.result(ELSEWHERE, ServiceResult(call, ""), b"false") is None
+    assert calls.result(THERE, ServiceResult(call + 1, ""), b"nothing") is None
+    assert calls.result(THERE, ServiceResult(call, ""), b"true") == ServiceReturned(call, b"true")
+
+
+def test_an_answer_nobody_waits_for_is_dropped():
+    calls = Calls(HERE)
+    call, _ = called(calls, THERE)
+    calls.forget(call)
+    calls.forget(call)
+    assert calls.result(THERE, ServiceResult(call, ""), b"late") is None
+
+
+def test_a_peers_call_is_answered_to_that_peer_under_its_own_number():
+    calls = Calls(HERE)
+    effect = served(calls)
+    assert (effect.service, effect.method, effect.request) == ("tokenizer:0", "encode", b"text")
+    assert answer_to(calls, ServiceReturned(effect.call, b"ids")) == [SendFrame(THERE, ServiceResult(17, ""), b"ids")]
+    assert answer_to(calls, ServiceReturned(effect.call, b"ids")) == []
+
+
+def test_two_peers_may_use_the_same_number():
+    calls = Calls(HERE)
+    one, two = served(calls, THERE), served(calls, ELSEWHERE)
+    assert answer_to(calls, ServiceReturned(two.call, b"2"))[0].peer == ELSEWHERE
+    assert answer_to(calls, ServiceReturned(one.call, b"1"))[0].peer == THERE
+
+
+def test_the_words_of_a_failure_are_cut_to_one_line_and_never_empty():
+    calls = Calls(HERE)
+    long, empty = served(calls), served(calls)
+    (frame,) = answer_to(calls, ServiceFailed(long.call, "\U0001f41f" * 5000))
+    assert frame.header == ServiceResult(17, "\U0001f41f" * REASON_CHARS_MAX)
+    (frame,) = answer_to(calls, ServiceFailed(empty.call, ""))
+    assert frame.header.error
+
+
+def test_more_calls_than_the_bound_are_refused_until_one_is_done():
+    calls = Calls(HERE)
+    effects = [served(calls, header=ServiceCall(number, "s", "m", 1)) for number in range(SERVICE_CALLS_MAX)]
+    out = Outbox(HERE)
+    calls.serve(THERE, ASK, b"", out)
+    (refusal,) = out.effects
+    assert refusal == SendFrame(THERE, ServiceResult(17, f"{SERVICE_CALLS_MAX} calls are under way"), None)
+    answer_to(calls, ServiceReturned(effects[0].call, b""))
+    assert isinstance(served(calls), CallService)
+
+
+def test_a_lost_link_gives_up_what_was_on_it_in_both_directions():
+    calls = Calls(HERE)
+    lost, _ = called(calls, THERE)
+    kept, _ = called(calls, ELSEWHERE)
+    theirs, others = served(calls, THERE), served(calls, ELSEWHERE)
+    assert calls.peer_lost(THERE) == [lost]
+    assert calls.peer_lost(THERE) == []
+    assert calls.result(THERE, ServiceResult(lost, ""), b"late") is None
+    assert calls.result(ELSEWHERE, ServiceResult(kept, ""), b"fine") == ServiceReturned(kept, b"fine")
+    assert answer_to(calls, ServiceReturned(theirs.call, b"")) == []
+    assert len(answer_to(calls, ServiceReturned(others.call, b""))) == 1

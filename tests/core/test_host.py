@@ -1,0 +1,390 @@
+from array import array
+from dataclasses import replace
+
+import pytest
+
+from shoal_agent.core.effects import RunStage, SendFrame
+from shoal_agent.core.events import StageFailed
+from shoal_agent.core.host import DEADLINE_GRACE_S
+from shoal_protocol.headers import (
+    Activation,
+    CloseReason,
+    CloseSession,
+    Header,
+    OpenSession,
+    RefusalCode,
+    SessionOpened,
+    SessionRefused,
+    Token,
+)
+from shoal_protocol.ids import DeploymentId, Epoch, SessionId
+from shoal_protocol.limits import (
+    PREFILL_CHUNK_TOKENS,
+    REASON_CHARS_MAX,
+    REQUEST_DEADLINE_S_MAX,
+    SESSIONS_MAX,
+    STAGE_QUEUE_MAX,
+)
+from shoal_protocol.tensors import Dtype
+from tests.support.cell import Cell
+from tests.support.toy import GREEDY, toy_blocks, toy_tokens
+from tests.support.world import TOY, World
+
+SESSION, ANOTHER = SessionId(b"s" * 16), SessionId(b"t" * 16)
+KV = 4 * 64
+"""Bytes of KV per token on one stage: half of the toy's blocks."""
+OPEN = OpenSession(TOY, Epoch(0), SESSION, 0, 100, 30_000, GREEDY)
+STEP = Activation(TOY, Epoch(0), SESSION, 0, 0, 3, True, 30_000, Dtype.I64, (1, 3))
+PROMPT = (1, 2, 3)
+
+
+class Stand:
+    """Two hosts that hold the toy's two stages, and an ingress played by hand: what it hears, it only notes."""
+
+    def __init__(self, **options: int) -> None:
+        self.world = World(4, **options)
+        self.world.start()
+        self.by_hand, self.first, self.last, self.stranger = self.world.names
+        self.world.deploy([self.first, self.last])
+        self.log_start = len(self.world.log)
+
+    def say(self, header: Header, data: bytes | None = None, *, to: str = "", by: str = "") -> None:
+        self.world.inject(by or self.by_hand, to or self.first, header, data)
+
+    def feed(self, header: Activation = STEP, tokens: tuple[int, ...] = PROMPT, **who: str) -> None:
+        self.say(header, array("q", tokens).tobytes(), **who)
+
+    def open_both(self, session: SessionId = SESSION, prompt: tuple[int, ...] = PROMPT) -> None:
+        self.say(replace(OPEN, session=session))
+        self.say(replace(OPEN, session=session, stage=1), array("q", prompt).tobytes(), to=self.last)
+        self.world.run(0.02)
+
+    def cell(self, name: str = "") -> Cell:
+        return self.world.cells[name or self.first]
+
+    def heard(self, kind: type = object, peer: str = "") -> list[Header]:
+        """What the hosts sent to ``peer`` (the ingress) since the plan was served."""
+        sent = [effect for _, _, effect in self.world.log[self.log_start :] if isinstance(effect, SendFrame)]
+        headers = [effect.header for effect in sent if effect.peer == (peer or self.by_hand)]
+        return [header for header in headers if isinstance(header, kind)]
+
+    def refusal(self) -> SessionRefused:
+        (only,) = self.heard(SessionRefused)
+        return only
+
+    def runs(self) -> list[RunStage]:
+        return self.cell().asked(RunStage)
+
+
+@pytest.fixture
+def stand():
+    made = Stand()
+    yield made
+    made.world.check_idle()
+
+
+def close(stand: Stand, session: SessionId = SESSION) -> None:
+    for host in (stand.first, stand.last):
+        stand.say(CloseSession(session, CloseReason.FINISHED), to=host)
+
+
+# --- opening and closing ----------------------------------------------------------------------------------------------
+
+
+def test_a_session_reserves_its_whole_kv_and_gives_it_back(stand):
+    stand.open_both()
+    assert stand.heard() == [SessionOpened(SESSION, 0), SessionOpened(SESSION, 1)]
+    assert stand.cell().node.snapshot(stand.world.now).kv_bytes == 100 * KV
+    assert (SESSION, 0) in stand.cell().stages
+    close(stand)
+    close(stand)
+    assert stand.cell().node.snapshot(stand.world.now).kv_bytes == 0
+
+
+def test_the_last_stage_opens_its_sampler_with_the_prompt_first(stand):
+    stand.cell(stand.last).slow.add("open")
+    stand.open_both()
+    assert stand.heard() == [SessionOpened(SESSION, 0)]
+    close(stand)
+
+
+REFUSED_OPENINGS = {
+    "an epoch nobody holds": (replace(OPEN, epoch=Epoch(1)), None, RefusalCode.STALE_EPOCH),
+    "a deployment nobody holds": (replace(OPEN, deployment=DeploymentId("no")), None, RefusalCode.STALE_EPOCH),
+    "another node's stage": (replace(OPEN, stage=1), None, RefusalCode.NOT_HOSTED),
+    "a stage the plan has not": (replace(OPEN, stage=63), None, RefusalCode.NOT_HOSTED),
+    "more than the context": (replace(OPEN, tokens_max=513), None, RefusalCode.KV_FULL),
+    "half a token": (OPEN, b"1234", RefusalCode.OUT_OF_ORDER),
+    "a prompt beyond its length": (OPEN, bytes(8 * 101), RefusalCode.OUT_OF_ORDER),
+}
+
+
+@pytest.mark.parametrize(("header", "data", "code"), REFUSED_OPENINGS.values(), ids=REFUSED_OPENINGS)
+def test_an_opening_that_cannot_be_is_refused_with_its_code(stand, header, data, code):
+    stand.say(header, data)
+    assert stand.refusal().code is code
+    assert stand.cell().counts["sessions_refused", code.name] == 1
+
+
+def test_a_session_opens_once_whoever_asks(stand):
+    stand.open_both()
+    stand.say(OPEN)
+    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
+    stand.say(OPEN, by=stand.stranger)
+    stand.feed()
+    stand.world.run(0.1)
+    assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
+    close(stand)
+
+
+def test_a_node_that_is_no_host_refuses(stand):
+    stand.say(OPEN, to=stand.stranger)
+    assert stand.refusal().code is RefusalCode.NOT_HOSTED
+
+
+def test_kv_is_promised_to_the_last_byte_and_refused_beyond():
+    stand = Stand(kv_bytes_max=150 * KV)
+    stand.open_both()
+    stand.say(replace(OPEN, session=ANOTHER, tokens_max=51))
+    assert stand.refusal().code is RefusalCode.KV_FULL
+    assert str(51 * KV) in stand.refusal().detail
+    stand.say(replace(OPEN, session=ANOTHER, tokens_max=50))
+    assert stand.cell().node.snapshot(stand.world.now).kv_bytes == 150 * KV
+    for session in (SESSION, ANOTHER):
+        close(stand, session)
+    stand.world.check_idle()
+
+
+def test_as_many_sessions_as_one_host_keeps(stand):
+    sessions = [SessionId(number.to_bytes(16)) for number in range(SESSIONS_MAX)]
+    for session in sessions:
+        stand.say(replace(OPEN, session=session, tokens_max=1))
+    stand.say(OPEN)
+    assert stand.refusal().code is RefusalCode.TOO_MANY_SESSIONS
+    for session in sessions:
+        close(stand, session)
+
+
+@pytest.mark.parametrize("data", [bytes([255]) * 24, b""], ids=["negative", "none"])
+def test_a_nonsense_prompt_costs_only_its_own_session(stand, data):
+    stand.open_both(ANOTHER)
+    stand.say(replace(OPEN, stage=1), data or None, to=stand.last)
+    stand.world.run(0.05)
+    stand.feed(replace(STEP, session=ANOTHER))
+    stand.world.run(0.1)
+    assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
+    for session in (SESSION, ANOTHER):
+        close(stand, session)
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_prompt_in_chunks_runs_one_chunk_at_a_time_and_in_order(stand):
+    prompt = tuple(range(90))
+    stand.open_both(prompt=prompt)
+    for start in (0, 30, 60):
+        chunk = replace(STEP, position=start, token_count=30, last=start == 60, shape=(1, 30))
+        stand.feed(chunk, prompt[start : start + 30])
+    assert len(stand.runs()) == 1
+    stand.world.run(0.1)
+    assert [(run.position, run.token_count, run.want_logits) for run in stand.runs()] == [
+        (0, 30, False),
+        (30, 30, False),
+        (60, 30, True),
+    ]
+    (token,) = stand.heard(Token)
+    assert (token.position, token.token) == (90, toy_tokens(prompt, 8, 1)[0])
+    close(stand)
+
+
+REFUSED_STEPS = {
+    "another epoch": (replace(STEP, epoch=Epoch(1)), RefusalCode.STALE_EPOCH),
+    "another deployment": (replace(STEP, deployment=DeploymentId("no")), RefusalCode.STALE_EPOCH),
+    "a gap": (replace(STEP, position=1), RefusalCode.OUT_OF_ORDER),
+    "more tokens than it brings": (replace(STEP, token_count=PREFILL_CHUNK_TOKENS), RefusalCode.OUT_OF_ORDER),
+    "fewer tokens than it brings": (replace(STEP, token_count=1), RefusalCode.OUT_OF_ORDER),
+    "no batch": (replace(STEP, shape=(3,)), RefusalCode.OUT_OF_ORDER),
+    "two batches": (replace(STEP, shape=(2, 3)), RefusalCode.OUT_OF_ORDER),
+    "hidden states for stage 0": (replace(STEP, dtype=Dtype.F32), RefusalCode.OUT_OF_ORDER),
+}
+
+
+@pytest.mark.parametrize(("header", "code"), REFUSED_STEPS.values(), ids=REFUSED_STEPS)
+def test_a_step_that_cannot_be_ends_its_session_and_no_other(stand, header, code):
+    stand.open_both()
+    stand.open_both(ANOTHER)
+    stand.feed(header)
+    assert stand.refusal().code is code
+    assert stand.cell().counts["sessions_refused", code.name] == 1
+    assert stand.cell().node.snapshot(stand.world.now).sessions == 1
+    stand.feed(replace(STEP, session=ANOTHER))
+    stand.world.run(0.1)
+    assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
+    for session in (SESSION, ANOTHER):
+        close(stand, session)
+
+
+def test_a_step_without_payload_is_refused(stand):
+    stand.open_both()
+    stand.say(STEP)
+    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
+    close(stand)
+
+
+def test_the_same_step_twice_is_out_of_order(stand):
+    stand.open_both()
+    stand.feed()
+    stand.feed()
+    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
+    close(stand)
+
+
+def test_a_session_is_never_longer_than_it_was_opened_for(stand):
+    stand.say(replace(OPEN, tokens_max=2))
+    stand.feed()
+    assert stand.refusal().code is RefusalCode.KV_FULL
+
+
+def test_the_queue_of_chunks_is_bounded(stand):
+    stand.cell().run_s = 1.0
+    stand.open_both()
+    for position in range(STAGE_QUEUE_MAX + 1):
+        stand.feed(replace(STEP, position=position, token_count=1, last=False, shape=(1, 1)), (1,))
+    assert not stand.heard(SessionRefused)
+    stand.feed(replace(STEP, position=STAGE_QUEUE_MAX + 1, token_count=1, shape=(1, 1)), (1,))
+    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
+    close(stand)
+
+
+@pytest.mark.parametrize("stage", [0, 1])
+def test_only_the_stage_before_may_speak(stand, stage):
+    stand.open_both()
+    host = (stand.first, stand.last)[stage]
+    step = replace(STEP, stage=stage, dtype=Dtype.F32 if stage else Dtype.I64, shape=(1, 3, 2)[: 2 + stage])
+    stand.feed(step, to=host, by=stand.stranger)
+    assert stand.cell(host).counts["activations_refused", "WRONG_SENDER"] == 1
+    assert not stand.heard(SessionRefused)
+    stand.feed()
+    stand.world.run(0.1)
+    assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
+    close(stand)
+
+
+@pytest.mark.parametrize(
+    ("header", "code"),
+    [(STEP, RefusalCode.UNKNOWN_SESSION), (replace(STEP, epoch=Epoch(9)), RefusalCode.STALE_EPOCH)],
+)
+def test_a_step_of_a_session_nobody_opened_is_refused(stand, header, code):
+    stand.feed(header)
+    assert stand.refusal().code is code
+    assert stand.cell().counts["activations_refused", code.name] == 1
+
+
+def test_what_is_still_on_its_way_to_a_session_that_closed_while_running_is_dropped(stand):
+    stand.open_both()
+    stand.feed()
+    close(stand)
+    stand.feed(replace(STEP, position=3))
+    assert not stand.heard(SessionRefused)
+    stand.say(OPEN)
+    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
+    stand.world.run(0.1)
+    stand.say(OPEN)
+    assert stand.heard(SessionOpened)[-1] == SessionOpened(SESSION, 0)
+    close(stand)
+
+
+def test_chunks_that_wait_are_released_with_their_session(stand):
+    stand.open_both()
+    for position in (0, 3, 6):
+        stand.feed(replace(STEP, position=position, last=False))
+    assert len(stand.cell().tensors) == 3
+    close(stand)
+    stand.world.run(0.1)
+    assert not stand.cell().tensors
+
+
+# --- losing -----------------------------------------------------------------------------------------------------------
+
+
+def test_only_the_ingress_may_close(stand):
+    stand.open_both()
+    stand.say(CloseSession(SESSION, CloseReason.CANCELLED), by=stand.stranger)
+    assert stand.cell().node.snapshot(stand.world.now).sessions == 1
+    close(stand)
+
+
+def test_a_lost_ingress_frees_its_sessions_and_no_other(stand):
+    stand.open_both()
+    stand.say(replace(OPEN, session=ANOTHER), by=stand.stranger)
+    stand.world.break_link(stand.by_hand, stand.first)
+    stand.world.run(0.1)
+    assert stand.cell().node.snapshot(stand.world.now).sessions == 1
+    stand.say(CloseSession(ANOTHER, CloseReason.FINISHED), by=stand.stranger)
+    close(stand)
+
+
+def test_a_lost_next_stage_is_told_to_the_ingress(stand):
+    stand.open_both()
+    stand.world.break_link(stand.first, stand.last)
+    stand.world.run(0.1)
+    assert (stand.refusal().stage, stand.refusal().code) == (0, RefusalCode.STAGE_FAILED)
+    close(stand)
+
+
+def test_a_host_ends_an_expired_session_alone_after_a_grace(stand):
+    stand.say(replace(OPEN, deadline_ms=2000))
+    stand.world.run(2.0 + DEADLINE_GRACE_S - 0.01)
+    assert not stand.heard(SessionRefused)
+    stand.world.run(0.02)
+    assert stand.refusal().code is RefusalCode.DEADLINE
+
+
+def test_a_step_after_the_deadline_is_not_run(stand):
+    stand.say(replace(OPEN, deadline_ms=0))
+    stand.feed()
+    assert stand.refusal().code is RefusalCode.DEADLINE
+    assert not stand.runs()
+
+
+def test_no_session_outlives_the_longest_request(stand):
+    stand.say(replace(OPEN, deadline_ms=2**62))
+    stand.world.run(1.0)
+    assert not stand.heard(SessionRefused)
+    stand.world.sleep(REQUEST_DEADLINE_S_MAX + DEADLINE_GRACE_S)
+    stand.world.run(1.0)
+    assert stand.refusal().code is RefusalCode.DEADLINE
+
+
+def test_a_stage_that_fails_ends_the_session_in_one_line(stand):
+    stand.open_both()
+    stand.feed()
+    stand.cell().post(StageFailed(SESSION, 0, 0, "out of memory " * 1000))
+    assert stand.refusal().code is RefusalCode.STAGE_FAILED
+    assert len(stand.refusal().detail) == REASON_CHARS_MAX
+    close(stand)
+
+
+def test_a_sampler_that_fails_ends_the_session_in_one_line(stand):
+    stand.open_both()
+    stand.cell(stand.last).services.drawing[SESSION] = None
+    stand.cell(stand.last).services.serve = lambda *_: (_ for _ in ()).throw(ValueError("no " * 1000))
+    stand.feed()
+    stand.world.run(0.1)
+    assert stand.refusal().code is RefusalCode.STAGE_FAILED
+    assert len(stand.refusal().detail) == REASON_CHARS_MAX
+    close(stand)
+
+
+def test_hidden_states_travel_from_stage_to_stage_as_they_are(stand):
+    stand.open_both()
+    stand.feed()
+    stand.world.run(0.1)
+    (onward,) = stand.heard(Activation, stand.last)
+    assert (onward.stage, onward.position, onward.token_count, onward.last) == (1, 0, 3, True)
+    assert (onward.dtype, onward.shape) == (Dtype.F32, (1, 3, 2))
+    memory: dict[int, int] = {}
+    hidden = [toy_blocks(token, 0, 7, memory) for token in PROMPT]
+    assert [token.token for token in stand.heard(Token)] == [hidden[-1] % 257]
+    close(stand)

@@ -1,0 +1,87 @@
+from dataclasses import replace
+
+import pytest
+
+from shoal_agent.core.facts import StageSpan
+from shoal_agent.core.plan import (
+    GENESIS_PARENT,
+    PREPACK_FACTOR_PERMILLE,
+    faults_for_host,
+    faults_of,
+    kv_bytes_per_token,
+    resident_bytes,
+    span_of,
+    stage_of,
+)
+from shoal_protocol.ids import DeploymentId, Digest, Epoch, node_id_of
+from shoal_protocol.messages import Plan, PlanStage
+from tests.support.protocol import AGENT, OBSERVER, OPERATOR, STRANGER, WITNESS, node_of, trusted_roster
+from tests.support.toy import MODEL, toy_facts
+
+ROSTER = trusted_roster()
+HOST, OTHER = node_of(AGENT), node_of(WITNESS)
+FACTS = toy_facts(blocks=8, context=512, kv=64)
+PLAN = Plan(DeploymentId("toy"), Epoch(0), GENESIS_PARENT, MODEL, 512, (PlanStage(HOST, 0, 4), PlanStage(OTHER, 5, 7)))
+MODELS = {MODEL: FACTS}
+NEEDED = 5 * 1000 * PREPACK_FACTOR_PERMILLE // 1000 + 5 * 64 * 512
+"""Blocks 0-4 open, and the KV of one session of the longest kind."""
+
+
+def test_stages_and_spans():
+    assert [stage_of(PLAN, node) for node in (HOST, OTHER, node_of(STRANGER))] == [0, 1, None]
+    assert span_of(PLAN, 1) == StageSpan(DeploymentId("toy"), Epoch(0), MODEL, 5, 7)
+
+
+def test_sizes_count_both_ends():
+    span = span_of(PLAN, 0)
+    assert resident_bytes(FACTS, span) == 6500
+    assert kv_bytes_per_token(FACTS, span) == 320
+
+
+@pytest.mark.parametrize(
+    ("nodes", "words"),
+    [
+        ((AGENT,), None),
+        ((AGENT, AGENT), "a node holds two stages"),
+        ((AGENT, STRANGER), f"{node_of(STRANGER)} is not in the roster"),
+        ((AGENT, OPERATOR), f"{node_of(OPERATOR)} is no agent"),
+        ((AGENT, WITNESS), f"{node_of(WITNESS)} is no agent"),
+        ((OBSERVER,), f"{node_of(OBSERVER)} is no agent"),
+    ],
+)
+def test_what_is_wrong_whoever_looks(nodes, words):
+    stages = tuple(PlanStage(node_id_of(key.public_key), index, index) for index, key in enumerate(nodes))
+    assert faults_of(replace(PLAN, stages=stages), ROSTER) == ([] if words is None else [words])
+
+
+def test_a_genesis_plan_has_no_parent():
+    orphan = replace(PLAN, stages=PLAN.stages[:1])
+    assert faults_of(replace(orphan, parent=Digest(b"p" * 32)), ROSTER) == ["a genesis plan has no parent"]
+    assert faults_of(replace(orphan, epoch=Epoch(1), parent=Digest(b"p" * 32)), ROSTER) == []
+
+
+def test_every_fault_is_reported_at_once():
+    stages = (PlanStage(node_of(STRANGER), 0, 0), PlanStage(node_of(OPERATOR), 1, 1), PlanStage(HOST, 2, 2))
+    assert len(faults_of(replace(PLAN, parent=Digest(b"p" * 32), stages=stages), ROSTER)) == 3
+
+
+def test_a_host_takes_what_fits_to_the_byte():
+    assert faults_for_host(PLAN, HOST, MODELS, NEEDED) == []
+    (fault,) = faults_for_host(PLAN, HOST, MODELS, NEEDED - 1)
+    assert fault == f"blocks 0-4 need {NEEDED} bytes, {NEEDED - 1} are offered"
+
+
+def test_a_host_without_the_package_says_which():
+    assert faults_for_host(PLAN, HOST, {}, NEEDED) == [f"package {MODEL.hex()[:16]} is not in the store"]
+
+
+@pytest.mark.parametrize("last_block", [6, 8])
+def test_the_plan_covers_the_model_exactly(last_block):
+    wrong = replace(PLAN, stages=(PlanStage(HOST, 0, last_block),))
+    assert faults_for_host(wrong, HOST, MODELS, 10**9) == [f"the plan ends at block {last_block}, the model at 7"]
+
+
+def test_a_plan_promises_no_more_context_than_the_model_has():
+    assert faults_for_host(replace(PLAN, context_tokens_max=513), HOST, MODELS, 10**9) == [
+        "context of 513 tokens, the model has 512"
+    ]
