@@ -31,10 +31,23 @@ POLL_S: Final = 0.1
 pytestmark = needs_mosquitto
 
 
+CONFINED: Final = """
+import ctypes, os, sys
+PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN = 65, 1
+ctypes.CDLL(None, use_errno=True).prctl(PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN, 0, 0, 0)
+os.umask(0o077)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+"""As the unit runs it: no memory that is written and then executed (kernels before 6.3 ignore it), files private."""
+
+
 async def start(machine: Machine) -> asyncio.subprocess.Process:
     with machine.log.open("ab") as log:
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "shoal_agent", "run", "--config", str(machine.config), stdout=log, stderr=log
+            sys.executable,
+            *("-c", CONFINED, "-m", "shoal_agent", "run", "--config", str(machine.config)),
+            stdout=log,
+            stderr=log,
         )
 
 
