@@ -11,6 +11,7 @@ import onnx
 import onnxruntime
 from onnx import helper
 
+from shoal_agent.shell import ort
 from shoal_models.package import Store
 
 LENGTHS = ("seqlens_k", "total_sequence_length")
@@ -64,7 +65,8 @@ class Unsplit:
 
     def __post_init__(self) -> None:
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = 1
+        ort.configure(1)  # a process has one pool, and sessions with pools of their own are refused beside it
+        options.use_per_session_threads = False
         options.add_session_config_entry(
             "session.model_external_initializers_file_folder_path", str(self.store.blobs)
         )

@@ -1,26 +1,28 @@
 """Blocks and sessions on this machine: opens, runs and frees them, off the event loop.
 
-Blocks are opened once, however many epochs or stages use them (a re-split opens only what changed), by a thread of
-its own, so that loading never delays a token. Runs go through a small executor: one hop per stage run, never one per
-block (a hop costs as much as two layers). A lane is one run at a time; more lanes help only where one run leaves
-cores idle.
+*Blocks* are opened, verified and warmed by one thread, the loader, one after the other, so that loading never stands
+in the line of the runs. A block is opened once, however many spans (epochs, deployments) hold it, and closed when the
+last of them lets go: a re-split opens only what changed. Only the loader touches the table of open blocks.
 
-A session that is closed while it runs is terminated and its KV is freed when the run has ended: buffers that native
-code still writes must not be given back. Every run is answered exactly once, also a terminated one.
+*Runs* go through a small executor, its workers called lanes: one hop per stage run, never one per block (a hop costs
+50 us, a block's run 3 us besides its arithmetic). A lane is one run at a time, first come first served; more lanes
+help only where one run leaves cores idle. A session's buffers are made by its first run and dropped again in a lane:
+both touch much memory.
+
+*Closing* a session terminates its run, and its KV is given back only when that run has ended: native code still
+writes there. Whatever happens, each load and each run is answered exactly once. What the model, the disk or a peer
+got wrong is the answer's reason; any other exception is a mistake of ours and is raised on the loop.
 """
 
 import asyncio
 import time
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
-from typing import TypeVar
-
-import numpy as np
+from typing import Final
 
 from shoal_agent.core.effects import RunStage
-from shoal_agent.core.events import BlocksFailed, BlocksLoaded, Event, StageFailed, StageFinished
+from shoal_agent.core.events import BlocksFailed, BlocksLoaded, StageFailed, StageFinished
 from shoal_agent.core.facts import StageSpan
 from shoal_agent.shell.ort import Cancel, EngineError, open_block
 from shoal_agent.shell.ports import Array, Post, TensorTable
@@ -30,10 +32,14 @@ from shoal_models.manifest import Manifest
 from shoal_models.package import Store
 from shoal_protocol.ids import Digest, SessionId
 
-T = TypeVar("T")
-
 StageKey = tuple[SessionId, int]
 BlockKey = tuple[Digest, int]
+Tensor = Array | bytes | memoryview
+
+_NOT_OURS: Final = (EngineError, ModelError, OSError, MemoryError)
+"""What a package, a disk, a peer or a full memory may provoke."""
+_WARM_UP_TOKENS: Final = (1, 2)
+"""One position and several take different paths through the kernels."""
 
 
 @dataclass(slots=True)
@@ -41,19 +47,35 @@ class _Shared:
     """An open block and how many spans hold it."""
 
     block: OpenBlock
-    holders: int = 1
+    holders: int = 0
+
+
+@dataclass(slots=True)
+class _Span:
+    """A span the node asked for. ``blocks`` is empty until all of them are open."""
+
+    blocks: tuple[OpenBlock, ...] = ()
+    vocabulary: int = 0
+    abandoned: bool = False
 
 
 @dataclass(slots=True)
 class _Session:
-    """One session on one stage; its buffers are made by its first run, in the lane."""
+    """One session on one stage. ``stage`` is made by the first run, in a lane."""
 
-    span: StageSpan
+    blocks: tuple[OpenBlock, ...]
+    vocabulary: int
     tokens_max: int
+    kv_bytes: int
     cancel: Cancel = field(default_factory=Cancel)
     stage: Stage | None = None
-    under_way: int = 0
+    running: bool = False
     closed: bool = False
+
+    def free(self) -> None:
+        """Let go of KV, buffers and blocks."""
+        self.stage = None
+        self.blocks = ()
 
 
 class Engine:
@@ -66,63 +88,108 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._lanes = ThreadPoolExecutor(max_workers=lanes, thread_name_prefix="lane")
         self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
-        self._blocks: dict[BlockKey, _Shared] = {}
-        self._spans: dict[StageSpan, Manifest] = {}
+        self._open: dict[BlockKey, _Shared] = {}
+        self._spans: dict[StageSpan, _Span] = {}
         self._sessions: dict[StageKey, _Session] = {}
-        self._closing: list[_Session] = []
+        self._ending: dict[StageKey, _Session] = {}
+        self._shut = False
 
     # --- blocks -----------------------------------------------------------------------------------------------------
 
     def load(self, span: StageSpan) -> None:
         """Open what is not open yet; answered by BlocksLoaded or BlocksFailed."""
-        have = {key: self._blocks[key].block for key in _keys(span) if key in self._blocks}
-        self._submit(self._loader, partial(self._open, span, have), partial(self._opened, span))
-
-    def _open(self, span: StageSpan, have: dict[BlockKey, OpenBlock]) -> tuple[Manifest, dict[BlockKey, OpenBlock]]:
-        """In the loader: open, verify and warm the blocks of ``span``."""
-        manifest = self._store.find(span.model)
-        blocks = dict(have)
-        for model, index in _keys(span):
-            if (model, index) not in blocks:
-                opened = self._store.open_block(manifest, index)
-                blocks[model, index] = OpenBlock(opened.block, open_block(opened.graph, opened.blobs))
-        warm = Stage(manifest, [blocks[key] for key in _keys(span)], tokens_max=2)
-        for count in (1, 2):
-            warm.run(_zeros(manifest, span, count), 0, want_logits=True, cancel=Cancel())
-        return manifest, blocks
-
-    def _opened(self, span: StageSpan, future: Future[tuple[Manifest, dict[BlockKey, OpenBlock]]]) -> Event:
-        fault = future.exception()
-        if fault is not None:
-            if isinstance(fault, ModelError | EngineError | OSError | MemoryError):
-                return BlocksFailed(span, str(fault) or type(fault).__name__)
-            raise fault
-        manifest, blocks = future.result()
         assert span not in self._spans, "a span is loaded once"
-        self._spans[span] = manifest
-        for key, block in blocks.items():
-            if key in self._blocks:
-                self._blocks[key].holders += 1
-            else:
-                self._blocks[key] = _Shared(block)
-        return BlocksLoaded(span, sum(block.block.shard_bytes for block in blocks.values()))
+        wanted = self._spans[span] = _Span()
+        self._loader.submit(self._load, span, wanted)
 
     def unload(self, span: StageSpan) -> None:
-        """Close the blocks of ``span`` that no other span holds."""
-        del self._spans[span]
+        """Let go of the blocks of ``span``; those that no other span holds are closed. A failed span holds none."""
+        held = self._spans.pop(span, None)
+        if held is None:
+            return
+        held.abandoned = True
+        if held.blocks:
+            self._release(span, held.blocks)
+            held.blocks = ()
+
+    def _load(self, span: StageSpan, wanted: _Span) -> None:
+        """In the loader."""
+        held: list[OpenBlock] = []
+        vocabulary, reason, broken = 0, "", None
+        try:
+            manifest = self._store.find(span.model)
+            vocabulary = manifest.dimensions.vocabulary
+            self._hold(manifest, span, wanted, held)
+            _warm_up(held, vocabulary)
+        except _NOT_OURS as fault:
+            reason = str(fault) or type(fault).__name__
+        except Exception as fault:  # noqa: BLE001 - handed to the loop, which raises it
+            broken = fault
+        if reason or broken:
+            self._give_back(span, held)
+            held = []
+        self._loop.call_soon_threadsafe(self._loaded, span, wanted, tuple(held), vocabulary, reason, broken)
+
+    def _hold(self, manifest: Manifest, span: StageSpan, wanted: _Span, held: list[OpenBlock]) -> None:
+        """Append every block of ``span`` to ``held``, opening what is not open."""
+        if span.last_block >= len(manifest.blocks):
+            raise EngineError(f"{manifest.name} has {len(manifest.blocks)} blocks, block {span.last_block} is wanted")
         for key in _keys(span):
-            shared = self._blocks[key]
-            shared.holders -= 1
-            if shared.holders == 0:
-                del self._blocks[key]
+            if wanted.abandoned:
+                raise EngineError("unloaded while it was being loaded")
+            shared = self._open.get(key)
+            if shared is None:
+                opened = self._store.open_block(manifest, key[1])
+                try:
+                    block = OpenBlock(opened.block, open_block(opened.graph, opened.blobs))
+                except EngineError as fault:
+                    raise EngineError(f"block {opened.block.name}: {fault}") from fault
+                shared = self._open[key] = _Shared(block)
+            shared.holders += 1
+            held.append(shared.block)
+
+    def _give_back(self, span: StageSpan, held: Sequence[OpenBlock]) -> None:
+        """In the loader: the first ``len(held)`` blocks of ``span`` have one holder less."""
+        for key in _keys(span)[: len(held)]:
+            self._open[key].holders -= 1
+            if self._open[key].holders == 0:
+                del self._open[key]
+
+    def _loaded(
+        self,
+        span: StageSpan,
+        wanted: _Span,
+        blocks: tuple[OpenBlock, ...],
+        vocabulary: int,
+        reason: str,
+        broken: Exception | None,
+    ) -> None:
+        """On the loop: answer."""
+        if blocks and wanted.abandoned:
+            self._release(span, blocks)
+            reason = "unloaded when it had just been loaded"
+        elif not blocks and not wanted.abandoned:
+            del self._spans[span]
+        if broken is not None:
+            raise broken
+        if reason:
+            self._post(BlocksFailed(span, reason))
+            return
+        wanted.blocks, wanted.vocabulary = blocks, vocabulary
+        self._post(BlocksLoaded(span, sum(each.block.shard_bytes for each in blocks)))
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
     def open_stage(self, session: SessionId, stage: int, span: StageSpan, tokens_max: int) -> None:
-        """Begin a session on one stage."""
-        assert (session, stage) not in self._sessions, "a session opens once per stage"
-        assert span in self._spans, "a session opens on loaded blocks"
-        self._sessions[session, stage] = _Session(span, tokens_max)
+        """Begin a session of at most ``tokens_max`` positions on one stage."""
+        key = (session, stage)
+        assert key not in self._sessions, "a session opens once per stage"
+        assert key not in self._ending, "and not again before its last run has ended"
+        held = self._spans.get(span)
+        assert held is not None, "a session opens on a span that was loaded"
+        assert held.blocks, "and whose load has been answered"
+        kv_bytes = tokens_max * sum(each.block.kv_bytes_per_token for each in held.blocks)
+        self._sessions[key] = _Session(held.blocks, held.vocabulary, tokens_max, kv_bytes)
 
     def run_stage(self, effect: RunStage) -> None:
         """Run; answered by StageFinished or StageFailed."""
@@ -130,102 +197,109 @@ class Engine:
         data = payload if isinstance(payload, bytes) else self._tensors.take(payload)
         session = self._sessions.get((effect.session, effect.stage))
         if session is None:
-            self._post(StageFailed(effect.session, effect.stage, effect.position, "the session is closed"))
+            self._post(StageFailed(effect.session, effect.stage, effect.position, "no such session is open here"))
             return
-        session.under_way += 1
-        blocks = [self._blocks[key].block for key in _keys(session.span)]
-        manifest = self._spans[session.span]
-        work = partial(_run, session, manifest, blocks, effect, data)
-        self._submit(self._lanes, work, partial(self._ran, session, effect))
+        assert not session.running, "a session's chunks run one after the other"
+        assert effect.position + effect.token_count <= session.tokens_max, "the session was opened for fewer positions"
+        session.running = True
+        self._lanes.submit(self._run, session, effect, data)
 
-    def _ran(self, session: _Session, effect: RunStage, future: Future[tuple[Array | None, float]]) -> Event:
-        session.under_way -= 1
-        if session.closed and session.under_way == 0:
-            self._closing.remove(session)
-        fault = future.exception()
-        if fault is not None:
-            if not isinstance(fault, EngineError | ValueError | MemoryError):
-                raise fault
-            reason = "the session was closed" if session.closed else str(fault) or type(fault).__name__
-            return StageFailed(effect.session, effect.stage, effect.position, reason)
-        output, took_s = future.result()
+    def _run(self, session: _Session, effect: RunStage, data: Tensor) -> None:
+        """In a lane."""
+        output, reason, broken = None, "", None
+        begun = time.perf_counter()
+        try:
+            if session.stage is None:
+                session.stage = Stage(session.blocks, session.vocabulary, session.tokens_max)
+            output = session.stage.run(
+                data, effect.position, effect.token_count, want_logits=effect.want_logits, cancel=session.cancel
+            )
+        except _NOT_OURS as fault:
+            reason = str(fault) or type(fault).__name__
+        except Exception as fault:  # noqa: BLE001 - handed to the loop, which raises it
+            broken = fault
+        took_s = time.perf_counter() - begun
+        self._loop.call_soon_threadsafe(self._ran, session, effect, output, took_s, reason, broken)
+
+    def _ran(
+        self,
+        session: _Session,
+        effect: RunStage,
+        output: Array | None,
+        took_s: float,
+        reason: str,
+        broken: Exception | None,
+    ) -> None:
+        """On the loop: answer."""
+        session.running = False
+        if session.closed:
+            del self._ending[effect.session, effect.stage]
+            self._free(session)
+            reason = "the session was closed"
+        if broken is not None:
+            raise broken
+        if reason:
+            self._post(StageFailed(effect.session, effect.stage, effect.position, reason))
+            return
         handle = None if output is None else self._tensors.put(output)
         shape = () if output is None else output.shape
-        return StageFinished(effect.session, effect.stage, effect.position, handle, shape, took_s)
+        self._post(StageFinished(effect.session, effect.stage, effect.position, handle, shape, took_s))
 
     def close_stage(self, session: SessionId, stage: int) -> None:
-        """End a session on one stage: terminate its run and free its KV as soon as nothing writes to it."""
-        held = self._sessions.pop((session, stage))
-        held.closed = True
-        if held.under_way:
-            held.cancel.set()
-            self._closing.append(held)
+        """End a session on one stage: terminate its run, and free its KV as soon as nothing writes to it."""
+        closed = self._sessions.pop((session, stage))
+        closed.closed = True
+        if closed.running:
+            closed.cancel.set()
+            self._ending[session, stage] = closed
+        else:
+            self._free(closed)
 
     # --- looking in, and the end --------------------------------------------------------------------------------------
 
     @property
     def kv_bytes(self) -> int:
-        """Bytes of KV buffers that exist now, those of terminated runs included."""
-        held = [*self._sessions.values(), *self._closing]
-        return sum(session.stage.kv_bytes for session in held if session.stage is not None)
+        """KV kept for sessions, those whose last run is being terminated included."""
+        held = [*self._sessions.values(), *self._ending.values()]
+        return sum(session.kv_bytes for session in held)
 
     @property
     def block_count(self) -> int:
         """Blocks open now."""
-        return len(self._blocks)
+        return len(self._open)
 
     async def close(self) -> None:
-        """Terminate what runs and wait for it."""
+        """Terminate what runs and wait for it: a node of the graph, or the opening of one block, at the longest."""
         for session, stage in list(self._sessions):
             self.close_stage(session, stage)
+        for span in list(self._spans):
+            self.unload(span)
+        self._shut = True
         for executor in (self._lanes, self._loader):
-            await asyncio.to_thread(executor.shutdown, wait=True, cancel_futures=True)
+            await asyncio.to_thread(executor.shutdown, wait=True)
 
-    def _submit(
-        self, executor: ThreadPoolExecutor, work: Callable[[], T], answer: Callable[[Future[T]], Event]
-    ) -> None:
-        """Do ``work`` in ``executor`` and post what ``answer`` makes of it, on the loop."""
-        future = executor.submit(work)
-        future.add_done_callback(
-            lambda done: self._loop.call_soon_threadsafe(lambda: None if done.cancelled() else self._post(answer(done)))
-        )
+    def _free(self, session: _Session) -> None:
+        """Unmapping memory takes milliseconds: in a lane, while there are lanes."""
+        if self._shut:
+            session.free()
+        else:
+            self._lanes.submit(session.free)
+
+    def _release(self, span: StageSpan, blocks: tuple[OpenBlock, ...]) -> None:
+        """Closing blocks takes milliseconds: in the loader, while there is one."""
+        if self._shut:
+            self._give_back(span, blocks)
+        else:
+            self._loader.submit(self._give_back, span, blocks)
 
 
 def _keys(span: StageSpan) -> list[BlockKey]:
     return [(span.model, index) for index in range(span.first_block, span.last_block + 1)]
 
 
-def _run(
-    session: _Session,
-    manifest: Manifest,
-    blocks: list[OpenBlock],
-    effect: RunStage,
-    data: Array | bytes | memoryview,
-) -> tuple[Array | None, float]:
-    """In a lane: one stage run."""
-    if session.closed:
-        raise EngineError("the session was closed before its run began")
-    begun = time.perf_counter()
-    if session.stage is None:
-        session.stage = Stage(manifest, blocks, session.tokens_max)
-    inputs = _shaped(data, manifest, session.span, effect.token_count)
-    output = session.stage.run(inputs, effect.position, effect.want_logits, session.cancel)
-    return output, time.perf_counter() - begun
-
-
-def _shaped(data: Array | bytes | memoryview, manifest: Manifest, span: StageSpan, count: int) -> Array:
-    """The input of a run as the first block wants it; ValueError if it is not that many positions."""
-    from_tokens = span.first_block == 0
-    shape = (1, count) if from_tokens else (1, count, manifest.dimensions.hidden)
-    if isinstance(data, np.ndarray):
-        return data.reshape(shape)
-    inputs = np.frombuffer(data, np.dtype("<i8") if from_tokens else np.dtype("<f4")).reshape(shape)
-    if from_tokens and not (inputs.min() >= 0 and inputs.max() < manifest.dimensions.vocabulary):
-        raise ValueError("a token is outside the vocabulary")
-    return inputs
-
-
-def _zeros(manifest: Manifest, span: StageSpan, count: int) -> Array:
-    if span.first_block == 0:
-        return np.zeros((1, count), np.int64)
-    return np.zeros((1, count, manifest.dimensions.hidden), np.float32)
+def _warm_up(blocks: Sequence[OpenBlock], vocabulary: int) -> None:
+    """Run the chain once for each path: what cannot run is found now, and first-run costs are paid now."""
+    stage = Stage(blocks, vocabulary, max(_WARM_UP_TOKENS))
+    cancel = Cancel()
+    for token_count in _WARM_UP_TOKENS:
+        stage.run(stage.blank(token_count), 0, token_count, want_logits=True, cancel=cancel)

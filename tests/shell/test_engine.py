@@ -1,0 +1,372 @@
+import asyncio
+import gc
+import shutil
+import weakref
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from shoal_agent.core.events import BlocksFailed, BlocksLoaded, StageFailed, StageFinished
+from shoal_agent.shell import kv
+from shoal_models.package import Store
+from shoal_protocol.limits import TOKENIZER_BYTES_MAX
+from tests.support.chain import Chain
+from tests.support.engines import Host, a_session, cluster, spans
+from tests.support.house import ROOT
+from tests.support.unsplit import Unsplit
+
+TINY, SMOLLM2 = "tiny", "smollm2-135m-instruct"
+PROMPT = [7, 100, 31, 250, 18, 9, 77, 310, 4, 4, 19]
+
+
+@pytest.fixture
+async def host(tiny_store):
+    made = Host(tiny_store)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def whole(tiny_store):
+    """The span of all blocks, on one host."""
+    return spans(tiny_store, TINY, 1)[0]
+
+
+@pytest.fixture
+def big_run():
+    """Ids that take the tiny model tens of milliseconds, so that something can happen meanwhile."""
+    return np.tile(np.array([PROMPT], np.int64), (1, 40))[:, :400]
+
+
+# --- answers --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3, 4])
+async def test_every_split_gives_the_tokens_of_the_unsplit_model(tiny_store, stages):
+    expected = Unsplit(tiny_store, TINY).greedy(PROMPT, 64, stop_at_eos=False)
+    assert len(set(expected)) > 8, "a model that repeats itself proves little"
+    split = await cluster(tiny_store, TINY, stages)
+    assert await split.greedy(PROMPT, 64) == expected
+    for host in split.hosts:
+        await host.close()
+
+
+async def test_a_prompt_in_chunks_equals_the_prompt_at_once(tiny_store):
+    split = await cluster(tiny_store, TINY, 2)
+    tokens = PROMPT * 9
+    chain = Chain(tiny_store, tiny_store.load(TINY))
+    expected = chain.feed(tokens)
+    for sizes in ([99], [64, 35], [32, 32, 32, 3], [98, 1]):
+        session, position = split.open(len(tokens)), 0
+        for size in sizes:
+            last = position + size == len(tokens)
+            logits = await split.feed(session, tokens[position : position + size], position, last=last)
+            assert (logits is not None) == last
+            position += size
+        np.testing.assert_allclose(logits, expected, atol=0.05 * np.abs(expected).max())
+        assert logits.argmax() == expected.argmax()
+        split.end(session)
+    for host in split.hosts:
+        await host.close()
+
+
+async def test_interleaved_sessions_do_not_disturb_each_other(tiny_store):
+    split = await cluster(tiny_store, TINY, 2)
+    prompts = [PROMPT, PROMPT[::-1]]
+    alone = [await split.greedy(prompt, 16) for prompt in prompts]
+    opened = [split.open(len(prompt) + 16) for prompt in prompts]
+    fed, answers, position = [list(prompt) for prompt in prompts], [[], []], 0
+    for _ in range(16):
+        width = len(fed[0])
+        for at, session in enumerate(opened):
+            fed[at] = [int((await split.feed(session, fed[at], position)).argmax())]
+            answers[at] += fed[at]
+        position += width
+    assert answers == alone
+    assert alone[0] != alone[1]
+    for session in opened:
+        split.end(session)
+    for host in split.hosts:
+        await host.close()
+
+
+async def test_sessions_of_one_host_queue_and_are_answered_in_order(host, whole):
+    await host.load(whole)
+    opened = [a_session() for _ in range(5)]
+    for session in opened:
+        host.engine.open_stage(session, 0, whole, 64)
+        host.start(session, np.array([PROMPT], np.int64), 0, len(PROMPT))
+    outputs = []
+    for session in opened:
+        answer = await host.answer()
+        assert (type(answer), answer.session) == (StageFinished, session)
+        assert answer.took_s > 0
+        outputs.append(host.tensors.take(answer.output))
+        host.engine.close_stage(session, 0)
+    assert all(np.array_equal(output, outputs[0]) for output in outputs)
+
+
+@pytest.mark.model
+async def test_the_real_model_answers_the_same_however_it_is_split(smollm2_store):
+    manifest = smollm2_store.load(SMOLLM2)
+    tokenizer = Tokenizer.from_buffer(smollm2_store.read(manifest.tokenizer, "tokenizer", TOKENIZER_BYTES_MAX))
+    prose = tokenizer.encode((ROOT / "LICENSE").read_text()).ids
+    prompts = [prose[at : at + size] for at, size in ((100, 20), (300, 45), (600, 90), (900, 140), (1200, 200))]
+    unsplit = Unsplit(smollm2_store, SMOLLM2)
+    expected = [unsplit.greedy(prompt, 64, stop_at_eos=False) for prompt in prompts]
+    assert min(len(set(answer)) for answer in expected) > 8, "a model that repeats itself proves little"
+    del unsplit
+    for stages in (1, 2, 3, 4, 6):
+        split = await cluster(smollm2_store, SMOLLM2, stages)
+        assert [await split.greedy(prompt, 64) for prompt in prompts] == expected, f"{stages} stages"
+        for host in split.hosts:
+            await host.close()
+
+
+# --- outputs and inputs ---------------------------------------------------------------------------------------------
+
+
+async def test_an_output_is_the_callers_whatever_runs_next(host, whole):
+    await host.load(whole)
+    session = a_session()
+    host.engine.open_stage(session, 0, whole, 8)
+    first = await host.output(session, np.array([[5]], np.int64), 0, 1)
+    kept = first.copy()
+    second = await host.output(session, np.array([[9]], np.int64), 1, 1)
+    assert np.array_equal(first, kept)
+    assert not np.array_equal(first, second)
+    host.engine.close_stage(session, 0)
+
+
+async def test_bytes_are_as_good_as_arrays_even_unaligned(host, whole):
+    await host.load(whole)
+    ids = np.array([PROMPT], np.int64)
+    outputs = []
+    for data in (ids, ids.tobytes(), memoryview(b"!" + ids.tobytes())[1:]):
+        session = a_session()
+        host.engine.open_stage(session, 0, whole, 16)
+        outputs.append(await host.output(session, data, 0, len(PROMPT)))
+        host.engine.close_stage(session, 0)
+    assert np.array_equal(outputs[0], outputs[1])
+    assert np.array_equal(outputs[0], outputs[2])
+
+
+async def test_the_head_is_skipped_unless_a_token_is_wanted(host, whole):
+    await host.load(whole)
+    session = a_session()
+    host.engine.open_stage(session, 0, whole, 16)
+    answer = await host.run(session, np.array([PROMPT], np.int64), 0, len(PROMPT), last=False)
+    assert (type(answer), answer.output, answer.shape) == (StageFinished, None, ())
+    host.engine.close_stage(session, 0)
+
+
+@pytest.mark.parametrize("ids", [[320], [-1], [2**40], [5, 5, 320]])
+async def test_a_token_outside_the_vocabulary_is_refused(host, whole, ids):
+    await host.load(whole)
+    session = a_session()
+    host.engine.open_stage(session, 0, whole, 16)
+    for data in (np.array([ids], np.int64), np.array([ids], np.int64).tobytes()):
+        answer = await host.run(session, data, 0, len(ids))
+        assert isinstance(answer, StageFailed)
+        assert "vocabulary" in answer.reason
+    host.engine.close_stage(session, 0)
+
+
+@pytest.mark.parametrize("data", [b"", b"1234567", bytes(8), bytes(24), np.zeros((1, 4), np.float32)])
+async def test_a_payload_of_another_size_or_type_is_refused(host, whole, data):
+    await host.load(whole)
+    session = a_session()
+    host.engine.open_stage(session, 0, whole, 16)
+    answer = await host.run(session, data, 0, 2)
+    assert isinstance(answer, StageFailed)
+    assert "came" in answer.reason
+    host.engine.close_stage(session, 0)
+
+
+async def test_a_run_without_a_session_fails_and_gives_its_input_back(host, whole):
+    await host.load(whole)
+    answer = await host.run(a_session(), np.array([[1]], np.int64), 3, 1)
+    assert (type(answer), answer.position, answer.reason) == (StageFailed, 3, "no such session is open here")
+    assert len(host.tensors) == 0
+
+
+async def test_running_past_what_was_opened_is_our_mistake(host, whole):
+    await host.load(whole)
+    session = a_session()
+    host.engine.open_stage(session, 0, whole, 4)
+    with pytest.raises(AssertionError, match="fewer positions"):
+        host.start(session, bytes(8), 4, 1)
+    host.engine.close_stage(session, 0)
+
+
+# --- closing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def caches(monkeypatch):
+    """Weak references to the KV of every session."""
+    made = []
+
+    class Watched(kv.KvCache):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            made.append(weakref.ref(self.of_block(1)[0].array))
+
+    monkeypatch.setattr("shoal_agent.shell.stage.KvCache", Watched)
+    return made
+
+
+async def test_cancelling_a_run_answers_it_and_frees_the_kv(host, whole, big_run, caches):
+    await host.load(whole)
+    session = a_session()
+    host.engine.open_stage(session, 0, whole, 512)
+    assert host.engine.kv_bytes == 512 * sum(block.kv_bytes_per_token for block in host.store.load(TINY).blocks)
+    host.start(session, big_run, 0, 400)
+    host.engine.close_stage(session, 0)
+    assert host.engine.kv_bytes > 0, "native code may still write there"
+    answer = await host.answer()
+    assert (type(answer), answer.reason) == (StageFailed, "the session was closed")
+    assert host.engine.kv_bytes == 0
+    await host.engine.close()
+    gc.collect()
+    assert [cache() for cache in caches] == [None] * len(caches)
+
+
+async def test_a_run_that_ended_before_its_session_closed_is_answered_as_failed_too(host, whole):
+    await host.load(whole)
+    session = a_session()
+    host.engine.open_stage(session, 0, whole, 8)
+    host.start(session, bytes(8), 0, 1)
+    host.engine._lanes.submit(int).result(10)  # the run has ended, its answer has not been read
+    host.engine.close_stage(session, 0)
+    answer = await host.answer()
+    assert isinstance(answer, StageFailed)
+    assert len(host.tensors) == 0
+
+
+async def test_a_session_can_come_again_after_its_last_answer(host, whole, big_run):
+    await host.load(whole)
+    session = a_session()
+    for _ in range(3):
+        host.engine.open_stage(session, 0, whole, 512)
+        host.start(session, big_run, 0, 400)
+        host.engine.close_stage(session, 0)
+        with pytest.raises(AssertionError, match="last run"):
+            host.engine.open_stage(session, 0, whole, 512)
+        await host.answer()
+    host.engine.open_stage(session, 0, whole, 512)
+    assert await host.output(session, big_run, 0, 400) is not None
+    host.engine.close_stage(session, 0)
+
+
+async def test_closing_the_engine_answers_every_run(host, whole, big_run):
+    await host.load(whole)
+    opened = [a_session() for _ in range(4)]
+    for session in opened:
+        host.engine.open_stage(session, 0, whole, 512)
+        host.start(session, big_run, 0, 400)
+    await host.close()
+    answers = [host.answers.get_nowait() for _ in opened]
+    assert [answer.session for answer in answers] == opened
+    assert {type(answer) for answer in answers} == {StageFailed}
+
+
+async def test_the_loop_breathes_during_a_run(host, whole, big_run):
+    await host.load(whole)
+    session = a_session()
+    host.engine.open_stage(session, 0, whole, 512)
+    loop, gaps = asyncio.get_running_loop(), []
+    for _ in range(5):
+        host.start(session, big_run, 0, 400)
+        answer = asyncio.ensure_future(host.answer())
+        while not answer.done():
+            before = loop.time()
+            await asyncio.sleep(0)
+            gaps.append(loop.time() - before)
+        host.tensors.release((await answer).output)
+    host.engine.close_stage(session, 0)
+    assert len(gaps) > 100, "the loop turned while runs were under way"
+    assert np.quantile(gaps, 0.99) < 0.02
+
+
+# --- blocks ---------------------------------------------------------------------------------------------------------
+
+
+async def test_spans_share_their_blocks(host, tiny_store, whole):
+    first, second = spans(tiny_store, TINY, 2, epoch=1)
+    for span, open_now in ((first, 3), (whole, 6), (second, 6)):
+        answer = await host.load(span)
+        assert isinstance(answer, BlocksLoaded)
+        assert answer.span == span
+        assert answer.resident_bytes > 0
+        assert host.engine.block_count == open_now
+    host.engine.unload(whole)
+    reloaded = await host.load(whole)
+    assert isinstance(reloaded, BlocksLoaded)
+    assert host.engine.block_count == 6
+    host.engine.unload(whole)
+    host.engine.unload(first)
+    await host.load(second.__class__(second.deployment, 7, second.model, 3, 3))
+    assert host.engine.block_count == 3
+
+
+async def test_a_session_outlives_the_unloading_of_its_span(host, whole):
+    await host.load(whole)
+    session = a_session()
+    host.engine.open_stage(session, 0, whole, 8)
+    before = await host.output(session, bytes(8), 0, 1)
+    host.engine.unload(whole)
+    assert np.array_equal(await host.output(session, bytes(8), 0, 1), before)
+    host.engine.close_stage(session, 0)
+    with pytest.raises(AssertionError, match="loaded"):
+        host.engine.open_stage(session, 0, whole, 8)
+
+
+async def test_unloading_while_loading_is_answered_and_leaves_nothing(host, whole):
+    host.engine.load(whole)
+    host.engine.unload(whole)
+    answer = await host.answer()
+    assert (type(answer), answer.span) == (BlocksFailed, whole)
+    assert "unloaded" in answer.reason
+    assert isinstance(await host.load(whole), BlocksLoaded)
+
+
+async def test_unloading_what_had_just_been_loaded_leaves_nothing(host, whole):
+    host.engine.load(whole)
+    host.engine._loader.submit(int).result(10)  # everything is open, the answer has not been read
+    host.engine.unload(whole)
+    assert isinstance(await host.answer(), BlocksFailed)
+    host.engine.unload(whole)
+
+
+@pytest.fixture
+def damaged(tiny_store, tmp_path):
+    """A copy of the store in which layer 2 (block 3) has a flipped bit."""
+    shutil.copytree(tiny_store.root, tmp_path / "store")
+    store = Store(tmp_path / "store")
+    shard = store.blob_path(store.load(TINY).blocks[3].shards[0].id)
+    data = bytearray(shard.read_bytes())
+    data[100] ^= 1
+    shard.write_bytes(data)
+    return store
+
+
+async def test_a_tampered_shard_is_named_with_its_block_and_nothing_stays_open(damaged):
+    host = Host(damaged)
+    answer = await host.load(spans(damaged, TINY, 1)[0])
+    assert isinstance(answer, BlocksFailed)
+    assert "layer.2" in answer.reason
+    assert host.engine.block_count == 0
+    healthy = spans(damaged, TINY, 2)[0]
+    assert isinstance(await host.load(healthy), BlocksLoaded)
+    await host.close()
+
+
+async def test_a_missing_package_or_block_is_a_reason(host, whole):
+    nowhere = whole.__class__(whole.deployment, 0, bytes(32), 0, 1)
+    beyond = whole.__class__(whole.deployment, 0, whole.model, 0, 6)
+    assert "no package" in (await host.load(nowhere)).reason
+    assert "block 6" in (await host.load(beyond)).reason
+    host.engine.unload(nowhere)
+    assert isinstance(await host.load(whole), BlocksLoaded)

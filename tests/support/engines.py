@@ -1,0 +1,130 @@
+"""Real engines in one process: their answers are awaited, and stages are chained by hand instead of over sockets."""
+
+import asyncio
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+
+from shoal_agent.core.effects import RunStage
+from shoal_agent.core.events import BlocksFailed, BlocksLoaded, Event, StageFailed, StageFinished
+from shoal_agent.core.facts import StageSpan
+from shoal_agent.shell import ort
+from shoal_agent.shell.engine import Engine
+from shoal_agent.shell.tensors import Tensors
+from shoal_models.package import Store
+from shoal_protocol.ids import DeploymentId, Epoch, SessionId
+
+ANSWER_S = 30
+
+
+def a_session() -> SessionId:
+    return SessionId(secrets.token_bytes(16))
+
+
+def spans(store: Store, name: str, stages: int, epoch: int = 0) -> list[StageSpan]:
+    """All blocks of a package in ``stages`` runs of about the same length."""
+    manifest = store.load(name)
+    cuts = np.linspace(0, len(manifest.blocks), stages + 1).round().astype(int).tolist()
+    return [
+        StageSpan(DeploymentId(name), Epoch(epoch), manifest.digest, first, after - 1)
+        for first, after in pairwise(cuts)
+    ]
+
+
+@dataclass
+class Host:
+    """One engine. Create it inside a loop."""
+
+    store: Store
+    tensors: Tensors = field(default_factory=Tensors)
+    answers: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    engine: Engine = field(init=False)
+
+    def __post_init__(self) -> None:
+        ort.configure(1)
+        self.engine = Engine(self.store, self.tensors, self.answers.put_nowait)
+
+    async def answer(self) -> Event:
+        return await asyncio.wait_for(self.answers.get(), ANSWER_S)
+
+    async def load(self, span: StageSpan) -> BlocksLoaded | BlocksFailed:
+        self.engine.load(span)
+        answer = await self.answer()
+        assert isinstance(answer, BlocksLoaded | BlocksFailed)
+        return answer
+
+    def start(self, session: SessionId, data, position: int, count: int, *, last: bool = True, stage: int = 0) -> None:
+        payload = data if isinstance(data, bytes) else self.tensors.put(data)
+        self.engine.run_stage(RunStage(session, stage, position, count, payload, last))
+
+    async def run(self, session: SessionId, data, position: int, count: int, **options) -> StageFinished | StageFailed:
+        self.start(session, data, position, count, **options)
+        answer = await self.answer()
+        assert isinstance(answer, StageFinished | StageFailed)
+        return answer
+
+    async def output(self, session: SessionId, data, position: int, count: int, **options) -> np.ndarray | None:
+        """The output of a run that must not fail, out of the table."""
+        answer = await self.run(session, data, position, count, **options)
+        assert isinstance(answer, StageFinished), answer
+        if answer.output is None:
+            return None
+        output = self.tensors.take(answer.output)
+        assert output.shape == answer.shape
+        return output
+
+    async def close(self) -> None:
+        """Nothing may be left."""
+        await self.engine.close()
+        assert (len(self.tensors), self.engine.kv_bytes, self.engine.block_count) == (0, 0, 0)
+
+
+@dataclass
+class Cluster:
+    """Stage ``i`` on host ``i``."""
+
+    hosts: Sequence[Host]
+    spans: Sequence[StageSpan]
+
+    async def load(self) -> None:
+        for host, span in zip(self.hosts, self.spans, strict=True):
+            assert isinstance(await host.load(span), BlocksLoaded)
+
+    def open(self, tokens_max: int) -> SessionId:
+        session = a_session()
+        for stage, (host, span) in enumerate(zip(self.hosts, self.spans, strict=True)):
+            host.engine.open_stage(session, stage, span, tokens_max)
+        return session
+
+    def end(self, session: SessionId) -> None:
+        for stage, host in enumerate(self.hosts):
+            host.engine.close_stage(session, stage)
+
+    async def feed(self, session: SessionId, tokens: Sequence[int], position: int, *, last: bool = True):
+        """Logits [vocabulary] after ``tokens``, which begin at ``position``; None unless ``last``."""
+        data = np.array([tokens], np.int64)
+        for stage, host in enumerate(self.hosts):
+            data = await host.output(session, data, position, len(tokens), last=last, stage=stage)
+        return None if data is None else data.reshape(-1)
+
+    async def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
+        """``count`` tokens after ``prompt``."""
+        session = self.open(len(prompt) + count)
+        fed, position, answer = list(prompt), 0, []
+        while len(answer) < count:
+            logits = await self.feed(session, fed, position)
+            position += len(fed)
+            fed = [int(logits.argmax())]
+            answer += fed
+        self.end(session)
+        return answer
+
+
+async def cluster(store: Store, name: str, stages: int) -> Cluster:
+    """A loaded cluster; close its hosts."""
+    made = Cluster([Host(store) for _ in range(stages)], spans(store, name, stages))
+    await made.load()
+    return made
