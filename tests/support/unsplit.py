@@ -67,9 +67,7 @@ class Unsplit:
         options = onnxruntime.SessionOptions()
         ort.configure(1)  # a process has one pool, and sessions with pools of their own are refused beside it
         options.use_per_session_threads = False
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", str(self.store.blobs)
-        )
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.store.blobs))
         graph = join(self.store, self.name)
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.eos = self.store.load(self.name).special_tokens.eos
@@ -78,9 +76,7 @@ class Unsplit:
 
     def greedy(self, prompt: list[int], count: int, *, stop_at_eos: bool = True) -> list[int]:
         """``count`` tokens after ``prompt``, fewer if the model ends its turn."""
-        state = {
-            each.name: np.zeros((1, each.shape[1], 0, each.shape[3]), np.float32) for each in self.states
-        }
+        state = {each.name: np.zeros((1, each.shape[1], 0, each.shape[3]), np.float32) for each in self.states}
         fed, answer, total = list(prompt), [], 0
         while len(answer) < count:
             total += len(fed)
