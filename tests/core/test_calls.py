@@ -3,6 +3,8 @@ from shoal_agent.core.effects import CallService, SendFrame
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import CallId
 from shoal_agent.core.outbox import Outbox
+from shoal_agent.core.services import Method
+from shoal_protocol.codec import encode_header
 from shoal_protocol.headers import ServiceCall, ServiceResult
 from shoal_protocol.ids import NodeId
 from shoal_protocol.limits import REASON_CHARS_MAX, SERVICE_CALLS_MAX
@@ -45,6 +47,14 @@ def test_a_call_abroad_is_a_frame_and_its_answer_an_event():
     assert out.effects == [SendFrame(THERE, ServiceCall(call, "tokenizer:0", "encode", 1000), b"text")]
     assert calls.result(THERE, ServiceResult(call, ""), b"answer") == ServiceReturned(call, b"answer")
     assert calls.result(THERE, ServiceResult(call, ""), b"again") is None
+
+
+def test_the_names_that_travel_are_plain_strings():
+    out = Outbox(HERE)
+    Calls(HERE).make(THERE, "tokenizer:0", Method.ENCODE, b"", 1000, out)
+    (effect,) = out.effects
+    assert encode_header(effect.header)
+    assert type(effect.header.method) is str
 
 
 def test_a_failure_abroad_is_a_failure():

@@ -38,7 +38,8 @@ class Calls:
             out.add(CallService(call, service, method, request, None))
         else:
             self._abroad[call] = where
-            out.send(where, ServiceCall(call, service, method, deadline_ms), request)
+            # A member of an enum of strings is a string to Python and none to the codec.
+            out.send(where, ServiceCall(call, str(service), str(method), deadline_ms), request)
         return call
 
     def result(self, peer: NodeId, header: ServiceResult, payload: Payload) -> Answer | None:
