@@ -11,7 +11,7 @@ from random import Random
 from typing import Final
 
 from shoal_agent.core.control import CoreConfig, Identity
-from shoal_agent.core.effects import Broadcast, Effect, SendFrame
+from shoal_agent.core.effects import Broadcast, Effect, Finish, Reject, SendFrame
 from shoal_agent.core.events import (
     BrokerConnected,
     EnvelopeReceived,
@@ -61,6 +61,14 @@ MEMORY_BYTES: Final = 10**9
 
 def capacity(memory_bytes: int = MEMORY_BYTES) -> Capacity:
     return Capacity(1, memory_bytes, memory_bytes, 10**9, 10**9, ("CPU",))
+
+
+def world_of(stages: int, outsiders: int = 1, **options: int) -> "World":
+    """A world that serves: the first ``stages`` nodes are the hosts, the others hold nothing."""
+    world = World(stages + outsiders, **options)
+    world.start()
+    world.deploy(world.names[:stages])
+    return world
 
 
 class World:
@@ -279,6 +287,18 @@ class World:
         """Run until the session is over; its tokens."""
         self.run_until(lambda: self.cells[ingress].ending(session) is not None)
         return self.cells[ingress].tokens(session)
+
+    def ended(self, ingress: NodeId, session: SessionId) -> Finish | Reject:
+        """Run until the session is over; how it ended."""
+        self.answer(ingress, session)
+        ending = self.cells[ingress].ending(session)
+        assert ending is not None
+        return ending
+
+    def hold(self, method: str) -> None:
+        """No light service answers ``method`` before ``Cell.release``."""
+        for cell in self.cells.values():
+            cell.slow = {method}
 
     def check_idle(self) -> None:
         """Teardown: nothing is left anywhere."""

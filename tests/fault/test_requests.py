@@ -1,0 +1,172 @@
+"""What befalls requests: clients that leave, deadlines, lost nodes and links, in every step of a request."""
+
+import pytest
+
+from shoal_agent.core import services
+from shoal_agent.core.effects import SendFrame
+from shoal_agent.core.events import CancelRequested, StopRequested
+from shoal_agent.core.facts import ChatPrompt, FinishReason, RejectCode, TextPrompt
+from shoal_agent.core.ingress import RETRY_AFTER_S
+from shoal_protocol.headers import (
+    RefusalCode,
+    ServiceCall,
+    ServiceResult,
+    SessionRefused,
+)
+from tests.support.toy import toy_tokens
+from tests.support.world import World, world_of
+
+CHAT = ChatPrompt(services.pack(services.RenderRequest((services.ChatMessage("user", "hello"),), True)))
+BODY = tuple(b"hello")
+STEPS = {"rendering": "render", "encoding": "encode", "opening": "open", "streaming": "sample"}
+"""A step of a request, and the method that keeps it there while it is not answered."""
+
+
+@pytest.fixture
+def world():
+    made = world_of(2, 2)
+    yield made
+    made.check_idle()
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["services here", "services abroad"])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_client_may_leave_in_any_step(step, bare):
+    world = World(4)
+    ingress = world.cells[world.names[3]]
+    world.start(without_services=(ingress.name,) if bare else ())
+    world.deploy(world.names[:2])
+    world.hold(STEPS[step])
+    session = world.ask(ingress.name, CHAT)
+    world.run(0.1)
+    assert ingress.node._ingress._ledger.get(session).step.value == step
+    ingress.post(CancelRequested(session))
+    ending = ingress.ending(session)
+    assert (ending.reason, ending.usage.completion_tokens) == (FinishReason.CANCELLED, 0)
+    ingress.post(CancelRequested(session))
+    world.check_idle()
+    assert world.answer(ingress.name, world.ask(ingress.name, CHAT)) == toy_tokens(BODY, 8, 8)
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_deadline_may_come_in_any_step(world, step):
+    ingress = world.cells[world.names[3]]
+    world.hold(STEPS[step])
+    session = world.ask(ingress.name, CHAT, deadline_s=1.0)
+    world.run(0.99)
+    assert ingress.ending(session) is None
+    world.run(0.02)
+    ending = ingress.ending(session)
+    if step == "streaming":
+        assert (ending.reason, ending.detail) == (FinishReason.DEADLINE, "not done within 1 s")
+    else:
+        assert (ending.code, ending.retry_after_s) == (RejectCode.DEADLINE, None)
+    world.run(2.0)
+    assert not any(cell.node.snapshot(world.now).sessions for cell in world.cells.values())
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+@pytest.mark.parametrize("step", STEPS)
+def test_a_host_may_be_lost_in_any_step(world, step, lost):
+    ingress = world.cells[world.names[3]]
+    world.hold(STEPS[step])
+    session = world.ask(ingress.name, CHAT)
+    world.run(0.1)
+    world.kill(world.names[lost])
+    world.run(0.1)
+    ending = ingress.ending(session)
+    if step == "streaming":
+        assert ending.reason is FinishReason.FAILED
+        assert world.names[lost] in ending.detail
+    else:
+        assert (ending.code, ending.retry_after_s) == (RejectCode.STAGE_LOST, RETRY_AFTER_S)
+
+
+def test_a_host_lost_in_mid_stream_leaves_what_was_shown(world):
+    ingress = world.cells[world.names[3]]
+    session = world.ask(ingress.name, tokens_max=100)
+    world.run_until(lambda: len(ingress.tokens(session)) == 5)
+    world.kill(world.names[0])
+    ending = world.ended(ingress.name, session)
+    assert ending.reason is FinishReason.FAILED
+    assert ending.usage.completion_tokens == len(ingress.tokens(session))
+    assert ingress.tokens(session) == toy_tokens((1, 2, 3), 8, 100)[: len(ingress.tokens(session))]
+
+
+@pytest.mark.parametrize("ingress", [0, 1, 3], ids=["first host", "last host", "no host"])
+def test_a_lost_ingress_leaves_nothing_on_the_hosts(world, ingress):
+    world.ask(world.names[ingress], tokens_max=100)
+    other = world.ask(world.names[2], (4, 5), tokens_max=50)
+    world.run(0.1)
+    world.kill(world.names[ingress])
+    if ingress == 3:
+        assert world.answer(world.names[2], other) == toy_tokens((4, 5), 8, 50)
+    else:
+        assert world.ended(world.names[2], other).reason is FinishReason.FAILED
+
+
+def test_a_link_between_two_stages_that_breaks_fails_the_stream(world):
+    session = world.ask(world.names[3], tokens_max=100)
+    world.run(0.1)
+    world.break_link(world.names[0], world.names[1])
+    ending = world.ended(world.names[3], session)
+    assert ending.reason is FinishReason.FAILED
+    assert world.names[1] in ending.detail
+
+
+def test_a_complete_answer_does_not_fail_with_a_stage_it_no_longer_needs(world):
+    ingress = world.cells[world.names[3]]
+    ingress.slow = {"push"}
+    session = world.ask(ingress.name, tokens_max=3)
+    world.run(1.0)
+    last = world.names[1]
+    refusal = SessionRefused(session, 1, RefusalCode.STAGE_FAILED, "too late")
+    world.inject(last, ingress.name, refusal)
+    world.kill(last)
+    world.run(0.1)
+    assert ingress.ending(session) is None
+    ingress.release()
+    assert world.answer(ingress.name, session) == toy_tokens((1, 2, 3), 8, 3)
+    assert ingress.ending(session).reason is FinishReason.LENGTH
+
+
+def test_a_node_that_stops_leaves_nobody_without_an_ending(world):
+    ingress = world.cells[world.names[3]]
+    streaming = world.ask(ingress.name, tokens_max=100)
+    world.run(0.1)
+    begun = world.ask(ingress.name)
+    ingress.post(StopRequested())
+    assert ingress.ending(streaming).reason is FinishReason.FAILED
+    assert ingress.ending(begun).code is RejectCode.NOT_READY
+    assert ingress.dead
+
+
+def test_a_service_abroad_that_answers_nonsense_is_counted_and_costs_one_request():
+    world = World(3)
+    bare, *hosts = world.names
+    world.start(without_services=(bare,))
+    world.deploy(hosts)
+    world.hold("encode")
+    session = world.ask(bare, TextPrompt("hello"))
+    (frame,) = [frame for frame in world.cells[bare].asked(SendFrame) if isinstance(frame.header, ServiceCall)]
+    world.inject(bare, bare, ServiceResult(frame.header.call, ""), b"not from the one that was asked")
+    assert world.cells[bare].ending(session) is None
+    world.inject(frame.peer, bare, ServiceResult(frame.header.call, ""), b"\xc1")
+    assert world.cells[bare].ending(session).code is RejectCode.INTERNAL
+    assert world.cells[bare].counts["service_answers_rejected", "malformed"] == 1
+    world.check_idle()
+    assert world.answer(bare, world.ask(bare, TextPrompt("hello"))) == toy_tokens(BODY, 8, 8)
+
+
+def test_a_tokenizer_abroad_that_is_lost_is_not_the_clients_fault():
+    world = World(4)
+    bare, helper, *hosts = world.names
+    world.start(without_services=(bare, *hosts))
+    world.deploy(hosts)
+    world.hold("encode")
+    session = world.ask(bare, TextPrompt("hello"))
+    world.run(0.1)
+    world.kill(helper)
+    ending = world.ended(bare, session)
+    assert (ending.code, ending.retry_after_s) == (RejectCode.STAGE_LOST, RETRY_AFTER_S)
+    assert ending.detail == f"the link to {helper} broke"
