@@ -1,0 +1,1 @@
+"""The agent: what runs on every device. ``core`` decides, ``shell`` acts, ``cli`` is for people."""
