@@ -3,7 +3,8 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -97,9 +98,8 @@ class Station:
         return Endpoint("127.0.0.1", self.plane.port)
 
 
-@contextlib.asynccontextmanager
-async def station(one: Person, *roster: Person, pace: Pace | None = None) -> AsyncIterator[Station]:
-    """A data plane that trusts ``roster``; afterwards nothing of it is left."""
+def station_at_rest(one: Person, *roster: Person, pace: Pace | None = None) -> Station:
+    """A data plane that nobody runs yet."""
     made = Station(one)
     made.plane = DataPlane(
         one.node,
@@ -111,7 +111,15 @@ async def station(one: Person, *roster: Person, pace: Pace | None = None) -> Asy
         made.post,
         pace,
     )
+    return made
+
+
+@contextlib.asynccontextmanager
+async def station(one: Person, *roster: Person, pace: Pace | None = None) -> AsyncIterator[Station]:
+    """A data plane that trusts ``roster``; afterwards nothing of it is left."""
+    made = station_at_rest(one, *roster, pace=pace)
     running = asyncio.create_task(made.plane.run())
+    await asyncio.sleep(0)  # a task that is cancelled before its first step would not close the listener
     try:
         yield made
         assert not running.done(), "the data plane lives through everything a peer does"
@@ -174,8 +182,8 @@ async def call(endpoint: Endpoint, context: ssl.SSLContext) -> AsyncIterator[Str
 
 
 @contextlib.asynccontextmanager
-async def answering(context: ssl.SSLContext) -> AsyncIterator[tuple[Endpoint, asyncio.Queue[Stranger]]]:
-    """A stranger that is called: its address, and who called."""
+async def answering(context: ssl.SSLContext) -> AsyncIterator[tuple[Endpoint, Callable[[], Awaitable[Stranger]]]]:
+    """A stranger that is called: its address, and how to take the next call."""
     callers: asyncio.Queue[Stranger] = asyncio.Queue()
     met: list[Stranger] = []
 
@@ -183,9 +191,13 @@ async def answering(context: ssl.SSLContext) -> AsyncIterator[tuple[Endpoint, as
         met.append(Stranger(reader, writer))
         callers.put_nowait(met[-1])
 
+    async def take_call() -> Stranger:
+        async with asyncio.timeout(EVENT_S_MAX):
+            return await callers.get()
+
     server = await asyncio.start_server(on_call, "127.0.0.1", 0, ssl=context)
     try:
-        yield Endpoint("127.0.0.1", server.sockets[0].getsockname()[1]), callers
+        yield Endpoint("127.0.0.1", server.sockets[0].getsockname()[1]), take_call
     finally:
         server.close()
         for one in met:
@@ -193,3 +205,22 @@ async def answering(context: ssl.SSLContext) -> AsyncIterator[tuple[Endpoint, as
             with contextlib.suppress(OSError):
                 await one.writer.wait_closed()
         await server.wait_closed()
+
+
+def known(number: int, folder: Path) -> Person:
+    """The person that another process made in ``folder``."""
+    public_key = Ed25519Sealer(bytes([number]) * 32).public_key
+    credentials = Credentials((folder / "data.key").read_bytes(), (folder / "data.crt").read_bytes())
+    return Person(node_id_of(public_key), public_key, credentials, folder)
+
+
+async def serve(here: Person, peer: Person) -> None:
+    """A data plane in a process of its own, to be killed: prints its port."""
+    async with station(here, peer) as running:
+        sys.stdout.write(f"{running.plane.port}\n")
+        sys.stdout.flush()
+        await asyncio.sleep(60)
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(known(int(sys.argv[1]), Path(sys.argv[2])), known(int(sys.argv[3]), Path(sys.argv[4]))))

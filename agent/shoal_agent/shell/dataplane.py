@@ -36,10 +36,11 @@ from shoal_protocol.limits import (
 from shoal_protocol.messages import Endpoint
 from shoal_protocol.tensors import payload_of
 
-TICK_S: Final = 1.0
-"""How often links look at the clock: half of the shortest time they judge."""
 ACCEPT_PAUSE_S: Final = 0.2
 """The process is out of descriptors: wait for some to come back instead of spinning."""
+
+SLEPT_TICKS: Final = 2
+"""A look at the clock that comes so late says that this process slept, not that its peers were silent."""
 
 Resolve = Callable[[NodeId], Endpoint | None]
 """Where a node says its data plane listens; None while it has not said."""
@@ -185,9 +186,9 @@ class DataPlane:
     async def _watch(self) -> None:
         before = self._loop.time()
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(self._pace.tick_s)
             now = self._loop.time()
-            slept = now - before > 2 * TICK_S
+            slept = now - before > SLEPT_TICKS * self._pace.tick_s
             before = now
             for link in [*self._outgoing.values(), *self._incoming.values()]:
                 if slept:
@@ -197,8 +198,10 @@ class DataPlane:
     async def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._listener.close()
+        try:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+        finally:
+            self._listener.close()
         links = [*self._outgoing.values(), *self._incoming.values()]
         self._outgoing.clear()
         self._incoming.clear()

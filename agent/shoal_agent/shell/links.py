@@ -72,6 +72,8 @@ class Pace:
     hello_s: float = LINK_HELLO_S_MAX
     quiet_s: float = LINK_QUIET_S
     silence_s: float = LINK_SILENCE_S_MAX
+    tick_s: float = 1.0
+    """How often links look at the clock: half of the shortest time they judge."""
 
 
 @dataclass(frozen=True, slots=True)
