@@ -2,6 +2,7 @@ import asyncio
 import gc
 import shutil
 import weakref
+from threading import Event
 
 import numpy as np
 import pytest
@@ -200,6 +201,13 @@ async def test_running_past_what_was_opened_is_our_mistake(host, whole):
     host.engine.close_stage(session, 0)
 
 
+def await_all(lanes):
+    """Until every job submitted so far is done, without letting the loop turn."""
+    done = Event()
+    lanes.submit(done.set, lambda _: None)
+    assert done.wait(10)
+
+
 # --- closing --------------------------------------------------------------------------------------------------------
 
 
@@ -238,7 +246,7 @@ async def test_a_run_that_ended_before_its_session_closed_is_answered_as_failed_
     session = a_session()
     host.engine.open_stage(session, 0, whole, 8)
     host.start(session, bytes(8), 0, 1)
-    host.engine._lanes.submit(int).result(10)  # the run has ended, its answer has not been read
+    await_all(host.engine._lanes)  # the run has ended, its answer has not been read
     host.engine.close_stage(session, 0)
     answer = await host.answer()
     assert isinstance(answer, StageFailed)
@@ -334,7 +342,7 @@ async def test_unloading_while_loading_is_answered_and_leaves_nothing(host, whol
 
 async def test_unloading_what_had_just_been_loaded_leaves_nothing(host, whole):
     host.engine.load(whole)
-    host.engine._loader.submit(int).result(10)  # everything is open, the answer has not been read
+    await_all(host.engine._loader)  # everything is open, the answer has not been read
     host.engine.unload(whole)
     assert isinstance(await host.answer(), BlocksFailed)
     host.engine.unload(whole)

@@ -4,26 +4,25 @@
 in the line of the runs. A block is opened once, however many spans (epochs, deployments) hold it, and closed when the
 last of them lets go: a re-split opens only what changed. Only the loader touches the table of open blocks.
 
-*Runs* go through a small executor, its workers called lanes: one hop per stage run, never one per block (a hop costs
-50 us, a block's run 3 us besides its arithmetic). A lane is one run at a time, first come first served; more lanes
-help only where one run leaves cores idle. A session's buffers are made by its first run and dropped again in a lane:
-both touch much memory.
+*Runs* go through lanes: one hop per stage run, never one per block (a hop costs 0.1 to 0.2 ms, a block's run 3 us
+besides its arithmetic). A lane is one run at a time, first come first served; more lanes help only where one run
+leaves cores idle. A session's buffers are made by its first run and dropped again in a lane: both touch much memory.
 
 *Closing* a session terminates its run, and its KV is given back only when that run has ended: native code still
 writes there. Whatever happens, each load and each run is answered exactly once. What the model, the disk or a peer
-got wrong is the answer's reason; any other exception is a mistake of ours and is raised on the loop.
+got wrong is the answer's reason; any other exception is a mistake of ours, and the lanes raise it on the loop.
 """
 
-import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 from shoal_agent.core.effects import RunStage
 from shoal_agent.core.events import BlocksFailed, BlocksLoaded, StageFailed, StageFinished
 from shoal_agent.core.facts import StageSpan
+from shoal_agent.shell.lanes import Lanes
 from shoal_agent.shell.ort import Cancel, EngineError, open_block
 from shoal_agent.shell.ports import Array, Post, TensorTable
 from shoal_agent.shell.stage import OpenBlock, Stage
@@ -78,6 +77,24 @@ class _Session:
         self.blocks = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """What the loader made of a span: its blocks, or the ``reason`` why not."""
+
+    blocks: tuple[OpenBlock, ...]
+    vocabulary: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a lane made of a run; failed if there is a ``reason``."""
+
+    output: Array | None
+    took_s: float
+    reason: str
+
+
 class Engine:
     """All blocks of this node. Create it inside the loop; ``close`` it at the end."""
 
@@ -85,9 +102,8 @@ class Engine:
         self._store = store
         self._tensors = tensors
         self._post = post
-        self._loop = asyncio.get_running_loop()
-        self._lanes = ThreadPoolExecutor(max_workers=lanes, thread_name_prefix="lane")
-        self._loader = ThreadPoolExecutor(max_workers=1, thread_name_prefix="loader")
+        self._lanes = Lanes("lane", lanes)
+        self._loader = Lanes("loader", 1)
         self._open: dict[BlockKey, _Shared] = {}
         self._spans: dict[StageSpan, _Span] = {}
         self._sessions: dict[StageKey, _Session] = {}
@@ -100,7 +116,7 @@ class Engine:
         """Open what is not open yet; answered by BlocksLoaded or BlocksFailed."""
         assert span not in self._spans, "a span is loaded once"
         wanted = self._spans[span] = _Span()
-        self._loader.submit(self._load, span, wanted)
+        self._loader.submit(partial(self._load, span, wanted), partial(self._loaded, span, wanted))
 
     def unload(self, span: StageSpan) -> None:
         """Let go of the blocks of ``span``; those that no other span holds are closed. A failed span holds none."""
@@ -112,23 +128,17 @@ class Engine:
             self._release(span, held.blocks)
             held.blocks = ()
 
-    def _load(self, span: StageSpan, wanted: _Span) -> None:
+    def _load(self, span: StageSpan, wanted: _Span) -> _Opened:
         """In the loader."""
         held: list[OpenBlock] = []
-        vocabulary, reason, broken = 0, "", None
         try:
             manifest = self._store.find(span.model)
-            vocabulary = manifest.dimensions.vocabulary
             self._hold(manifest, span, wanted, held)
-            _warm_up(held, vocabulary)
+            _warm_up(held, manifest.dimensions.vocabulary)
         except _NOT_OURS as fault:
-            reason = str(fault) or type(fault).__name__
-        except Exception as fault:  # noqa: BLE001 - handed to the loop, which raises it
-            broken = fault
-        if reason or broken:
             self._give_back(span, held)
-            held = []
-        self._loop.call_soon_threadsafe(self._loaded, span, wanted, tuple(held), vocabulary, reason, broken)
+            return _Opened((), 0, str(fault) or type(fault).__name__)
+        return _Opened(tuple(held), manifest.dimensions.vocabulary, "")
 
     def _hold(self, manifest: Manifest, span: StageSpan, wanted: _Span, held: list[OpenBlock]) -> None:
         """Append every block of ``span`` to ``held``, opening what is not open."""
@@ -155,28 +165,19 @@ class Engine:
             if self._open[key].holders == 0:
                 del self._open[key]
 
-    def _loaded(
-        self,
-        span: StageSpan,
-        wanted: _Span,
-        blocks: tuple[OpenBlock, ...],
-        vocabulary: int,
-        reason: str,
-        broken: Exception | None,
-    ) -> None:
+    def _loaded(self, span: StageSpan, wanted: _Span, opened: _Opened) -> None:
         """On the loop: answer."""
-        if blocks and wanted.abandoned:
-            self._release(span, blocks)
+        reason = opened.reason
+        if not reason and wanted.abandoned:
+            self._release(span, opened.blocks)
             reason = "unloaded when it had just been loaded"
-        elif not blocks and not wanted.abandoned:
+        elif reason and not wanted.abandoned:
             del self._spans[span]
-        if broken is not None:
-            raise broken
         if reason:
             self._post(BlocksFailed(span, reason))
             return
-        wanted.blocks, wanted.vocabulary = blocks, vocabulary
-        self._post(BlocksLoaded(span, sum(each.block.shard_bytes for each in blocks)))
+        wanted.blocks, wanted.vocabulary = opened.blocks, opened.vocabulary
+        self._post(BlocksLoaded(span, sum(each.block.shard_bytes for each in opened.blocks)))
 
     # --- sessions ---------------------------------------------------------------------------------------------------
 
@@ -202,48 +203,23 @@ class Engine:
         assert not session.running, "a session's chunks run one after the other"
         assert effect.position + effect.token_count <= session.tokens_max, "the session was opened for fewer positions"
         session.running = True
-        self._lanes.submit(self._run, session, effect, data)
+        self._lanes.submit(partial(_run, session, effect, data), partial(self._ran, session, effect))
 
-    def _run(self, session: _Session, effect: RunStage, data: Tensor) -> None:
-        """In a lane."""
-        output, reason, broken = None, "", None
-        begun = time.perf_counter()
-        try:
-            if session.stage is None:
-                session.stage = Stage(session.blocks, session.vocabulary, session.tokens_max)
-            output = session.stage.run(
-                data, effect.position, effect.token_count, want_logits=effect.want_logits, cancel=session.cancel
-            )
-        except _NOT_OURS as fault:
-            reason = str(fault) or type(fault).__name__
-        except Exception as fault:  # noqa: BLE001 - handed to the loop, which raises it
-            broken = fault
-        took_s = time.perf_counter() - begun
-        self._loop.call_soon_threadsafe(self._ran, session, effect, output, took_s, reason, broken)
-
-    def _ran(
-        self,
-        session: _Session,
-        effect: RunStage,
-        output: Array | None,
-        took_s: float,
-        reason: str,
-        broken: Exception | None,
-    ) -> None:
+    def _ran(self, session: _Session, effect: RunStage, outcome: _Outcome) -> None:
         """On the loop: answer."""
         session.running = False
+        reason = outcome.reason
         if session.closed:
             del self._ending[effect.session, effect.stage]
             self._free(session)
             reason = "the session was closed"
-        if broken is not None:
-            raise broken
         if reason:
             self._post(StageFailed(effect.session, effect.stage, effect.position, reason))
             return
+        output = outcome.output
         handle = None if output is None else self._tensors.put(output)
         shape = () if output is None else output.shape
-        self._post(StageFinished(effect.session, effect.stage, effect.position, handle, shape, took_s))
+        self._post(StageFinished(effect.session, effect.stage, effect.position, handle, shape, outcome.took_s))
 
     def close_stage(self, session: SessionId, stage: int) -> None:
         """End a session on one stage: terminate its run, and free its KV as soon as nothing writes to it."""
@@ -270,31 +246,51 @@ class Engine:
 
     async def close(self) -> None:
         """Terminate what runs and wait for it: a node of the graph, or the opening of one block, at the longest."""
+        if self._shut:
+            return
         for session, stage in list(self._sessions):
             self.close_stage(session, stage)
         for span in list(self._spans):
             self.unload(span)
         self._shut = True
-        for executor in (self._lanes, self._loader):
-            await asyncio.to_thread(executor.shutdown, wait=True)
+        await self._lanes.close()
+        await self._loader.close()
 
     def _free(self, session: _Session) -> None:
         """Unmapping memory takes milliseconds: in a lane, while there are lanes."""
         if self._shut:
             session.free()
         else:
-            self._lanes.submit(session.free)
+            self._lanes.submit(session.free, _nothing)
 
     def _release(self, span: StageSpan, blocks: tuple[OpenBlock, ...]) -> None:
         """Closing blocks takes milliseconds: in the loader, while there is one."""
         if self._shut:
             self._give_back(span, blocks)
         else:
-            self._loader.submit(self._give_back, span, blocks)
+            self._loader.submit(partial(self._give_back, span, blocks), _nothing)
 
 
 def _keys(span: StageSpan) -> list[BlockKey]:
     return [(span.model, index) for index in range(span.first_block, span.last_block + 1)]
+
+
+def _run(session: _Session, effect: RunStage, data: Tensor) -> _Outcome:
+    """In a lane."""
+    begun = time.perf_counter()
+    try:
+        if session.stage is None:
+            session.stage = Stage(session.blocks, session.vocabulary, session.tokens_max)
+        output = session.stage.run(
+            data, effect.position, effect.token_count, want_logits=effect.want_logits, cancel=session.cancel
+        )
+    except _NOT_OURS as fault:
+        return _Outcome(None, time.perf_counter() - begun, str(fault) or type(fault).__name__)
+    return _Outcome(output, time.perf_counter() - begun, "")
+
+
+def _nothing(_: None) -> None:
+    """Nobody waits for this job."""
 
 
 def _warm_up(blocks: Sequence[OpenBlock], vocabulary: int) -> None:
