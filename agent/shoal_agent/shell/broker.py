@@ -107,7 +107,7 @@ def available_kinds() -> tuple[BrokerKind, ...]:
 async def embedded_broker(folder: Path, kind: BrokerKind | None = None, port: int = 0) -> AsyncIterator[RunningBroker]:
     """A broker for the time of the block, its files in ``folder``. ``kind`` None: the best one there is.
 
-    UnavailableError if there is none, FailedError if it does not start.
+    UnavailableError if there is none, PortInUseError if ``port`` is taken, FailedError if it does not start.
     """
     kinds = available_kinds()
     if not kinds or (kind is not None and kind not in kinds):
@@ -123,7 +123,7 @@ async def embedded_broker(folder: Path, kind: BrokerKind | None = None, port: in
 async def _start(folder: Path, kind: BrokerKind, port: int) -> tuple[asyncio.subprocess.Process, RunningBroker]:
     log = folder / "broker.log"
     for _ in range(1 if port else START_ATTEMPTS_MAX):
-        chosen = port or _free_port()
+        chosen = _free_port(port)
         command = _command(folder, kind, chosen)
         with log.open("ab") as output:
             process = await asyncio.create_subprocess_exec(
@@ -145,8 +145,9 @@ async def _start(folder: Path, kind: BrokerKind, port: int) -> tuple[asyncio.sub
     raise FailedError(f"the broker ({kind}) did not start:\n" + "\n".join(tail), f"read {log}")
 
 
-def _free_port() -> int:
-    with listen(HOST, 0) as listener:
+def _free_port(port: int) -> int:
+    """``port`` or any, that nobody listens on: what answers there later is then the broker, and nobody else."""
+    with listen(HOST, port) as listener:
         return port_of(listener)
 
 
