@@ -232,7 +232,7 @@ class World:
         self.kill(name)
         old = self.cells[name]
         cell = self.cells[name] = self.cell(old.key, old.incarnation + 1)
-        cell.disk = old.disk
+        cell.disk, cell.load_s, cell.run_s = old.disk, old.load_s, old.run_s
         self.armed.pop(name, None)
         self.boot(cell, **boot)
         return cell

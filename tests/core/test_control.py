@@ -1,0 +1,381 @@
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+
+from shoal_agent.core.control import (
+    EARLY_REPORTS_MAX,
+    HEARTBEAT_JITTER,
+    HEARTBEAT_S,
+    RECORD_S,
+    RECORD_SPACING_S,
+    TTL_MS,
+)
+from shoal_agent.core.effects import Broadcast, Effect, LoadBlocks, Persist, Stop
+from shoal_agent.core.events import (
+    EnvelopeReceived,
+    ModelAvailable,
+    Restored,
+    Sampled,
+    ServicesAvailable,
+    StopRequested,
+)
+from shoal_agent.core.facts import RejectCode
+from shoal_protocol.codec import encode_plan
+from shoal_protocol.envelope import Envelope, open_envelope
+from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, digest_of
+from shoal_protocol.messages import (
+    DeploymentPhase,
+    Heartbeat,
+    LinkDeath,
+    Load,
+    NodePhase,
+    NodeState,
+    PhaseReported,
+    Plan,
+    PlanAnnounced,
+    PlanStage,
+)
+from tests.support.cell import Cell
+from tests.support.toy import MODEL, toy_tokens
+from tests.support.world import CLUSTER, MEMORY_BYTES, TOY, World, capacity, world_of
+
+LOADING, READY, ACTIVE = DeploymentPhase.LOADING, DeploymentPhase.READY, DeploymentPhase.ACTIVE
+
+
+def said(world: World, name: NodeId, kind: type) -> list[tuple[float, Envelope]]:
+    """What ``name`` broadcast of ``kind``, and when."""
+    sent = [(at, effect) for at, who, effect in world.log if who == name and isinstance(effect, Broadcast)]
+    opened = [(at, open_envelope(effect.wire, world.roster, CLUSTER)) for at, effect in sent]
+    return [(at, envelope) for at, envelope in opened if isinstance(envelope.message, kind)]
+
+
+def hears(cell: Cell, broadcast: Broadcast, broker: str = "a") -> None:
+    cell.post(EnvelopeReceived(broker, broadcast.topic, broadcast.wire))
+
+
+def announced(world: World, plan: Plan, sequence: int = 1) -> Broadcast:
+    return world.said(world.operator, PlanAnnounced(encode_plan(plan)), sequence=sequence)
+
+
+def phases(world: World, name: NodeId) -> list[DeploymentPhase]:
+    """The phases a host went through, without repetitions."""
+    told = [envelope.message.phase for _, envelope in said(world, name, PhaseReported)]
+    return [phase for index, phase in enumerate(told) if index == 0 or told[index - 1] is not phase]
+
+
+def rejected(cell: Cell) -> dict[str, int]:
+    return dict(cell.node.snapshot(cell.world.now).rejected)
+
+
+def started(count: int) -> tuple[World, list[Cell]]:
+    world = World(count)
+    world.start()
+    return world, list(world.cells.values())
+
+
+# --- saying -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_heart_beats_every_second_give_or_take_a_tenth():
+    world, (cell,) = started(1)
+    world.run(60)
+    beats = said(world, cell.name, Heartbeat)
+    gaps = [after - before for (before, _), (after, _) in pairwise(beats)]
+    assert all(
+        HEARTBEAT_S * (1 - HEARTBEAT_JITTER) - 1e-9 <= gap <= HEARTBEAT_S * (1 + HEARTBEAT_JITTER) + 1e-9
+        for gap in gaps
+    )
+    assert len(set(gaps)) > len(gaps) / 2
+    assert [envelope.message.beat for _, envelope in beats] == list(range(1, len(beats) + 1))
+
+
+def test_the_record_is_repeated_and_its_version_grows():
+    world, (cell,) = started(1)
+    world.run(10 * RECORD_S)
+    records = said(world, cell.name, NodeState)
+    assert 10 <= len(records) <= 14
+    assert [envelope.message.version for _, envelope in records] == list(range(1, len(records) + 1))
+    assert said(world, cell.name, Heartbeat)[-1][1].message.version == len(records)
+
+
+def test_a_burst_of_changes_is_said_at_most_twice_a_second():
+    world, (cell,) = started(1)
+    world.run(1)
+    begun = len(said(world, cell.name, NodeState))
+    for number in range(100):
+        cell.post(ServicesAvailable((f"tokenizer:{number}",)))
+        world.run(0.01)
+    world.run(RECORD_SPACING_S)
+    records = said(world, cell.name, NodeState)[begun:]
+    assert 2 <= len(records) <= 3
+    assert records[-1][1].message.services == ("tokenizer:99",)
+
+
+def test_the_record_tells_what_the_node_is():
+    world = world_of(2)
+    name = world.names[0]
+    session = world.ask(name, tokens_max=100)
+    world.run_until(lambda: len(world.cells[name].tokens(session)) == 3)
+    world.cells[name].post(Sampled(capacity(7 * MEMORY_BYTES), Load(500, 1, None, 0, 0), world.wall_ms()))
+    world.cells[name].node._control.changed(world.now)
+    world.run(RECORD_SPACING_S + 0.01)
+    record = said(world, name, NodeState)[-1][1].message
+    assert record.phase is NodePhase.READY
+    assert (record.capacity.memory_bytes, record.load.cpu_permille) == (7 * MEMORY_BYTES, 500)
+    assert record.models == (MODEL,)
+    assert [(held.deployment, held.first_block, held.last_block) for held in record.hosted] == [(TOY, 0, 3)]
+
+
+def test_a_broadcast_says_how_long_it_is_meant_and_state_stays_with_the_broker():
+    world, (cell,) = started(1)
+    world.deploy()
+    for effect in cell.asked(Broadcast):
+        envelope = open_envelope(effect.wire, world.roster, CLUSTER)
+        lasts = isinstance(envelope.message, NodeState | PhaseReported)
+        assert (effect.retain, effect.at_least_once) == (lasts, lasts)
+        assert effect.expiry_s * 1000 == envelope.ttl_ms == TTL_MS
+
+
+def test_a_last_will_is_still_heard_after_a_year():
+    world, (cell, other) = started(2)
+    topic, wire = cell.node.will("a", 3, world.now)
+    world.sleep(365 * 24 * 3600)
+    other.post(EnvelopeReceived("a", topic, wire))
+    assert open_envelope(wire, world.roster, CLUSTER).message == LinkDeath(3, "a")
+    assert [note.text for note in other.notes] == ["a link broke"]
+    assert rejected(other) == {}
+
+
+def test_a_node_that_stops_says_goodbye_last():
+    world, (cell, other) = started(2)
+    before = len(world.log)
+    cell.post(StopRequested())
+    effects = [effect for _, _, effect in world.log[before:]]
+    assert isinstance(effects[-1], Stop)
+    assert said(world, cell.name, NodeState)[-1][1].message.phase is NodePhase.DISCONNECTED
+    world.run(0.1)
+    (view,) = [peer for peer in other.node.snapshot(world.now).nodes if peer.node == cell.name]
+    assert not view.present
+
+
+# --- who may announce what --------------------------------------------------------------------------------------------
+
+
+def test_only_an_operator_begins_a_deployment():
+    world, (cell, other) = started(2)
+    forged = world.said(other.key, PlanAnnounced(encode_plan(world.plan(world.names))), sequence=99)
+    hears(cell, forged)
+    assert rejected(cell) == {"sender": 1}
+    assert cell.deployment() is None
+
+
+def test_an_operator_announces_the_first_epoch_only():
+    world, (cell,) = started(1)
+    hears(cell, announced(world, world.plan(world.names, epoch=1)))
+    assert rejected(cell) == {"sender": 1}
+    assert cell.deployment() is None
+
+
+def test_a_plan_with_a_stranger_in_it_is_refused_and_told():
+    world, (cell,) = started(1)
+    stranger = NodeId("a" * 32)
+    hears(cell, announced(world, replace(world.plan(world.names), stages=(PlanStage(stranger, 0, 7),))))
+    assert rejected(cell) == {"invalid-plan": 1}
+    assert cell.deployment() is None
+    assert cell.disk == {}
+    (entry,) = cell.node.story().about("toy/0")
+    assert entry.text == f"refused: {stranger} is not in the roster"
+    assert world.ended(cell.name, world.ask(cell.name)).code is RejectCode.UNKNOWN_MODEL
+
+
+def test_another_plan_for_the_same_epoch_is_refused_and_counted():
+    world, cells = started(2)
+    world.deploy()
+    first = cells[0].deployment()
+    world.announce(world.plan(world.names[::-1]))
+    world.run(1)
+    for cell in cells:
+        assert rejected(cell) == {"equivocation": 1}
+        assert cell.counts["plans_rejected", "equivocation"] == 1
+        assert cell.deployment().plan == first.plan
+    assert cells[0].loaded == [cells[0].loaded[0]]
+    assert world.answer(world.names[0], world.ask(world.names[0])) == toy_tokens((1, 2, 3), 8, 8)
+
+
+def test_the_same_plan_said_again_changes_nothing():
+    world, cells = started(2)
+    world.deploy()
+    world.announce(world.plan(world.names))
+    world.run(1)
+    assert [len(cell.asked(LoadBlocks)) for cell in cells] == [1, 1]
+    assert [rejected(cell) for cell in cells] == [{}, {}]
+
+
+def test_a_plan_is_on_disk_before_anybody_hears_of_it():
+    world, (cell,) = started(1)
+    before = len(world.log)
+    hears(cell, announced(world, world.plan(world.names)))
+    kinds: list[type[Effect]] = [type(effect) for _, _, effect in world.log[before:]]
+    assert kinds.index(Persist) < kinds.index(Broadcast)
+
+
+# --- phases -----------------------------------------------------------------------------------------------------------
+
+
+def test_hosts_are_active_only_when_all_are_ready():
+    world, cells = started(3)
+    cells[2].load_s = 3.0
+    world.announce(world.plan(world.names))
+    world.run(2.0)
+    assert [cell.deployment().mine for cell in cells] == [READY, READY, LOADING]
+    assert not any(cell.deployment().serving for cell in cells)
+    world.run_until(world.serving)
+    world.run(0.1)
+    assert [phases(world, name) for name in world.names] == [[LOADING, READY, ACTIVE]] * 3
+    assert cells[0].asked(LoadBlocks)[0].span.last_block == 2
+
+
+def test_a_node_that_hosts_nothing_loads_nothing_and_serves_as_ingress():
+    world = world_of(2, 1)
+    bystander = world.cells[world.names[2]]
+    view = bystander.deployment()
+    assert (view.mine, view.serving) == (None, True)
+    assert not bystander.asked(LoadBlocks)
+    assert not said(world, bystander.name, PhaseReported)
+
+
+def test_a_host_without_the_package_fails_and_loads_once_it_has_it():
+    world = World(2)
+    one, two = world.cells.values()
+    world.boot(one)
+    world.boot(two, with_model=False)
+    world.run(0.5)
+    world.announce(world.plan(world.names))
+    world.run(1.0)
+    assert [stage.phase for stage in one.deployment().stages] == [READY, DeploymentPhase.FAILED]
+    assert one.deployment().stages[1].detail == f"package {MODEL.hex()[:16]} is not in the store"
+    assert not one.deployment().serving
+    two.post(ModelAvailable(world.facts))
+    world.run_until(world.serving)
+    assert phases(world, two.name)[:3] == [DeploymentPhase.FAILED, LOADING, READY]
+    assert world.answer(one.name, world.ask(one.name)) == toy_tokens((1, 2, 3), 8, 8)
+
+
+def test_a_host_without_the_memory_says_so_to_everybody():
+    world = World(2)
+    one, two = world.cells.values()
+    world.boot(one)
+    world.boot(two, memory_bytes=5000)
+    world.run(0.5)
+    world.announce(world.plan(world.names))
+    world.run(1.0)
+    (stage,) = [stage for stage in one.deployment().stages if stage.stage.node == two.name]
+    assert stage.phase is DeploymentPhase.FAILED
+    assert stage.detail == f"blocks 4-7 need {4 * 1300 + 4 * 64 * 512} bytes, 5000 are offered"
+    assert not two.asked(LoadBlocks)
+
+
+def test_blocks_that_cannot_be_opened_fail_in_one_line_and_may_be_tried_again():
+    world, (one, two) = started(2)
+    two.load_fault = "block 5: tampered " * 100
+    world.announce(world.plan(world.names))
+    world.run(1.0)
+    assert one.deployment().stages[1].phase is DeploymentPhase.FAILED
+    assert len(one.deployment().stages[1].detail) == 200
+    two.load_fault = ""
+    two.post(ModelAvailable(world.facts))
+    world.run_until(world.serving)
+
+
+def test_a_host_that_restarts_pauses_serving_and_resumes_by_itself():
+    world, cells = started(2)
+    world.deploy()
+    world.run(1)
+    cells[1].load_s = 2.0
+    again = world.restart(world.names[1])
+    world.run(1.0)
+    assert not cells[0].deployment().serving
+    assert world.ended(cells[0].name, world.ask(cells[0].name)).code is RejectCode.NOT_READY
+    world.run_until(world.serving)
+    world.run(0.1)
+    assert again.deployment().mine is ACTIVE
+    assert world.answer(cells[0].name, world.ask(cells[0].name)) == toy_tokens((1, 2, 3), 8, 8)
+    world.check_idle()
+
+
+def test_a_plan_comes_back_from_disk_when_no_broker_has_it():
+    world, cells = started(2)
+    world.deploy()
+    world.retained.clear()
+    again = world.restart(world.names[1])
+    assert again.deployment().plan == cells[0].deployment().plan
+    world.run_until(world.serving, 2 * RECORD_S)
+    assert world.answer(again.name, world.ask(again.name)) == toy_tokens((1, 2, 3), 8, 8)
+    assert len(again.asked(Persist)) == 1, "what was on disk is not written again"
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", b"\x92" + b"\x91" * 1000])
+def test_a_damaged_disk_is_noted_and_the_node_goes_on(data):
+    world, (cell,) = started(1)
+    cell.post(Restored("plan.toy", data))
+    assert cell.deployment() is None
+    assert cell.notes[-1].text == "stored plan refused"
+    world.deploy()
+
+
+def test_reports_that_come_before_their_plan_are_kept_for_it():
+    world = World(3)
+    one, two, late = world.cells.values()
+    for cell in (one, two):
+        world.boot(cell)
+    world.run(0.5)
+    world.announce(world.plan(world.names[:2]))
+    world.run(1.0)
+    retained = sorted(world.retained.items(), key=lambda item: item[0].endswith("cert"))
+    world.retained.clear()
+    world.boot(late)
+    for topic, wire in retained:
+        late.post(EnvelopeReceived("a", topic, wire))
+    assert late.deployment().serving
+
+
+def report(world: World, cell: Cell, phase: DeploymentPhase, sequence: int, **changes: object) -> Broadcast:
+    message = PhaseReported(TOY, Epoch(0), digest_of(encode_plan(world.plan(world.names))), phase, "")
+    return world.said(cell.key, replace(message, **changes), sequence=sequence)
+
+
+def test_early_reports_about_another_plan_are_not_believed():
+    world, (cell, host) = started(2)
+    hears(cell, report(world, host, READY, 900, plan=Digest(bytes(32))))
+    hears(cell, announced(world, world.plan(world.names)))
+    assert cell.deployment().stages[1].phase is None
+
+
+def test_early_reports_are_bounded():
+    world, (cell, host) = started(2)
+    for number in range(EARLY_REPORTS_MAX + 5):
+        hears(cell, report(world, host, READY, 100 + number, deployment=DeploymentId(f"d{number}")))
+    assert len(cell.node._control._early) == EARLY_REPORTS_MAX
+
+
+def test_an_older_report_that_comes_late_from_another_broker_changes_nothing():
+    world, (cell, host) = started(2)
+    world.deploy()
+    hears(cell, report(world, host, ACTIVE, 901))
+    hears(cell, report(world, host, LOADING, 900), broker="b")
+    assert cell.deployment().serving
+    hears(cell, report(world, host, LOADING, 902), broker="b")
+    assert not cell.deployment().serving
+
+
+@pytest.mark.parametrize("changes", [{}, {"plan": Digest(bytes(32))}], ids=["not a host", "another plan"])
+def test_a_report_that_cannot_be_is_refused_and_counted(changes):
+    world, (cell, host, stranger) = started(3)
+    world.announce(world.plan([cell.name, host.name]))
+    world.run_until(world.serving)
+    speaker = host if changes else stranger
+    plan = digest_of(encode_plan(world.plan([cell.name, host.name])))
+    hears(cell, report(world, speaker, DeploymentPhase.FAILED, 900, **({"plan": plan} | changes)))
+    assert rejected(cell) == {"phase": 1}
+    assert cell.deployment().serving
