@@ -5,11 +5,11 @@ import re
 import shlex
 import tomllib
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import click
 import pytest
 import typer.main
+from typer.core import TyperGroup
 
 from shoal_agent.cli.main import COMMANDS, build_app
 from tests.support.house import PACKAGES, ROOT, source
@@ -55,14 +55,16 @@ def command_lines(program: str) -> list[tuple[str, list[str]]]:
             if match:
                 # "#" begins a comment, and what follows an operator is another program.
                 words = shlex.split(re.split(r"[|;)]|&&|>|\s#", match[1])[0].replace("...", ""), posix=True)
+                # In `sudo -u shoal shoal ...` the first one is a user.
+                words = words[1:] if words[:1] == [program] else words
                 calls.append((name(path), words))
     return calls
 
 
-def click_command(words: list[str]) -> tuple[click.Command, list[str]]:
-    """The command that ``words`` name, and what is left of them."""
-    command: click.Command = typer.main.get_command(build_app(words))
-    while isinstance(command, click.Group) and words:
+def click_command(words: list[str]) -> tuple[Any, list[str]]:
+    """The command that ``words`` name, and what is left of them. (typer carries a click of its own, without types.)"""
+    command: Any = typer.main.get_command(build_app(words))
+    while isinstance(command, TyperGroup) and words:
         found = command.commands.get(words[0])
         assert found is not None, f"no such command: {words[0]}"
         command, words = found, words[1:]
