@@ -1,8 +1,7 @@
 import asyncio
-import gc
 import shutil
 import weakref
-from threading import Event
+from threading import Event, current_thread
 
 import numpy as np
 import pytest
@@ -212,33 +211,44 @@ def await_all(lanes):
 
 
 @pytest.fixture
-def caches(monkeypatch):
-    """Weak references to the KV of every session."""
-    made = []
+def ended_in(monkeypatch):
+    """For the KV of every session, once it is gone: the thread in which it went."""
+    made, threads = [], []
 
     class Watched(kv.KvCache):
         def __init__(self, *arguments):
             super().__init__(*arguments)
-            made.append(weakref.ref(self.of_block(1)[0].array))
+            made.append(weakref.ref(self.of_block(1)[0].array, lambda _: threads.append(current_thread().name)))
 
     monkeypatch.setattr("shoal_agent.shell.stage.KvCache", Watched)
-    return made
+    return threads
 
 
-async def test_cancelling_a_run_answers_it_and_frees_the_kv(host, whole, big_run, caches):
+async def test_cancelling_a_run_answers_it_and_frees_the_kv(host, whole, big_run, ended_in):
     await host.load(whole)
     session = a_session()
     host.engine.open_stage(session, 0, whole, 512)
     assert host.engine.kv_bytes == 512 * sum(block.kv_bytes_per_token for block in host.store.load(TINY).blocks)
     host.start(session, big_run, 0, 400)
     host.engine.close_stage(session, 0)
+    assert host.engine._ending[session, 0].cancel.is_set
     assert host.engine.kv_bytes > 0, "native code may still write there"
     answer = await host.answer()
     assert (type(answer), answer.reason) == (StageFailed, "the session was closed")
     assert host.engine.kv_bytes == 0
-    await host.engine.close()
-    gc.collect()
-    assert [cache() for cache in caches] == [None] * len(caches)
+    await_all(host.engine._lanes)
+    assert ended_in == ["loader-0", "lane-0"], "the warm-up's, and the session's: unmapping takes milliseconds"
+
+
+async def test_closing_an_idle_session_frees_its_kv_off_the_loop(host, whole, ended_in):
+    await host.load(whole)
+    session = a_session()
+    host.engine.open_stage(session, 0, whole, 64)
+    await host.output(session, bytes(8), 0, 1)
+    host.engine.close_stage(session, 0)
+    assert host.engine.kv_bytes == 0
+    await_all(host.engine._lanes)
+    assert ended_in == ["loader-0", "lane-0"]
 
 
 async def test_a_run_that_ended_before_its_session_closed_is_answered_as_failed_too(host, whole):

@@ -66,8 +66,11 @@ async def test_the_loop_turns_while_a_lane_works(lanes):
 async def test_an_exception_is_raised_on_the_loop_and_stops_nothing(lanes):
     seen = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: seen.append(context["exception"]))
+    done = threading.Event()
     lanes.submit(lambda: 1 / 0, seen.append)
     lanes.submit(lambda: 1, lambda number: {}[number])
+    lanes.submit(done.set, lambda _: None)
+    assert done.wait(WAIT_S), "now three replies wait for one turn of the loop"
     assert await result(lanes, lambda: 7) == 7
     assert [type(fault) for fault in seen] == [ZeroDivisionError, KeyError]
 

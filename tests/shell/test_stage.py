@@ -1,11 +1,12 @@
 import threading
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
 from shoal_agent.shell import ort
 from shoal_agent.shell.ort import Cancel, EngineError, open_block
-from shoal_agent.shell.stage import OpenBlock, Stage
+from shoal_agent.shell.stage import OpenBlock, Stage, _chain
 from tests.support.chain import Chain
 
 TOKENS = [7, 100, 31, 250, 18, 9, 77, 310, 4, 4, 19]
@@ -71,6 +72,13 @@ def test_a_stage_may_be_one_block(make, block):
     for count in (1, 3, 1):
         output = run(stage, stage.blank(count))
         assert output.shape == ((1, 1, 320) if block == 5 else (1, count, 64))
+
+
+def test_no_block_reads_the_buffer_it_writes_and_two_serve_all_necks(blocks):
+    chain = _chain([each.block for each in blocks], 3)
+    assert len(chain) == 7
+    assert all(source is not target for source, target in pairwise(chain))
+    assert len({id(value) for value in chain}) == 4, "ids, two necks, logits"
 
 
 @pytest.mark.parametrize("count", [1, 4])
