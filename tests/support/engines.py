@@ -80,6 +80,8 @@ class Host:
         """Nothing may be left."""
         await self.engine.close()
         assert (len(self.tensors), self.engine.kv_bytes, self.engine.block_count) == (0, 0, 0)
+        threads = [*self.engine._lanes._threads, *self.engine._loader._threads]
+        assert not any(thread.is_alive() for thread in threads)
 
 
 @dataclass
