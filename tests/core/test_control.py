@@ -13,6 +13,8 @@ from shoal_agent.core.control import (
 )
 from shoal_agent.core.effects import Broadcast, Effect, LoadBlocks, Persist, Stop
 from shoal_agent.core.events import (
+    BlocksFailed,
+    BlocksLoaded,
     EnvelopeReceived,
     ModelAvailable,
     Restored,
@@ -286,6 +288,15 @@ def test_blocks_that_cannot_be_opened_fail_in_one_line_and_may_be_tried_again():
     two.load_fault = ""
     two.post(ModelAvailable(world.facts))
     world.run_until(world.serving)
+
+
+def test_an_answer_of_the_engine_nobody_waits_for_changes_nothing():
+    world, cells = started(2)
+    world.deploy()
+    span = cells[0].loaded[0]
+    for stale in (BlocksLoaded(span, 1), BlocksFailed(span, "late"), BlocksFailed(replace(span, epoch=Epoch(9)), "no")):
+        cells[0].post(stale)
+    assert world.serving()
 
 
 def test_a_host_that_restarts_pauses_serving_and_resumes_by_itself():

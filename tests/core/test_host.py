@@ -225,18 +225,14 @@ def test_a_step_that_cannot_be_ends_its_session_and_no_other(stand, header, code
         close(stand, session)
 
 
-def test_a_step_without_payload_is_refused(stand):
+@pytest.mark.parametrize("runs_before", [0, 1], ids=["without payload", "twice"])
+def test_a_step_without_payload_or_twice_is_refused(stand, runs_before):
     stand.open_both()
+    if runs_before:
+        stand.feed()
     stand.say(STEP)
     assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
-    close(stand)
-
-
-def test_the_same_step_twice_is_out_of_order(stand):
-    stand.open_both()
-    stand.feed()
-    stand.feed()
-    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
+    assert len(stand.runs()) == runs_before
     close(stand)
 
 
@@ -290,6 +286,19 @@ def test_what_is_still_on_its_way_to_a_session_that_closed_while_running_is_drop
     stand.say(OPEN)
     assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
     stand.world.run(0.1)
+    stand.say(OPEN)
+    assert stand.heard(SessionOpened)[-1] == SessionOpened(SESSION, 0)
+    close(stand)
+
+
+def test_a_run_that_ends_after_its_session_gives_its_output_back(stand):
+    stand.cell().in_vain = True
+    stand.open_both()
+    stand.feed()
+    close(stand)
+    stand.world.run(0.1)
+    assert not stand.cell().tensors
+    assert not stand.heard(Activation, stand.last)
     stand.say(OPEN)
     assert stand.heard(SessionOpened)[-1] == SessionOpened(SESSION, 0)
     close(stand)

@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from shoal_agent.core import services
-from shoal_agent.core.effects import Accept, CallService, Emit, Finish, SendFrame
-from shoal_agent.core.events import CancelRequested
+from shoal_agent.core.effects import Accept, CallService, Emit, Finish, OpenStage, SendFrame
+from shoal_agent.core.events import CancelRequested, ServicesAvailable
 from shoal_agent.core.facts import ChatPrompt, FinishReason, RejectCode, TextPrompt, Usage
 from shoal_agent.core.ingress import PROMPT_TOKENS_MAX, RETRY_AFTER_S
 from shoal_protocol.headers import (
@@ -18,7 +18,7 @@ from shoal_protocol.headers import (
 from shoal_protocol.ids import DeploymentId, Epoch, SessionId
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, REQUESTS_MAX
 from tests.support.cell import Cell
-from tests.support.toy import GREEDY, VOCABULARY, prompt_that_answers, toy_tokens
+from tests.support.toy import GREEDY, NAMES, VOCABULARY, prompt_that_answers, toy_tokens
 from tests.support.world import TOY, World, world_of
 
 CHAT = ChatPrompt(services.pack(services.RenderRequest((services.ChatMessage("user", "hello"),), True)))
@@ -181,6 +181,22 @@ def test_log_probabilities_come_with_the_bytes_of_every_rival(world):
     assert emitted.piece.logprob.logprob == -1.0
 
 
+def test_rivals_without_their_bytes_end_the_stream_and_no_other(world):
+    ingress = world.cells[world.names[2]]
+    other = world.ask(ingress.name, (4, 5))
+    honest = ingress.services.serve
+
+    def serve(service: str, method: str, request: bytes, hidden: int | None) -> services.ServiceMessage:
+        answer = honest(service, method, request, hidden)
+        return replace(answer, top_bytes=()) if isinstance(answer, services.PushAnswer) else answer
+
+    ingress.services.serve = serve
+    ending = world.ended(ingress.name, world.ask(ingress.name, sampling=replace(GREEDY, top_logprobs=2)))
+    assert (ending.reason, ending.usage.completion_tokens) == (FinishReason.FAILED, 0)
+    assert ingress.counts["service_answers_rejected", "malformed"] == 1
+    assert world.answer(ingress.name, other) == toy_tokens((4, 5), 8, 8)
+
+
 # --- not begun --------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +231,18 @@ def test_without_a_tokenizer_anywhere_nothing_begins():
     world.deploy()
     refusal = world.ended(world.names[0], world.ask(world.names[0]))
     assert (refusal.code, refusal.retry_after_s) == (RejectCode.NOT_READY, RETRY_AFTER_S)
+
+
+def test_without_a_detokenizer_anywhere_no_stage_is_opened():
+    world = World(2)
+    world.start(without_services=tuple(world.names))
+    world.cells[world.names[1]].post(ServicesAvailable(tuple(name for name in NAMES if "detokenizer" not in name)))
+    world.run(1)
+    world.deploy()
+    refusal = world.ended(world.names[0], world.ask(world.names[0]))
+    assert (refusal.code, refusal.retry_after_s) == (RejectCode.NOT_READY, RETRY_AFTER_S)
+    assert not [cell for cell in world.cells.values() if cell.asked(OpenStage)]
+    world.check_idle()
 
 
 def test_kv_that_is_promised_is_not_promised_again_and_comes_back():

@@ -43,6 +43,7 @@ def test_a_client_may_leave_in_any_step(step, bare):
     ingress.post(CancelRequested(session))
     ending = ingress.ending(session)
     assert (ending.reason, ending.usage.completion_tokens) == (FinishReason.CANCELLED, 0)
+    assert not ingress.node._calls._abroad, "nobody waits for an answer any more"
     ingress.post(CancelRequested(session))
     world.check_idle()
     assert world.answer(ingress.name, world.ask(ingress.name, CHAT)) == toy_tokens(BODY, 8, 8)

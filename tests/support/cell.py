@@ -42,6 +42,7 @@ from shoal_agent.core.events import (
 )
 from shoal_agent.core.facts import StageSpan, TensorHandle
 from shoal_agent.core.node import Node
+from shoal_agent.core.timers import Routine
 from shoal_agent.core.view import DeploymentView
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.ids import (
@@ -82,6 +83,8 @@ class Cell:
     """Methods of light services that are not answered before ``release``."""
     held: list[CallService | CloseService] = field(default_factory=list)
     """They, and what must not overtake them."""
+    in_vain: bool = False
+    """A run whose session closed ends all the same, with an output."""
     dead: bool = False
     subscribed: bool = False
     """Brokers deliver to it."""
@@ -166,6 +169,12 @@ class Cell:
         assert len(data) == effect.token_count, "a node lets no other tensor through"
         self.running.discard((effect.session, effect.stage))
         held = self.stages.get((effect.session, effect.stage))
+        if held is None and self.in_vain:
+            output = self.put(data.tobytes())
+            self.post(
+                StageFinished(effect.session, effect.stage, effect.position, output, (1, len(data), 2), self.run_s)
+            )
+            return
         if held is None:
             self.post(StageFailed(effect.session, effect.stage, effect.position, "terminated"))
             return
@@ -215,4 +224,5 @@ class Cell:
         held = [self.tensors, self.stages, self.services.drawing, self.services.texts]
         held += [view.requests, view.sessions, view.kv_bytes]
         held += [inside._host._calls, inside._host._owed, inside._ingress._ledger._calls, inside._calls._abroad]
+        held.append([alarm for alarm in inside._timers._live if not isinstance(alarm, Routine)])
         return [part for part in held if part]
