@@ -13,7 +13,8 @@ What aiomqtt and paho do, and what is therefore done here:
 - A frozen broker keeps its socket open. Every link asks for a sign of life every two seconds: it subscribes to a
   filter on which nobody publishes, which every broker must answer and no ACL keeps it from answering.
 - Nagle's algorithm and delayed acknowledgements cost 88 ms per QoS 1 message: TCP_NODELAY.
-- A failed attempt leaves its socket open: it is closed here.
+- A failed attempt leaves its socket open, and so does a failed TLS handshake: both are closed here.
+- A broker's bare "session taken over" is not understood, so two agents of one name are slowed by the backoff alone.
 """
 
 import asyncio
@@ -83,6 +84,7 @@ def broker_address(section: BrokerSection) -> BrokerAddress:
     try:
         context = ssl.create_default_context(cafile=str(section.ca_file))
         context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.sslsocket_class = _ClosingSocket
         context.load_cert_chain(section.certificate_file, section.key_file)
     except (OSError, ssl.SSLError) as fault:
         raise ConfigError(
@@ -90,6 +92,17 @@ def broker_address(section: BrokerSection) -> BrokerAddress:
             "name the authority's certificate, and a certificate it issued with its key",
         ) from fault
     return BrokerAddress(section.url, section.host, section.port, context)
+
+
+class _ClosingSocket(ssl.SSLSocket):
+    """A socket that does not outlive a handshake that failed; paho forgets to close it."""
+
+    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - ssl's own signature
+        try:
+            super().do_handshake(block)
+        except OSError:
+            self.close()
+            raise
 
 
 class RefusedError(Exception):

@@ -1,0 +1,399 @@
+"""The control plane with real brokers that die, freeze, refuse and come back."""
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import aiomqtt
+import pytest
+
+from shoal_agent.config import BrokerSection
+from shoal_agent.config_values import Place
+from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived
+from shoal_agent.errors import ConfigError
+from shoal_agent.shell import mqtt
+from shoal_agent.shell.broker import RunningBroker, embedded_broker
+from shoal_agent.shell.certificates import Purpose, issue, make_ca
+from shoal_agent.shell.mqtt import BrokerAddress, broker_address
+from shoal_agent.shell.sockets import listen, port_of
+from shoal_protocol.limits import BROADCASTS_WAITING_MAX, ENVELOPE_BYTES_MAX
+from tests.support.broker import needs_mosquitto, running
+from tests.support.control import EVENT_S_MAX, Soonest, address_of, member, odd_broker, passing, retained
+
+ACCEPTED = b"\x20\x03\x00\x00\x00"
+NOT_AUTHORIZED = b"\x20\x03\x00\x87\x00"
+TAKEN_OVER = b"\xe0\x05\x8e\x03\x1f\x00\x00"
+"""DISCONNECT with reason code 142 and an empty reason string, without which paho does not read the code."""
+ANNA, BERT = "a" * 32, "b" * 32
+
+
+@pytest.fixture
+async def broker(tmp_path) -> AsyncIterator[RunningBroker]:
+    async with embedded_broker(tmp_path / "broker") as made:
+        yield made
+
+
+@pytest.fixture
+async def brokers(tmp_path) -> AsyncIterator[list[RunningBroker]]:
+    async with embedded_broker(tmp_path / "1") as one, embedded_broker(tmp_path / "2") as other:
+        yield [one, other]
+
+
+class Clients(list):
+    """Every client that was made, in order, and a bell that rings for each."""
+
+    def __init__(self) -> None:
+        self.bell = asyncio.Event()
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(EVENT_S_MAX):
+            while len(self) < count:
+                self.bell.clear()
+                await self.bell.wait()
+
+
+@pytest.fixture
+async def clients(monkeypatch) -> Clients:
+    made = Clients()
+
+    class Noted(aiomqtt.Client):
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+            made.bell.set()
+
+    monkeypatch.setattr(aiomqtt, "Client", Noted)
+    return made
+
+
+def addresses(brokers: list[RunningBroker]) -> list[BrokerAddress]:
+    return [address_of(broker) for broker in brokers]
+
+
+def break_connection(client: aiomqtt.Client) -> None:
+    """As a network does: without a word."""
+    client._client.socket().shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def frozen(broker: RunningBroker):
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
+
+
+# --- saying and hearing -----------------------------------------------------------------------------------------------
+
+
+async def test_what_one_says_the_other_hears_from_every_broker(brokers):
+    async with member("a", addresses(brokers)) as a, member("b", addresses(brokers)) as b:
+        await a.until_count(BrokerConnected, 2)
+        await b.until_count(BrokerConnected, 2)
+        a.plane.publish(retained("t/state", b"record"))
+        a.plane.publish(passing("t/beat", b"beat"))
+        heard = set(await b.until_count(EnvelopeReceived, 4))
+        urls = {broker.url for broker in brokers}
+        assert {e.broker for e in b.of(BrokerConnected)} == urls
+        assert heard == {
+            EnvelopeReceived(url, topic, wire)
+            for url in urls
+            for topic, wire in (("t/state", b"record"), ("t/beat", b"beat"))
+        }
+
+
+@pytest.mark.parametrize("kind", ["retained", "passing"])
+async def test_only_retained_messages_are_kept_and_they_expire(broker, kind):
+    async with member("a", [address_of(broker)]) as a:
+        await a.until_count(BrokerConnected)
+        a.plane.publish({"retained": retained, "passing": passing}[kind]("t/x", b"said"))
+        assert await a.plane.drain(5.0)
+    async with aiomqtt.Client("127.0.0.1", broker.port, protocol=aiomqtt.ProtocolVersion.V5) as late:
+        await late.subscribe("t/#", qos=1)
+        await late.publish("t/end", b"", qos=1)
+        message = await anext(late.messages)
+        if kind == "passing":
+            assert str(message.topic) == "t/end"
+        else:
+            assert (str(message.topic), message.payload) == ("t/x", b"said")
+            assert 50 <= message.properties.MessageExpiryInterval <= 60
+
+
+async def test_an_oversized_broadcast_is_our_own_mistake(broker):
+    async with member("a", [address_of(broker)]) as a:
+        await a.until_count(BrokerConnected)
+        with pytest.raises(AssertionError):
+            a.plane.publish(retained("t/x", bytes(ENVELOPE_BYTES_MAX + 1)))
+        a.plane.publish(retained("t/x", bytes(ENVELOPE_BYTES_MAX)))
+        assert await a.plane.drain(5.0)
+
+
+async def test_acknowledged_messages_are_not_delayed(broker):
+    """With Nagle's algorithm on, each would wait 40 ms for the other side's delayed acknowledgement."""
+    async with member("a", [address_of(broker)]) as a:
+        await a.until_count(BrokerConnected)
+        began = time.monotonic()
+        for number in range(50):
+            a.plane.publish(retained(f"t/{number}", b"x" * 1000))
+        assert await a.plane.drain(10.0)
+        assert (time.monotonic() - began) / 50 < 0.02
+
+
+async def test_a_burst_larger_than_the_mailbox_loses_the_oldest_and_counts_them(broker):
+    async with member("a", [address_of(broker)]) as a, member("b", [address_of(broker)]) as b:
+        await a.until_count(BrokerConnected)
+        await b.until_count(BrokerConnected)
+        for number in range(BROADCASTS_WAITING_MAX + 10):
+            a.plane.publish(passing("t/beat", b"%d" % number))
+        last = b"%d" % (BROADCASTS_WAITING_MAX + 9)
+        await b.until(lambda: last in b.wires())
+        assert a.counted == [("broadcasts_dropped", "slow broker")] * 10
+        assert b.wires() == [b"%d" % number for number in range(10, BROADCASTS_WAITING_MAX + 10)]
+
+
+# --- brokers that fail ------------------------------------------------------------------------------------------------
+
+
+async def test_a_broker_that_is_not_there_is_told_once(clients):
+    with listen("127.0.0.1", 0) as unused:
+        port = port_of(unused)
+    nobody = BrokerAddress("mqtt://nobody", "127.0.0.1", port, None)
+    async with member("a", [nobody], rng=Soonest()) as a:
+        (lost,) = await a.until_count(BrokerLost)
+        assert lost.broker == "mqtt://nobody"
+        await clients.until(5)
+        assert a.events == [lost]
+
+
+async def test_a_broker_that_restarts_is_met_by_a_fresh_client(tmp_path, clients):
+    connections = []
+
+    def will(_broker: str, connection: int) -> tuple[str, bytes]:
+        connections.append(connection)
+        return "t/death", b"dead"
+
+    async with contextlib.AsyncExitStack() as brokers:
+        first = await brokers.enter_async_context(embedded_broker(tmp_path))
+        async with member("a", [address_of(first)], will=will, rng=Soonest()) as a:
+            await a.until_count(BrokerConnected)
+            await brokers.aclose()
+            await a.until_count(BrokerLost)
+            a.plane.publish(passing("t/beat", b"of a moment that is over"))
+            a.plane.publish(retained("t/state", b"kept meanwhile"))
+            second = await brokers.enter_async_context(embedded_broker(tmp_path, port=first.port))
+            async with member("b", [address_of(second)]) as b:
+                await a.until_count(BrokerConnected, 2)
+                await b.until_count(EnvelopeReceived)
+                assert b.wires() == [b"kept meanwhile"]
+            reasons = [event.reason for event in a.of(BrokerLost)]
+            assert len(set(reasons)) == len(reasons), "told again only because of another reason"
+    assert connections == list(range(1, len(connections) + 1))
+    assert len(connections) >= 2
+    assert len({id(client) for client in clients}) == len(clients)
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_the_loss_of_one_broker_loses_no_message(brokers, how, monkeypatch):
+    monkeypatch.setattr(mqtt, "BROKER_PROBE_S", 0.3)
+    fine, bad = brokers
+    count = 100
+    async with member("a", addresses(brokers)) as a, member("b", addresses(brokers)) as b:
+        await a.until_count(BrokerConnected, 2)
+        await b.until_count(BrokerConnected, 2)
+        with contextlib.ExitStack() as stack:
+            for number in range(count):
+                if number == count // 2 and how == "killed":
+                    os.kill(bad.pid, signal.SIGKILL)
+                elif number == count // 2:
+                    stack.enter_context(frozen(bad))
+                a.plane.publish(passing("t/beat", b"%d" % number))
+                await asyncio.sleep(0.002)
+            await b.until(lambda: len(b.wires(fine.url)) == count)
+            assert b.wires(fine.url) == [b"%d" % number for number in range(count)]
+            for one in (a, b):
+                assert {e.broker for e in await one.until_count(BrokerLost)} == {bad.url}
+
+
+async def test_a_frozen_broker_is_noticed_and_met_again_when_it_thaws(broker, monkeypatch):
+    monkeypatch.setattr(mqtt, "BROKER_PROBE_S", 0.3)
+    monkeypatch.setattr(mqtt, "BROKER_ANSWER_S_MAX", 0.5)
+    async with member("a", [address_of(broker)], rng=Soonest()) as a:
+        await a.until_count(BrokerConnected)
+        with frozen(broker):
+            began = time.monotonic()
+            await a.until_count(BrokerLost)
+            assert time.monotonic() - began < 3.0, "keep-alive alone would take nine seconds"
+        await a.until_count(BrokerConnected, 2)
+
+
+async def test_a_slow_broker_delays_nobody_else(brokers):
+    fine, slow = brokers
+    async with member("a", addresses(brokers)) as a, member("b", [address_of(fine)]) as b:
+        await a.until_count(BrokerConnected, 2)
+        await b.until_count(BrokerConnected)
+        with frozen(slow):
+            began = time.monotonic()
+            for number in range(20):
+                a.plane.publish(retained(f"t/{number}", bytes(100_000)))
+            await b.until_count(EnvelopeReceived, 20)
+            assert time.monotonic() - began < 2.0
+            assert len(a.plane._links[1]._mailbox) == 20
+
+
+async def test_a_session_survives_a_broken_connection(broker, clients):
+    async with member("a", [address_of(broker)]) as a:
+        await a.until_count(BrokerConnected)
+        break_connection(clients[0])
+        await a.until_count(BrokerLost)
+        async with aiomqtt.Client("127.0.0.1", broker.port) as other:
+            await other.publish("t/x", b"said while it was away", qos=1)
+        await a.until_count(EnvelopeReceived)
+        assert [client._clean_start for client in clients if client.identifier == "a"] == [True, False]
+
+
+async def test_the_last_will_is_what_was_signed_in_advance(broker, clients):
+    async with aiomqtt.Client("127.0.0.1", broker.port) as listener:
+        await listener.subscribe("t/death", qos=1)
+
+        def will(url: str, connection: int) -> tuple[str, bytes]:
+            return "t/death", f"{url} {connection}".encode()
+
+        async with member("a", [address_of(broker)], will=will) as a:
+            await a.until_count(BrokerConnected)
+            break_connection(clients[1])
+            message = await asyncio.wait_for(anext(listener.messages), 10)
+            assert (message.payload, message.retain) == (f"{broker.url} 1".encode(), False)
+            await a.until_count(BrokerConnected, 2)
+        await listener.publish("t/death", b"the end", qos=1)
+        message = await asyncio.wait_for(anext(listener.messages), 10)
+        assert message.payload == b"the end", "who says goodbye leaves no will"
+
+
+# --- brokers that refuse ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("connack", "suback", "reason"), [(NOT_AUTHORIZED, 0, "Not authorized"), (ACCEPTED, 0x87, "t/#: Not authorized")]
+)
+async def test_a_refusal_is_told_and_not_met_with_haste(connack, suback, reason, clients):
+    async with odd_broker(connack, suback) as address, member("a", [address], rng=Soonest()) as a:
+        (lost,) = await a.until_count(BrokerLost)
+        assert reason in lost.reason
+        await asyncio.sleep(0.1)
+        assert len(clients) == 1, "the next attempt is half a minute away"
+        assert not a.of(BrokerConnected)
+
+
+async def test_two_agents_of_one_name_do_not_fight(clients):
+    async with odd_broker(ACCEPTED, farewell=TAKEN_OVER) as address, member("a", [address], rng=Soonest()) as a:
+        (lost,) = await a.until_count(BrokerLost)
+        assert "taken over" in lost.reason
+        await asyncio.sleep(0.1)
+        assert len(clients) == 1
+
+
+async def test_a_broker_that_accepts_and_says_nothing_is_left(monkeypatch):
+    monkeypatch.setattr(mqtt, "BROKER_ANSWER_S_MAX", 0.2)
+    gc.collect()
+    before = asyncio.all_tasks(), open_files()
+    async with odd_broker(None) as address, member("a", [address], rng=Soonest()) as a:
+        await a.until_count(BrokerLost)
+        await asyncio.sleep(0.5)
+        assert len(a.of(BrokerLost)) == 1
+    gc.collect()
+    assert (asyncio.all_tasks(), open_files()) == before
+
+
+async def test_stopping_in_the_middle_of_an_attempt_leaves_nothing():
+    gc.collect()
+    before = asyncio.all_tasks(), open_files()
+    async with odd_broker(None) as address, member("a", [address]):
+        await asyncio.sleep(0.1)
+    gc.collect()
+    assert (asyncio.all_tasks(), open_files()) == before
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+# --- certificates and access ------------------------------------------------------------------------------------------
+
+
+def found(folder: Path) -> Path:
+    """An authority, a broker's certificate and two nodes', by the names an operator's folder gives them."""
+    ca = make_ca("brokers of a test")
+    ca.write(folder / "broker-ca.crt", folder / "broker-ca.key")
+    broker = issue(ca, "127.0.0.1", ["127.0.0.1"], Purpose.SERVER)
+    broker.write(folder / "127.0.0.1.crt", folder / "127.0.0.1.key")
+    for name in (ANNA, BERT):
+        issue(ca, name, [], Purpose.CLIENT).write(folder / f"{name}.crt", folder / f"{name}.key")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Path:
+    return found(tmp_path_factory.mktemp("cluster"))
+
+
+def section(cluster: Path, port: int, name: str, **changes: Path) -> BrokerSection:
+    values = {
+        "url": f"mqtts://127.0.0.1:{port}",
+        "ca_file": str(cluster / "broker-ca.crt"),
+        "certificate_file": str(cluster / f"{name}.crt"),
+        "key_file": str(cluster / f"{name}.key"),
+        **{name: str(path) for name, path in changes.items()},
+    }
+    return BrokerSection.model_validate(values, context=Place(cluster, {}, check_files=False))
+
+
+@needs_mosquitto
+async def test_over_tls_a_node_says_its_own_and_a_refused_publication_is_counted(tmp_path, cluster):
+    own, foreign = f"shoal/1/{'0' * 32}/n/{ANNA}/state", f"shoal/1/{'0' * 32}/n/{BERT}/state"
+    async with running(tmp_path / "broker", cluster) as broker:
+        a_address = broker_address(section(cluster, broker.port, ANNA))
+        b_address = broker_address(section(cluster, broker.port, BERT))
+        filters = [f"shoal/1/{'0' * 32}/n/+/state"]
+        async with member(ANNA, [a_address], filters) as a, member(BERT, [b_address], filters) as b:
+            await a.until_count(BrokerConnected)
+            await b.until_count(BrokerConnected)
+            a.plane.publish(retained(foreign, b"forged"))
+            a.plane.publish(retained(own, b"honest"))
+            assert await a.plane.drain(5.0)
+            await b.until_count(EnvelopeReceived)
+            assert b.wires() == [b"honest"]
+            assert a.counted == [("broadcasts_refused", "Not authorized")]
+            assert not a.of(BrokerLost), "a refused message is no broken link"
+
+
+@needs_mosquitto
+async def test_a_broker_of_another_authority_is_not_believed(tmp_path, cluster, clients):
+    (tmp_path / "other").mkdir()
+    other = found(tmp_path / "other")
+    async with running(tmp_path / "broker", cluster) as broker:
+        address = broker_address(section(cluster, broker.port, ANNA, ca_file=other / "broker-ca.crt"))
+        async with member(ANNA, [address], rng=Soonest()) as a:
+            (lost,) = await a.until_count(BrokerLost)
+            assert "CERTIFICATE" in lost.reason
+            await asyncio.sleep(0.1)
+            assert len(clients) == 1
+
+
+def test_a_plain_url_needs_no_certificates():
+    plain = BrokerSection.model_validate({"url": "mqtt://127.0.0.1:1885"}, context=Place(Path("/"), {}, False))
+    assert broker_address(plain) == BrokerAddress("mqtt://127.0.0.1:1885", "127.0.0.1", 1885, None)
+
+
+def test_certificates_that_do_not_fit_are_a_configuration_error(cluster):
+    wrong = section(cluster, 8883, ANNA, key_file=cluster / f"{BERT}.key")
+    with pytest.raises(ConfigError, match="do not fit together"):
+        broker_address(wrong)
+    with pytest.raises(ConfigError, match="do not fit together"):
+        broker_address(section(cluster, 8883, ANNA, ca_file=cluster / "none.crt"))

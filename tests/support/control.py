@@ -1,0 +1,126 @@
+"""A control plane that runs, what it posted and counted; and brokers that misbehave."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final
+
+from shoal_agent.core.effects import Broadcast
+from shoal_agent.core.events import EnvelopeReceived, Event
+from shoal_agent.shell.broker import RunningBroker
+from shoal_agent.shell.mqtt import BrokerAddress, MqttControlPlane, Will
+
+EVENT_S_MAX: Final = 15.0
+SUBSCRIBE: Final = 0x82
+CONNECT: Final = 0x10
+
+
+class Soonest(Random):
+    """Draws the lower end: tries again at once."""
+
+    def uniform(self, a: float, b: float) -> float:
+        return a
+
+
+def address_of(broker: RunningBroker) -> BrokerAddress:
+    return BrokerAddress(broker.url, "127.0.0.1", broker.port, None)
+
+
+def retained(topic: str, wire: bytes, expiry_s: int = 60) -> Broadcast:
+    return Broadcast(topic, wire, retain=True, at_least_once=True, expiry_s=expiry_s)
+
+
+def passing(topic: str, wire: bytes) -> Broadcast:
+    return Broadcast(topic, wire, retain=False, at_least_once=False, expiry_s=60)
+
+
+@dataclass
+class Member:
+    """One client of all brokers: its events in order, and a bell that rings for each."""
+
+    plane: MqttControlPlane = field(init=False)
+    events: list[Event] = field(default_factory=list)
+    counted: list[tuple[str, str]] = field(default_factory=list)
+    bell: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def post(self, event: Event) -> None:
+        self.events.append(event)
+        self.bell.set()
+
+    def count(self, name: str, label: str) -> None:
+        self.counted.append((name, label))
+        self.bell.set()
+
+    def of(self, kind: type) -> list[Event]:
+        return [event for event in self.events if isinstance(event, kind)]
+
+    def wires(self, broker: str | None = None) -> list[bytes]:
+        return [e.wire for e in self.of(EnvelopeReceived) if broker is None or e.broker == broker]
+
+    async def until(self, holds: Callable[[], object]) -> None:
+        """Returns once ``holds()`` is true, looked at after each event."""
+        async with asyncio.timeout(EVENT_S_MAX):
+            while not holds():
+                self.bell.clear()
+                await self.bell.wait()
+
+    async def until_count(self, kind: type, count: int = 1) -> list[Event]:
+        await self.until(lambda: len(self.of(kind)) >= count)
+        return self.of(kind)
+
+
+@contextlib.asynccontextmanager
+async def member(
+    name: str,
+    brokers: Sequence[BrokerAddress],
+    filters: Sequence[str] = ("t/#",),
+    will: Will | None = None,
+    rng: Random | None = None,
+) -> AsyncIterator[Member]:
+    """A control plane for the time of the block; afterwards nothing of it is left."""
+    made = Member()
+    made.plane = MqttControlPlane(name, brokers, filters, will, made.post, made.count, rng or Random(7))
+    running = asyncio.create_task(made.plane.run())
+    try:
+        yield made
+        assert not running.done(), "the control plane lives through everything a broker does"
+    finally:
+        running.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await running
+
+
+@contextlib.asynccontextmanager
+async def odd_broker(
+    connack: bytes | None, suback_code: int = 0, farewell: bytes = b""
+) -> AsyncIterator[BrokerAddress]:
+    """A broker that answers CONNECT with ``connack`` (None: never) and every subscription with ``suback_code``.
+
+    After the subscription it says ``farewell``.
+    """
+    met: list[asyncio.StreamWriter] = []
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        met.append(writer)
+        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+            while True:
+                kind, length = await reader.readexactly(2)
+                body = await reader.readexactly(length)
+                if kind == CONNECT and connack is not None:
+                    writer.write(connack)
+                elif kind == SUBSCRIBE:
+                    writer.write(bytes([0x90, 4]) + body[:2] + bytes([0, suback_code]) + farewell)
+
+    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    try:
+        yield BrokerAddress(f"mqtt://127.0.0.1:{port}", "127.0.0.1", port, None)
+    finally:
+        server.close()
+        for writer in met:
+            writer.transport.abort()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
+        await server.wait_closed()
