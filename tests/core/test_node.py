@@ -204,7 +204,7 @@ def plausible(header: Header, changes: dict[str, object], data: bytes | None) ->
     return replace(header, **fitting)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(FRAMES, min_size=5, max_size=30))
 def test_no_frame_of_a_peer_makes_it_raise_or_disturbs_a_session(frames):
     """The frames come from and to every node, hosts and ingress of a stream among them, but never name its session."""
