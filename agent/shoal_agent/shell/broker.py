@@ -182,7 +182,8 @@ async def _accepts(process: asyncio.subprocess.Process, port: int) -> bool:
                 if await _can_connect(port):
                     return process.returncode is None
                 with suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), LOOK_AGAIN_S)
+                    async with asyncio.timeout(LOOK_AGAIN_S):
+                        await process.wait()
     except TimeoutError as fault:
         raise FailedError(
             f"the broker did not listen within {START_S_MAX:.0f} s", "is the machine overloaded?"
@@ -208,7 +209,8 @@ async def _stop(process: asyncio.subprocess.Process) -> None:
     with suppress(ProcessLookupError):
         process.terminate()
     try:
-        await asyncio.wait_for(process.wait(), STOP_S_MAX)
+        async with asyncio.timeout(STOP_S_MAX):
+            await process.wait()
     except TimeoutError:
         process.kill()
         await process.wait()

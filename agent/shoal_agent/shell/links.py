@@ -349,7 +349,8 @@ class Link(asyncio.Protocol):
             return
         self._transport.close()
         try:
-            await asyncio.wait_for(asyncio.shield(self.finished), within_s)
+            async with asyncio.timeout(within_s):
+                await asyncio.shield(self.finished)
         except TimeoutError:
             self._transport.abort()
             await self.finished

@@ -39,6 +39,7 @@ from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived
 from shoal_agent.errors import ConfigError
 from shoal_agent.shell.backoff import Backoff
+from shoal_agent.shell.cancellation import cancel, finish
 from shoal_agent.shell.mailbox import Mailbox
 from shoal_agent.shell.ports import Post
 from shoal_protocol.limits import (
@@ -216,7 +217,7 @@ class _Link:
                 await self._serve(client)
             finally:
                 with contextlib.suppress(aiomqtt.MqttError):
-                    await client.__aexit__(None, None, None)
+                    await finish(client.__aexit__(None, None, None))
         finally:
             _paho(client)._sock_close()  # noqa: SLF001 - aiomqtt leaves it open when an attempt fails
 
@@ -271,7 +272,7 @@ class _Link:
     async def _subscribe(self, client: aiomqtt.Client) -> None:
         wanted = [(topic, SubscribeOptions(qos=1, noLocal=True)) for topic in self._filters]
         if wanted:
-            for topic, code in zip(self._filters, await client.subscribe(wanted), strict=True):
+            for topic, code in zip(self._filters, await finish(client.subscribe(wanted)), strict=True):
                 if _value(code) >= FAILURE:
                     raise RefusedError(f"subscription to {topic}: {code}")
         self._up_at = asyncio.get_running_loop().time()
@@ -287,9 +288,7 @@ class _Link:
             for task in done:
                 task.result()
         finally:
-            for task in work:
-                task.cancel()
-            await asyncio.gather(*work, return_exceptions=True)
+            await cancel(*work)
 
     async def _write(self, client: aiomqtt.Client) -> None:
         while True:
@@ -324,12 +323,13 @@ async def _enter(client: aiomqtt.Client) -> None:
     """Connect. aiomqtt does so in a thread, so a cancelled attempt is waited for, within reason."""
     opening = asyncio.ensure_future(client.__aenter__())
     try:
-        await asyncio.shield(opening)
+        await asyncio.wait([opening])
     except asyncio.CancelledError:
         await asyncio.wait([opening], timeout=ABANDON_S)
-        opening.cancel()
-        await asyncio.gather(opening, return_exceptions=True)
         raise
+    finally:
+        await cancel(opening)
+    opening.result()
 
 
 def _value(code: object) -> int:
