@@ -25,6 +25,7 @@ from shoal_agent.core.events import (
     Event,
     RequestArrived,
     ServiceReturned,
+    StageFinished,
     StopRequested,
     TimePassed,
 )
@@ -91,6 +92,9 @@ class World:
 
     def count(self, name: str, label: str) -> None:
         self.asked.append(Count(name, label))
+
+    def stage_run(self, seconds: float) -> None:
+        self.asked.append(seconds)
 
     def call(self, effect: CallService) -> None:
         self.asked.append(effect)
@@ -206,6 +210,12 @@ async def test_an_answer_nobody_reads_any_more_is_dropped():
     runtime, _ = build(Script({BrokerConnected: lambda _event: [Accept(REQUEST.session, 1)]}))
     runtime.post(BrokerConnected("b"))
     assert runtime.stream_count == 0
+
+
+async def test_the_time_of_every_stage_run_is_measured():
+    runtime, world = build(Script({}))
+    runtime.post(StageFinished(REQUEST.session, 0, 0, None, (), 0.25))
+    assert world.asked == [0.25]
 
 
 async def test_stop_ends_the_process_without_a_fault():

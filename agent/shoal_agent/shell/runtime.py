@@ -36,7 +36,7 @@ from shoal_agent.core.effects import (
     Stop,
     UnloadBlocks,
 )
-from shoal_agent.core.events import CancelRequested, Event, RequestArrived, TimePassed
+from shoal_agent.core.events import CancelRequested, Event, RequestArrived, StageFinished, TimePassed
 from shoal_agent.core.facts import GenerationRequest
 from shoal_agent.core.node import Node
 from shoal_agent.shell.ports import Answer, ControlPlane, DataPlane, Engine, Services, TensorTable
@@ -124,6 +124,8 @@ class Runtime:
                     self._perform(effect)
                 if isinstance(event, TimePassed):
                     self._node.check()
+                elif isinstance(event, StageFinished) and self._drivers is not None:
+                    self._drivers.meters.stage_run(event.took_s)
             self._arm()
         except Exception as fault:
             self.fail(fault)
