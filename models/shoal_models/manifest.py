@@ -1,4 +1,4 @@
-"""The manifest: all that is known of a package, in one canonical text whose digest names the model.
+"""The manifest: all that is known of a package, in one canonical text, and the digest that names the model.
 
 A model is a chain of blocks cut at *necks*, the values through which every path goes (here: the residual stream).
 The manifest says for each block which graph runs it, which shards it needs, what goes in and out by name, which
@@ -8,6 +8,15 @@ the manifest of a 30-layer model is about 60 KB.
 Canonical form: JSON with sorted keys, no spaces, ASCII. ``parse`` refuses bytes that are not exactly what ``encode``
 would write, so that equal models have equal digests and nothing hides in whitespace. Shapes are symbolic: an integer
 is fixed, a name (``tokens``, ``capacity``) is filled in when the block runs.
+
+*What the digest covers*: everything that decides what the model answers, and nothing that was measured. Two machines
+that convert one source with one converter measure different costs, and yet hold the same model: a plan that one
+proposes must find the other. So the digest is BLAKE2b-256 of the canonical form without ``cost`` and
+``reference_macs_per_s``, which stay in the file.
+
+Whoever has a manifest from somebody else can therefore verify by its digest every name, shape, graph and shard in it,
+but not its measurements: those are the sender's word. They weigh in a planner and nowhere else, so a lie costs a bad
+balance and never a wrong answer; who does not trust the sender measures again.
 """
 
 import json
@@ -31,6 +40,9 @@ Dimension = Annotated[int, Field(gt=0, lt=2**31)] | Annotated[str, Field(pattern
 Shape = Annotated[tuple[Dimension, ...], Field(max_length=TENSOR_RANK_MAX)]
 ElementType = Literal["f32", "f16", "i64", "i32", "u8", "i8"]
 Numeric = Literal["int8", "fp32", "int4"]
+
+_MEASURED: Final[dict[str, Any]] = {"reference_macs_per_s": True, "blocks": {"__all__": {"cost": True}}}
+"""What differs between two imports of one source, and is no part of the model's name."""
 
 
 class _Record(BaseModel):
@@ -68,7 +80,7 @@ class StatePair(_Record):
 
 
 class Cost(_Record):
-    """Measured microseconds of one run, on a device of ``reference_macs_per_s``."""
+    """Measured microseconds of one run, on a device of ``reference_macs_per_s``. No part of the digest."""
 
     decode_us: Positive
     """1 token."""
@@ -158,7 +170,8 @@ class Manifest(_Record):
 
     @property
     def digest(self) -> Digest:
-        return digest_of(self.encode())
+        """Of everything but the measurements."""
+        return digest_of(_canonical(self.model_dump(mode="json", exclude=_MEASURED)))
 
     @property
     def blobs(self) -> tuple[BlobRef, ...]:

@@ -1,11 +1,12 @@
 """The whole way from a file to a package, and that a way cut short leaves nothing."""
 
 import hashlib
+from itertools import count
 
 import pytest
 
 from shoal_models.errors import StoreFull, UnreadableModel, UnsupportedModel
-from shoal_models.importing import import_gguf
+from shoal_models.importing import Measurement, import_gguf
 from shoal_models.package import Store
 from shoal_models.ports import no_progress
 from shoal_protocol.errors import MalformedMessage
@@ -35,12 +36,31 @@ def test_a_package_is_whole(tiny_gguf, store, measurement):
     assert ("blocks converted", 6, 6) in steps
 
 
-def test_weights_do_not_depend_on_who_imports(tiny_gguf, store, measurement, tmp_path):
-    """Costs differ from machine to machine; shards and graphs must not."""
+def on_a_machine(measurement: Measurement, speed: int) -> Measurement:
+    """``measurement`` on a machine so many times as fast as one that takes a millisecond for everything."""
+    ticks = count(step=1_000_000 // speed)
+    return Measurement(measurement.runner, lambda: next(ticks), lambda: 1_000_000_000 * speed)
+
+
+@pytest.mark.parametrize("numeric", ["int8", "int4", "fp32"])
+def test_a_model_is_the_same_whoever_imports_it(tiny_gguf, store, measurement, tmp_path, numeric):
     other = Store(tmp_path / "other")
-    first = import_gguf(tiny_gguf, store, "a", "int8", "x", measurement, no_progress)
-    second = import_gguf(tiny_gguf, other, "b", "int8", "x", measurement, no_progress)
-    assert first.blobs == second.blobs
+    slow = import_gguf(tiny_gguf, store, "a", numeric, "x", on_a_machine(measurement, 1), no_progress)
+    fast = import_gguf(tiny_gguf, other, "a", numeric, "x", on_a_machine(measurement, 5), no_progress)
+    assert slow.reference_macs_per_s * 5 == fast.reference_macs_per_s
+    assert {block.cost.decode_us for block in slow.blocks} == {1000}
+    assert {block.cost.decode_us for block in fast.blocks} == {200}
+    assert slow.digest == fast.digest
+    assert slow.blobs == fast.blobs
+
+
+def test_other_weights_another_name_or_numeric_are_another_model(tiny_gguf, store, measurement, tmp_path):
+    seed = write_tiny_llama(tmp_path / "seed.gguf", TinyLlama(seed=2))
+    variants = [(tiny_gguf, "a", "int8"), (tiny_gguf, "b", "int8"), (tiny_gguf, "a", "int4"), (seed, "a", "int8")]
+    digests = {
+        import_gguf(*variant[:1], store, *variant[1:], "x", measurement, no_progress).digest for variant in variants
+    }
+    assert len(digests) == len(variants)
 
 
 def test_a_package_is_replaced_and_its_old_blobs_go(tiny_gguf, store, measurement):
