@@ -1,7 +1,7 @@
 """What the machine can carry and what it carries now; the one file that asks psutil.
 
 Cores are those this process may use (affinity and cgroup quota, not what is soldered on). The memory offered is what
-the operator allowed, or else ``MEMORY_SHARE`` of what was free when the agent started: the rest belongs to the
+the operator allowed, or else ``MEMORY_SHARE_PERCENT`` of what was free when the agent started: the rest belongs to the
 machine's other work. Readings never block: CPU use is the mean since the last reading.
 """
 
@@ -11,11 +11,11 @@ from typing import Final
 
 import psutil
 
+from shoal_agent.shell.cgroup import limits
 from shoal_protocol.messages import Capacity, Load
 
 MEMORY_SHARE_PERCENT: Final = 60
 """Of the memory free at start: blocks and KV may fill it without the kernel having to swap others out."""
-_CGROUP_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 _PREFERRED: Final = ("coretemp", "k10temp", "cpu_thermal", "soc_thermal", "acpitz")
 """Sensors that mean the processor, best first; a disk's temperature says nothing about computing."""
 
@@ -25,8 +25,7 @@ class Sensors:
 
     def __init__(self, store: Path, memory_bytes_max: int | None) -> None:
         self._store = store
-        memory = psutil.virtual_memory()
-        self.memory_bytes = memory_bytes_max or memory.available * MEMORY_SHARE_PERCENT // 100
+        self.memory_bytes = memory_bytes_max or _available_bytes() * MEMORY_SHARE_PERCENT // 100
         """What is offered for blocks and KV."""
         psutil.cpu_percent(interval=None)
 
@@ -45,7 +44,7 @@ class Sensors:
         """What it carries now; the sessions are the core's to add."""
         return Load(
             cpu_permille=min(1000, round(psutil.cpu_percent(interval=None) * 10)),
-            memory_available_bytes=psutil.virtual_memory().available,
+            memory_available_bytes=_available_bytes(),
             temperature_millicelsius=_temperature(),
             session_count=0,
             kv_bytes=0,
@@ -55,16 +54,14 @@ class Sensors:
 def cores() -> int:
     """Cores this process may use, at least one."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (psutil.cpu_count() or 1)
-    return max(1, min(usable, _quota(_CGROUP_QUOTA)))
+    quota = limits().cores
+    return usable if quota is None else min(usable, quota)
 
 
-def _quota(file: Path) -> int:
-    """Whole cores of a cgroup v2 quota; a large number where there is none."""
-    try:
-        quota, period = file.read_text().split()
-        return max(1, int(quota) // int(period))
-    except (OSError, ValueError):
-        return 1 << 16
+def _available_bytes() -> int:
+    """Memory that can be had without swapping others out, and without being killed for it."""
+    available, allowed = int(psutil.virtual_memory().available), limits().memory_bytes
+    return available if allowed is None else min(available, allowed)
 
 
 def _temperature() -> int | None:

@@ -12,6 +12,7 @@ durable before anybody can hear of it, so a message of an earlier life can alway
 import fcntl
 import os
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +26,8 @@ RECORD_BYTES_MAX: Final = 1024 * 1024
 """The core keeps plans and votes, a few hundred bytes each; anything larger was not written by it."""
 _NAME: Final = re.compile(r"[a-z0-9][a-z0-9._-]{0,127}")
 _INCARNATION: Final = "incarnation"
+_INCARNATION_DIGITS_MAX: Final = 18
+"""Far more boots than a device has seconds, and still an integer of the wire."""
 _RESERVED: Final = (_INCARNATION, "lock")
 
 
@@ -40,10 +43,13 @@ class StateDir:
         """Hold ``folder``, made if need be (mode 0700). ConfigError if another agent holds it or it cannot be used."""
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            writable_by_others = stat.S_IMODE(folder.stat().st_mode) & 0o022
             lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as fault:
             raise ConfigError(f"{folder}: {fault.strerror}", "node.state_dir must be writable by this user") from fault
         try:
+            if writable_by_others:
+                raise ConfigError(f"others may write into {folder}", f"run: chmod 700 {folder}")
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as fault:
@@ -58,7 +64,7 @@ class StateDir:
         raw = self.restore(_INCARNATION)
         if raw is None:
             last = 0
-        elif raw.isdigit():
+        elif raw.isdigit() and len(raw) <= _INCARNATION_DIGITS_MAX:
             last = int(raw)
         else:
             hint = "restore the file from a backup; a node that forgets its counter would be taken for a replay"
@@ -70,15 +76,22 @@ class StateDir:
         """Write ``data`` under ``name``, whole and durable when this returns."""
         assert _NAME.fullmatch(name), f"not a record's name: {name!r}"
         assert name not in _RESERVED, f"{name} is the directory's own"
+        assert len(data) <= RECORD_BYTES_MAX, f"{name} is {len(data)} bytes"
         write_private(self._folder / name, data)
 
     def restore(self, name: str) -> bytes | None:
-        """What was written under ``name``; None if nothing was."""
+        """What was written under ``name``; None if nothing was. ConfigError if it cannot be what we wrote."""
+        file = self._folder / name
         try:
-            with (self._folder / name).open("rb") as stream:
-                return stream.read(RECORD_BYTES_MAX)
+            with file.open("rb") as stream:
+                data = stream.read(RECORD_BYTES_MAX + 1)
         except FileNotFoundError:
             return None
+        except OSError as fault:
+            raise ConfigError(f"{file}: {fault.strerror}", "the state directory must be this user's own") from fault
+        if len(data) > RECORD_BYTES_MAX:
+            raise ConfigError(f"{file} is larger than anything an agent writes", "take it out of the state directory")
+        return data
 
     def names(self) -> tuple[str, ...]:
         """Every record, by name."""
