@@ -6,11 +6,15 @@ catalog's real model (tests that use it carry the marker ``model``), fetched and
 What they need is loaded when one is asked for: the tests of the core and of the protocol must not wait for a runtime.
 """
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# The runtime reports home unless told not to before it is loaded; tests may load it without the product's own wrapper.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 
 @pytest.fixture(scope="session")

@@ -66,6 +66,23 @@ def test_the_same_bytes_from_the_same_broker_are_a_replay():
         arrives(door, sealed(BEAT))
 
 
+def test_what_a_broker_says_it_repeats_is_a_copy_and_not_a_replay():
+    door, wire = gate(), sealed(BEAT)
+    arrives(door, wire)
+    with pytest.raises(DuplicateEnvelope):
+        door.open(Arrival("a", topic_of(BEAT), wire, redelivered=True), WALL_MS)
+    with pytest.raises(ReplayedMessage):
+        door.open(Arrival("a", topic_of(BEAT), wire), WALL_MS)
+
+
+def test_a_repeated_envelope_is_a_copy_even_when_its_bytes_are_forgotten(monkeypatch):
+    monkeypatch.setattr(gates, "COPIES_MAX", 0)
+    door, wire = gate(), sealed(BEAT)
+    arrives(door, wire)
+    with pytest.raises(DuplicateEnvelope):
+        door.open(Arrival("a", topic_of(BEAT), wire, redelivered=True), WALL_MS)
+
+
 def test_the_same_bytes_from_another_broker_are_a_copy_once():
     door = gate()
     arrives(door, sealed(BEAT))

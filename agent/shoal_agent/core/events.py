@@ -66,11 +66,16 @@ class BrokerLost:
 
 @dataclass(frozen=True, slots=True)
 class EnvelopeReceived:
-    """Bytes from a broker. Nothing about them is trusted, the topic included."""
+    """Bytes from a broker. Nothing about them is trusted, the topic included.
+
+    ``redelivered``: the broker says that it repeats itself (a retained message, a second try), so bytes already
+    accepted are no sign of foul play.
+    """
 
     broker: str
     topic: str
     wire: bytes
+    redelivered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,9 @@ sender is in the roster, whose role may say such a thing, whose signature covers
 the sender's own, which are not too old and were never accepted before. Everything else is counted by its reason.
 
 Every node is connected to all brokers, so each envelope arrives several times: the same bytes from *another* broker
-are a copy, not a replay. A small ring of digests recognises both before the costly signature check.
+are a copy, not a replay. So is what a broker says it repeats (a retained message after a reconnect, a second try); a
+broker that lies about it gains nothing, since a copy is dropped like a replay and only counted elsewhere. A small ring
+of digests recognises all of them before the costly signature check.
 """
 
 import hashlib
@@ -26,7 +28,7 @@ COPIES_MAX: Final = 4096
 
 
 class DuplicateEnvelope(Exception):  # noqa: N818 - an outcome, not an error
-    """The copy of an accepted envelope from another broker."""
+    """A copy of an accepted envelope that is to be expected: from another broker, or repeated by its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +38,7 @@ class Arrival:
     broker: str
     topic: str
     wire: bytes
+    redelivered: bool = False
 
 
 class Gate:
@@ -53,12 +56,17 @@ class Gate:
         if len(arrival.wire) > ENVELOPE_BYTES_MAX:
             raise OversizedMessage(f"{len(arrival.wire)} bytes")
         mark = hashlib.blake2b(arrival.wire, digest_size=16).digest()
-        self._refuse_copy(mark, arrival.broker)
+        self._refuse_copy(mark, arrival)
         topic = parse(arrival.topic)
         envelope = open_envelope(arrival.wire, self._roster, self._cluster)
         check_topic(topic, envelope)
         check_age(envelope, wall_ms, known_sender=self._replay.knows(envelope.sender))
-        self._replay.accept(envelope)
+        try:
+            self._replay.accept(envelope)
+        except ReplayedMessage:
+            if arrival.redelivered:
+                raise DuplicateEnvelope from None
+            raise
         self._remember(mark, arrival.broker)
         return envelope
 
@@ -66,13 +74,14 @@ class Gate:
         """An envelope this node itself stored after accepting it: verified again, but neither age nor replay matter."""
         return open_envelope(wire, self._roster, self._cluster)
 
-    def _refuse_copy(self, mark: bytes, broker: str) -> None:
+    def _refuse_copy(self, mark: bytes, arrival: Arrival) -> None:
         brokers = self._copies.get(mark)
         if brokers is None:
             return
-        if broker in brokers:
+        if arrival.broker not in brokers:
+            brokers.append(arrival.broker)
+        elif not arrival.redelivered:
             raise ReplayedMessage("the same bytes from the same broker")
-        brokers.append(broker)
         raise DuplicateEnvelope
 
     def _remember(self, mark: bytes, broker: str) -> None:

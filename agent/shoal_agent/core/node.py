@@ -213,7 +213,8 @@ class Node:
 
     def _envelope(self, event: EnvelopeReceived, now: Instant, out: Outbox) -> None:
         try:
-            envelope = self._gate.open(Arrival(event.broker, event.topic, event.wire), self._control.wall_ms(now))
+            arrival = Arrival(event.broker, event.topic, event.wire, event.redelivered)
+            envelope = self._gate.open(arrival, self._control.wall_ms(now))
             if envelope.sender != self._identity.node:
                 self._control.heard(envelope, event.wire, now, out)
         except DuplicateEnvelope:

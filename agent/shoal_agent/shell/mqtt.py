@@ -259,7 +259,7 @@ class _Link:
         except UnicodeDecodeError:
             self._count("messages_rejected", "topic")
             return
-        self._post(EnvelopeReceived(self._broker.url, topic, bytes(message.payload)))
+        self._post(EnvelopeReceived(self._broker.url, topic, bytes(message.payload), message.retain or message.dup))
 
     def _wrap(self, on_publish: Any) -> Callable[..., None]:  # noqa: ANN401 - paho's union of callback versions
         def noticed(client: PahoClient, userdata: object, mid: int, code: ReasonCode, properties: Properties) -> None:

@@ -125,8 +125,8 @@ class Desk:
                 self.brokers[broker] = ""
             case BrokerLost(broker, reason):
                 self.brokers[broker] = reason
-            case EnvelopeReceived(broker, topic, wire):
-                self._receive(Arrival(broker, topic, wire))
+            case EnvelopeReceived(broker, topic, wire, redelivered):
+                self._receive(Arrival(broker, topic, wire, redelivered))
             case _:
                 return
         self.changed.set()
