@@ -3,6 +3,10 @@
 Atomic: blobs are written first, the manifest last, all under the store's lock. Whatever ends an import early (a full
 disk, Ctrl-C, a tensor type we refuse) leaves the store as it was; a crash leaves blobs that the next writer deletes.
 At most one block is in memory at a time besides the mapped file.
+
+One source and one converter give one digest, whoever converts: no clock, no order of a hash table and no processor's
+own arithmetic enters a blob (see ``portable_math``), and what is measured is not part of the name (see ``manifest``).
+The converter includes the libraries that write the graph and the tokenizer: ``constraints.txt`` names their versions.
 """
 
 from collections.abc import Callable, Mapping

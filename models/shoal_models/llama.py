@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from shoal_models.portable_math import cosines_and_sines
 from shoal_models.ports import FloatArray
 from shoal_models.source_tensors import SourceTensor
 
@@ -52,7 +53,7 @@ class LlamaSource:
 
     shape: LlamaShape
     frequencies: npt.NDArray[np.float64]
-    """f_j [head_dim / 2], radians per position."""
+    """f_j [head_dim / 2], radians per position, above 0 and at most 1."""
     token_table: SourceTensor
     layers: tuple[LlamaLayer, ...]
     output_norm: SourceTensor
@@ -63,5 +64,8 @@ class LlamaSource:
 def rotation_tables(source: LlamaSource) -> tuple[FloatArray, FloatArray]:
     """Cosines and sines [context, head_dim / 2] of every angle the model can meet."""
     positions = np.arange(source.shape.context_tokens_max, dtype=np.float64)
-    angles = positions[:, None] * source.frequencies[None, :]
-    return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
+    cosines = np.empty((positions.size, source.frequencies.size), np.float32)
+    sines = np.empty_like(cosines)
+    for pair, frequency in enumerate(source.frequencies):  # one at a time: a million positions times all are gigabytes
+        cosines[:, pair], sines[:, pair] = cosines_and_sines(positions * frequency)
+    return cosines, sines

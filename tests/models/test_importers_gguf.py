@@ -98,6 +98,8 @@ def test_other_architectures_are_refused_by_name(file, architecture):
     [
         ({"llama.rope.scaling.type": "yarn"}, "yarn"),
         ({"llama.rope.dimension_count": 8}, "rotation of part of each head"),
+        ({"llama.rope.freq_base": 0.5}, "more than one radian"),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 0.5}, "more than one radian"),
         ({"llama.attention.head_count_kv": 3}, "4 heads over 3 key heads"),
         ({"llama.attention.value_length": 8}, "values of another size"),
         ({"llama.block_count": 100_000}, "100000 layers"),

@@ -1,8 +1,12 @@
 """The whole way from a file to a package, and that a way cut short leaves nothing."""
 
 import hashlib
+import subprocess
+import sys
 from itertools import count
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shoal_models.errors import StoreFull, UnreadableModel, UnsupportedModel
@@ -52,6 +56,34 @@ def test_a_model_is_the_same_whoever_imports_it(tiny_gguf, store, measurement, t
     assert {block.cost.decode_us for block in fast.blocks} == {200}
     assert slow.digest == fast.digest
     assert slow.blobs == fast.blobs
+
+
+ELSEWHERE = """
+import sys
+from pathlib import Path
+from shoal_models.importing import import_gguf
+from shoal_models.package import Store
+from shoal_models.ports import no_progress
+from tests.support.models import measurement
+source, root, numeric = sys.argv[1:]
+print(import_gguf(Path(source), Store(Path(root)), "a", numeric, "x", measurement(), no_progress).digest.hex())
+"""
+
+
+@pytest.mark.parametrize("numeric", ["int8", "int4"])
+def test_a_model_is_the_same_on_another_processor(tiny_gguf, store, measurement, tmp_path, numeric):
+    here = import_gguf(tiny_gguf, store, "a", numeric, "x", measurement, no_progress)
+    features = np.show_config(mode="dicts")["SIMD Extensions"].get("found", [])
+    elsewhere = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, tiny_gguf, tmp_path / "other", numeric],
+        cwd=Path(__file__).parents[2],
+        env={"NPY_DISABLE_CPU_FEATURES": " ".join(features), "PYTHONHASHSEED": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert elsewhere.stdout.strip() == here.digest.hex()
 
 
 def test_other_weights_another_name_or_numeric_are_another_model(tiny_gguf, store, measurement, tmp_path):

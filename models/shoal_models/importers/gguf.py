@@ -20,6 +20,7 @@ from shoal_models.errors import UnreadableModel, UnsupportedModel
 from shoal_models.importers.gguf_file import GgufFile, TensorEntry, Value
 from shoal_models.importers.gguf_tensors import OTHER_TYPES, TYPE_CODES, source_tensor
 from shoal_models.llama import LlamaLayer, LlamaShape, LlamaSource
+from shoal_models.portable_math import powers
 from shoal_models.source_tensors import BLOCK_VALUES, SourceTensor
 from shoal_protocol.limits import BLOCKS_MAX
 
@@ -159,11 +160,13 @@ def _frequencies(file: GgufFile, shape: LlamaShape) -> npt.NDArray[np.float64]:
     base = _number(file.fields, "llama.rope.freq_base", _ROPE_BASE)
     if not (base > 0 and factor > 0):
         raise UnreadableModel(f"rotation base {base} and factor {factor} must be positive")
-    exponents = np.arange(0, shape.head_dim, 2, dtype=np.float64) / shape.head_dim
-    frequencies = base**-exponents / factor
+    frequencies = powers(base, tuple(-pair / shape.head_dim for pair in range(0, shape.head_dim, 2))) / factor
     if _ROPE_FREQUENCIES in file.tensors:
-        frequencies /= source_tensor(file, file.tensors[_ROPE_FREQUENCIES]).dequantize()[0]
-    return np.asarray(frequencies)
+        with np.errstate(divide="ignore", invalid="ignore"):  # what is no number is refused below
+            frequencies = frequencies / source_tensor(file, file.tensors[_ROPE_FREQUENCIES]).dequantize()[0]
+    if not ((frequencies > 0) & (frequencies <= 1)).all():
+        raise UnsupportedModel("a rotation that stands still or turns by more than one radian per position")
+    return frequencies
 
 
 def _size(fields: Mapping[str, Value], key: str, default: int | None = None) -> int:
