@@ -1,6 +1,6 @@
 """Real agents and what no correct peer sends: each is refused and counted, and the agent answers the next question.
 
-Two stages of a tiny model on two agents, and a third member of the roster whose key the test uses: a stolen device.
+Two stages of a tiny model on four agents; the test uses the key of one that hosts nothing: a stolen device.
 """
 
 import asyncio
@@ -73,12 +73,12 @@ class Target:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def target(tiny_store, tmp_path_factory):
-    settings = LabSettings(tmp_path_factory.mktemp("hostile") / "lab", 3, tiny_store.root, (), memory_bytes=10**9)
+    settings = LabSettings(tmp_path_factory.mktemp("hostile") / "lab", 4, tiny_store.root, (), memory_bytes=10**9)
     async with local_cluster(settings, "tiny", stages=2) as cluster:
         made = Target(cluster)
         async with made.client:
             yield made
-            assert [agent.process.returncode for agent in cluster.agents] == [None] * 3, "an agent died"
+            assert [agent.process.returncode for agent in cluster.agents] == [None] * 4, "an agent died"
 
 
 @pytest.fixture
