@@ -23,7 +23,13 @@ from shoal_protocol.headers import (
     SessionOpened,
 )
 from shoal_protocol.ids import DeploymentId, Epoch, Incarnation, SessionId
-from shoal_protocol.limits import CREDIT_BYTES, HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX, SEND_QUEUE_FRAMES_MAX
+from shoal_protocol.limits import (
+    CREDIT_BYTES,
+    HEADER_BYTES_MAX,
+    PAYLOAD_BYTES_MAX,
+    SEND_QUEUE_BYTES_MAX,
+    SEND_QUEUE_FRAMES_MAX,
+)
 from shoal_protocol.tensors import Dtype
 from tests.support.links import answering, call, person, station, tls_of
 
@@ -175,7 +181,8 @@ async def test_a_sender_stops_at_the_window_and_goes_on_with_credit(anna, bert):
 
 async def test_a_frame_larger_than_the_window_asks_for_what_is_saved_up(anna, bert):
     """A quarter of the window may be consumed and not yet returned: without asking, this frame would never go."""
-    async with station(anna, bert) as here, answering(tls_of(bert, anna).server) as (endpoint, take_call):
+    patient = Pace(quiet_s=60.0, silence_s=120.0)
+    async with station(anna, bert, pace=patient) as here, answering(tls_of(bert, anna).server) as (endpoint, take_call):
         here.addresses[bert.node] = endpoint
         here.plane.send(SendFrame(bert.node, CLOSE, None))
         handle = here.tensors.put(np.zeros((1, 1, 5000), np.float32))
@@ -187,6 +194,49 @@ async def test_a_frame_larger_than_the_window_asks_for_what_is_saved_up(anna, be
         assert not [frame for frame in stranger.frames if isinstance(frame.header, Activation)]
         stranger.say(Credit(len(encode_frame(CLOSE, None)[0])))
         await stranger.hear(Activation)
+
+
+async def test_what_would_fit_does_not_overtake_what_waits(anna, bert):
+    async with station(anna, bert) as here, answering(tls_of(bert, anna).server) as (endpoint, take_call):
+        here.addresses[bert.node] = endpoint
+        here.plane.send(SendFrame(bert.node, CLOSE, None))
+        stranger = await take_call()
+        stranger.hello(bert.node, credit_bytes=10_000)
+        await here.until(PeerConnected)
+        for width in (1500, 1600, 10):
+            handle = here.tensors.put(np.zeros((1, 1, width), np.float32))
+            here.plane.send(SendFrame(bert.node, activation(width), handle))
+        await stranger.hear(Activation)
+        stranger.say(Credit(6000))
+        assert [header.shape[2] for header in await stranger.hear(Activation, 3)] == [1500, 1600, 10]
+
+
+async def test_a_larger_grant_than_ours_is_not_used(anna, bert):
+    """What is in flight is in somebody's memory, and it might be ours."""
+    width = CREDIT_BYTES // 4 // 4 - 100
+    async with station(anna, bert) as here, answering(tls_of(bert, anna).server) as (endpoint, take_call):
+        here.addresses[bert.node] = endpoint
+        for _ in range(6):
+            handle = here.tensors.put(np.zeros((1, 1, width), np.float32))
+            here.plane.send(SendFrame(bert.node, activation(width), handle))
+        stranger = await take_call()
+        stranger.hello(bert.node, credit_bytes=2**32 - 1)
+        await stranger.hear(Activation, 4)
+        link = here.plane._outgoing[bert.node]
+        assert (len(link._queue), link._rest) == (2, None)
+        assert link._sending.in_flight <= CREDIT_BYTES
+
+
+async def test_too_many_waiting_bytes_lose_the_link(anna, bert):
+    async with station(anna, bert) as here, answering(tls_of(bert, anna).server) as (endpoint, take_call):
+        here.addresses[bert.node] = endpoint
+        here.plane.send(SendFrame(bert.node, CLOSE, None))
+        (await take_call()).hello(bert.node, credit_bytes=1)
+        await here.until(PeerConnected)
+        megabytes = np.zeros((1, 1, 1 << 20), np.float32)
+        for _ in range(SEND_QUEUE_BYTES_MAX // megabytes.nbytes):
+            here.plane.send(SendFrame(bert.node, activation(1 << 20), here.tensors.put(megabytes)))
+        assert "too far behind" in (await here.until(PeerLost))[0].reason
 
 
 async def test_too_many_waiting_frames_lose_the_link_once(anna, bert):

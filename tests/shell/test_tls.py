@@ -56,6 +56,12 @@ def test_no_certificate_no_entry(people):
         shake(bare, tls_of(bert, anna).server)
 
 
+def test_no_session_can_be_resumed(people):
+    """A resumed session would not show its certificate again."""
+    anna, bert, _ = people
+    assert tls_of(anna, bert).server.num_tickets == 0
+
+
 def test_older_tls_is_refused(people):
     anna, bert, _ = people
     old = tls_of(anna, bert).client

@@ -2,10 +2,16 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
+
+import aiomqtt
+import pytest
 
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import EnvelopeReceived, Event
@@ -90,6 +96,47 @@ async def member(
         running.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await running
+
+
+class Clients(list[aiomqtt.Client]):
+    """Every client that was made, in order, and a bell that rings for each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bell = asyncio.Event()
+
+    async def until(self, count: int) -> None:
+        async with asyncio.timeout(EVENT_S_MAX):
+            while len(self) < count:
+                self.bell.clear()
+                await self.bell.wait()
+
+
+def note_clients(monkeypatch: pytest.MonkeyPatch) -> Clients:
+    made = Clients()
+
+    class Noted(aiomqtt.Client):
+        def __init__(self, *args, **kwargs) -> None:
+            super().__init__(*args, **kwargs)
+            made.append(self)
+            made.bell.set()
+
+    monkeypatch.setattr(aiomqtt, "Client", Noted)
+    return made
+
+
+def break_connection(client: aiomqtt.Client) -> None:
+    """As a network does: without a word."""
+    client._client.socket().shutdown(socket.SHUT_RDWR)
+
+
+@contextlib.contextmanager
+def frozen(broker: RunningBroker) -> Iterator[None]:
+    os.kill(broker.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(broker.pid, signal.SIGCONT)
 
 
 @contextlib.asynccontextmanager
