@@ -211,7 +211,8 @@ async def stop_agents(running: Sequence[Running]) -> None:
         if agent.process.returncode is None:
             agent.process.send_signal(signal.SIGTERM)
     try:
-        await asyncio.wait_for(asyncio.gather(*(agent.process.wait() for agent in running)), STOP_TIMEOUT_S)
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await asyncio.gather(*(agent.process.wait() for agent in running))
     except TimeoutError:
         for agent in running:
             if agent.process.returncode is None:
