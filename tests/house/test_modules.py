@@ -11,6 +11,7 @@ ROOMS: Final = {
     PACKAGES["shoal_models"]: "models",
     PACKAGES["shoal_agent"] / "core": "core",
     PACKAGES["shoal_agent"] / "shell": "shell",
+    PACKAGES["shoal_agent"] / "sim": "sim",
     PACKAGES["shoal_agent"] / "cli": "cli",
     PACKAGES["shoal_agent"]: "agent",
 }
@@ -20,6 +21,7 @@ DEFINITIONS: Final = {
     "agent/shoal_agent/core/events.py": "dataclasses only; every test of node.py builds them",
     "agent/shoal_agent/core/effects.py": "dataclasses only; every test of node.py matches them",
     "agent/shoal_agent/core/facts.py": "dataclasses only; built by the tests of every leaf",
+    "agent/shoal_agent/sim/weather.py": "one dataclass; test_faults.py, test_links.py and test_brokers.py change it",
     "agent/shoal_agent/shell/ports.py": "Protocols only; mypy checks who satisfies them",
     "models/shoal_models/ports.py": "Protocols only; mypy checks who satisfies them",
     "protocol/shoal_protocol/messages.py": "dataclasses only; every one is in test_codec.py and in the golden vectors",

@@ -43,6 +43,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "shoal_agent.cli.keys", "api_key", "Make a key for the API, and the hash the agents keep of it."
     ),
     "roster": Command("shoal_agent.cli.roster", "app", "Found a cluster and admit nodes to it."),
+    "sim": Command(
+        "shoal_agent.cli.sim",
+        "sim",
+        "Run the agents' own core in a virtual world and break things; oracles judge what comes of it.",
+    ),
     "version": Command("shoal_agent.cli.version", "version", "Print the versions of shoal and of what it stands on."),
 }
 """In the order in which ``--help`` shows them."""

@@ -1,0 +1,1 @@
+"""The same core in a virtual world: clock, brokers, links, machines, faults and the oracles that judge them."""

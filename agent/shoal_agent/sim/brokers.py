@@ -1,0 +1,222 @@
+"""The brokers between the nodes, and each node's links to all of them.
+
+A broker keeps retained messages and hands every message to everybody else that is connected. What a node publishes
+reaches one broker in order; what a broker delivers may come late, twice, out of order or not at all. A broker that is
+down loses its connections at once; one that is frozen, or cut off from a node, only stays silent until the node's
+probes give it up. Retained messages survive a restart (our template sets ``persistence``). A connection that breaks
+leaves the last will behind.
+"""
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Final, Protocol
+
+from shoal_agent.core.effects import Broadcast
+from shoal_agent.core.events import BrokerConnected, BrokerLost
+from shoal_agent.sim.agenda import Agenda
+from shoal_agent.sim.weather import Weather
+from shoal_protocol.ids import NodeId
+from shoal_protocol.limits import BROKER_PROBE_S, BROKER_RETRY_S_MIN
+
+GIVEN_UP_S: Final = 2 * BROKER_PROBE_S
+"""A silent broker is probed, and down if that is not answered for as long again."""
+RETRY_S_MAX: Final = 2.0
+"""Attempts to connect again come within this; the real ones back off further, up to BROKER_RETRY_S_MAX."""
+
+
+class Client(Protocol):
+    """A node, as brokers know it."""
+
+    @property
+    def alive(self) -> bool: ...
+
+    def post(self, event: BrokerConnected | BrokerLost) -> None: ...
+
+    def envelope(self, broker: str, topic: str, wire: bytes) -> None: ...
+
+    def will(self, broker: str, connection: int) -> Broadcast: ...
+
+
+@dataclass
+class _Connection:
+    number: int
+    will: Broadcast
+
+
+@dataclass
+class _Broker:
+    name: str
+    up: bool = True
+    frozen: bool = False
+    retained: dict[str, bytes] = field(default_factory=dict)
+    links: dict[NodeId, _Connection] = field(default_factory=dict)
+    stuck: list[tuple[NodeId | None, Broadcast]] = field(default_factory=list)
+    """What came in while it was frozen, in order."""
+
+
+class Brokers:
+    """All brokers of one world."""
+
+    def __init__(self, names: tuple[str, ...], agenda: Agenda, weather: Weather, rng: Random) -> None:
+        self._agenda = agenda
+        self._weather = weather
+        self._rng = rng
+        self._brokers = {name: _Broker(name) for name in names}
+        self._clients: dict[NodeId, Client] = {}
+        self._cut: dict[tuple[str, NodeId], bool] = {}
+        self._last: dict[tuple[str, NodeId], float] = {}
+        self._connections = 0
+        self.carried = 0
+        """Messages delivered to nodes."""
+        self.carried_bytes = 0
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All of them."""
+        return tuple(self._brokers)
+
+    def connected(self, broker: str, node: NodeId) -> bool:
+        """Whether ``node`` has a link to ``broker``."""
+        return node in self._brokers[broker].links
+
+    # --- connections ----------------------------------------------------------------------------------------------
+
+    def attach(self, node: NodeId, client: Client) -> None:
+        """A life of ``node`` begins: it connects to every broker."""
+        self._clients[node] = client
+        for broker in self._brokers.values():
+            self._connect_soon(broker, node, 0.0)
+
+    def detach(self, node: NodeId) -> None:
+        """``node`` is gone; the brokers notice."""
+        self._clients.pop(node)
+        for broker in self._brokers.values():
+            self._break(broker, node, None)
+
+    def _connect_soon(self, broker: _Broker, node: NodeId, earliest_s: float) -> None:
+        client = self._clients[node]
+        delay_s = earliest_s + self._rng.uniform(0.0, RETRY_S_MAX if earliest_s else 0.1)
+        self._agenda.after(delay_s, lambda: self._connect(broker, node, client))
+
+    def _connect(self, broker: _Broker, node: NodeId, client: Client) -> None:
+        if self._clients.get(node) is not client or not client.alive or node in broker.links:
+            return
+        if not broker.up or broker.frozen or (broker.name, node) in self._cut:
+            self._connect_soon(broker, node, BROKER_RETRY_S_MIN)
+            return
+        self._connections += 1
+        broker.links[node] = _Connection(self._connections, client.will(broker.name, self._connections))
+        client.post(BrokerConnected(broker.name))
+        for topic, wire in list(broker.retained.items()):
+            self._deliver(broker, node, topic, wire)
+
+    def _break(self, broker: _Broker, node: NodeId, reason: str | None) -> None:
+        """The connection is over; ``reason`` is what the node is told, None if nobody is there to tell."""
+        connection = broker.links.pop(node, None)
+        if connection is None:
+            return
+        self._take_in(broker, None, connection.will)
+        client = self._clients.get(node)
+        if reason is not None and client is not None:
+            client.post(BrokerLost(broker.name, reason))
+            self._connect_soon(broker, node, BROKER_RETRY_S_MIN)
+
+    def _give_up(self, broker: _Broker, node: NodeId, number: int) -> None:
+        connection = broker.links.get(node)
+        silent = broker.frozen or (broker.name, node) in self._cut
+        if connection is not None and connection.number == number and silent:
+            self._break(broker, node, "no answer")
+
+    # --- what befalls brokers -------------------------------------------------------------------------------------
+
+    def stop(self, name: str) -> None:
+        """The process ends: every connection breaks at once."""
+        broker = self._brokers[name]
+        broker.up = False
+        for node in list(broker.links):
+            self._break(broker, node, "reset")
+
+    def start(self, name: str) -> None:
+        """It is back, with what it retained."""
+        self._brokers[name].up = True
+
+    def freeze(self, name: str) -> None:
+        """It keeps its connections and does nothing."""
+        broker = self._brokers[name]
+        broker.frozen = True
+        for node, connection in broker.links.items():
+            self._watch(broker, node, connection.number)
+
+    def thaw(self, name: str) -> None:
+        """It goes on where it stopped."""
+        broker = self._brokers[name]
+        broker.frozen = False
+        stuck, broker.stuck = broker.stuck, []
+        for source, effect in stuck:
+            self._take_in(broker, source, effect)
+
+    def cut(self, name: str, node: NodeId) -> None:
+        """Nothing passes between the two any more."""
+        broker = self._brokers[name]
+        self._cut[name, node] = True
+        connection = broker.links.get(node)
+        if connection is not None:
+            self._watch(broker, node, connection.number)
+
+    def mend(self, name: str, node: NodeId) -> None:
+        """They reach each other again."""
+        self._cut.pop((name, node), None)
+
+    def _watch(self, broker: _Broker, node: NodeId, number: int) -> None:
+        self._agenda.after(GIVEN_UP_S, lambda: self._give_up(broker, node, number))
+
+    # --- messages -------------------------------------------------------------------------------------------------
+
+    def publish(self, node: NodeId | None, effect: Broadcast) -> None:
+        """``node`` (None: a command, connected for the moment) says ``effect`` to every broker it reaches."""
+        for broker in self._brokers.values():
+            if node is None or (node in broker.links and (broker.name, node) not in self._cut):
+                self._arrive(broker, node, effect)
+
+    def inject(self, name: str, topic: str, wire: bytes) -> None:
+        """Somebody who controls the broker makes it say ``wire``."""
+        self._fan_out(self._brokers[name], None, topic, wire)
+
+    def _arrive(self, broker: _Broker, node: NodeId | None, effect: Broadcast) -> None:
+        at_s = self._agenda.now + self._rng.uniform(*self._weather.broker_s)
+        if node is not None:
+            at_s = max(at_s, self._last.get((broker.name, node), 0.0))
+            self._last[broker.name, node] = at_s
+        self._agenda.at(at_s, lambda: self._take_in(broker, node, effect))
+
+    def _take_in(self, broker: _Broker, source: NodeId | None, effect: Broadcast) -> None:
+        if broker.frozen:
+            broker.stuck.append((source, effect))
+            return
+        if not broker.up:
+            return
+        if effect.retain:
+            broker.retained[effect.topic] = effect.wire
+        self._fan_out(broker, source, effect.topic, effect.wire)
+
+    def _fan_out(self, broker: _Broker, source: NodeId | None, topic: str, wire: bytes) -> None:
+        weather, rng = self._weather, self._rng
+        for node in broker.links:
+            if node == source or rng.random() < weather.message_loss:
+                continue
+            self._deliver(broker, node, topic, wire)
+            if rng.random() < weather.duplicate:
+                self._deliver(broker, node, topic, wire)
+
+    def _deliver(self, broker: _Broker, node: NodeId, topic: str, wire: bytes) -> None:
+        number = broker.links[node].number
+        delay_s = self._rng.uniform(*self._weather.broker_s) + self._rng.uniform(0.0, self._weather.reorder_s)
+        self._agenda.after(delay_s, lambda: self._hand_over(broker, node, number, topic, wire))
+
+    def _hand_over(self, broker: _Broker, node: NodeId, number: int, topic: str, wire: bytes) -> None:
+        connection = broker.links.get(node)
+        if connection is None or connection.number != number or (broker.name, node) in self._cut:
+            return
+        self.carried += 1
+        self.carried_bytes += len(wire)
+        self._clients[node].envelope(broker.name, topic, wire)

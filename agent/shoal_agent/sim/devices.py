@@ -1,0 +1,130 @@
+"""The machine below a node: its memory, its arithmetic, its light services.
+
+Time of a run: the sum over the stage's blocks of what the package measured (``decode_us`` for one token,
+``prefill_us`` per 128), times how much slower this device is than the one that measured. What comes out is the toy
+model's, so tokens tell whether every block saw every position once and in order.
+
+It keeps the contract of the real engine and asserts that the node keeps its side: a session opens once per stage, on
+blocks that are open; one run of a session and stage at a time; a tensor is taken once.
+"""
+
+import itertools
+from array import array
+from dataclasses import dataclass, field
+from typing import Final
+
+from shoal_agent.core import services
+from shoal_agent.core.effects import CallService, OpenStage, RunStage
+from shoal_agent.core.events import ServiceFailed, ServiceReturned, StageFailed, StageFinished
+from shoal_agent.core.facts import ModelFacts, StageSpan, TensorHandle
+from shoal_agent.sim.toy import ToyServices, toy_blocks
+from shoal_protocol.errors import RemoteProtocolError
+from shoal_protocol.ids import SessionId
+
+_PREFILL_TOKENS: Final = 128
+"""What ``BlockFacts.prefill_us`` was measured with."""
+_OPEN_S_PER_BLOCK: Final = 0.02
+"""To read, verify and open one block of the toy model: a stage takes from a twentieth of a second to a few seconds."""
+_WIDTH: Final = 2
+"""The toy's hidden state: one int64, which travels as two float32."""
+
+SessionStage = tuple[SessionId, int]
+
+
+@dataclass
+class Device:
+    """One device: ``speed`` is a fraction of the machine that measured the package."""
+
+    facts: ModelFacts
+    speed: float
+    tensors: dict[TensorHandle, bytes] = field(default_factory=dict)
+    loaded: list[StageSpan] = field(default_factory=list)
+    stages: dict[SessionStage, tuple[StageSpan, dict[int, int]]] = field(default_factory=dict)
+    """KV of every open session: per block, the sum the toy model keeps."""
+    running: dict[SessionStage, int] = field(default_factory=dict)
+    services: ToyServices = field(default_factory=ToyServices)
+    _handles: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
+
+    def put(self, data: bytes) -> TensorHandle:
+        """Keep a tensor."""
+        handle = TensorHandle(next(self._handles))
+        self.tensors[handle] = data
+        return handle
+
+    def take(self, payload: TensorHandle | bytes) -> bytes:
+        """The bytes of ``payload``, which is gone if it was a tensor."""
+        return payload if isinstance(payload, bytes) else self.tensors.pop(payload)
+
+    def load_s(self, span: StageSpan) -> float:
+        """How long it takes to open ``span``."""
+        return _OPEN_S_PER_BLOCK * (span.last_block - span.first_block + 1) / self.speed
+
+    def run_s(self, effect: RunStage) -> float:
+        """How long a run takes on this device."""
+        held = self.stages.get((effect.session, effect.stage))
+        assert held is not None, "a run needs an open session"
+        blocks = self.facts.blocks[held[0].first_block : held[0].last_block + 1]
+        if effect.token_count == 1:
+            work_us = float(sum(block.decode_us for block in blocks))
+        else:
+            work_us = sum(block.prefill_us for block in blocks) * effect.token_count / _PREFILL_TOKENS
+        return work_us / 1e6 / self.speed
+
+    def open(self, effect: OpenStage) -> None:
+        """Reserve a session's KV."""
+        key = (effect.session, effect.stage)
+        assert effect.span in self.loaded, "a session opens on loaded blocks"
+        assert key not in self.stages, "a session opens once per stage"
+        self.stages[key] = (effect.span, {})
+
+    def close(self, key: SessionStage) -> None:
+        """Free a session's KV."""
+        assert key in self.stages, "what is closed was open"
+        del self.stages[key]
+
+    def begin(self, effect: RunStage) -> None:
+        """A run starts."""
+        key = (effect.session, effect.stage)
+        assert key not in self.running, "one run of a session at a time"
+        self.running[key] = effect.position
+
+    def finish(self, effect: RunStage, took_s: float) -> StageFinished | StageFailed:
+        """The run is over: its output, or nothing if the session closed meanwhile."""
+        key = (effect.session, effect.stage)
+        data = array("q", self.take(effect.payload))
+        assert len(data) == effect.token_count, "a node lets no other tensor through"
+        del self.running[key]
+        held = self.stages.get(key)
+        if held is None:
+            return StageFailed(effect.session, effect.stage, effect.position, "terminated")
+        span, memory = held
+        out = array("q", [toy_blocks(value, span.first_block, span.last_block, memory) for value in data])
+        is_head = span.last_block == len(self.facts.blocks) - 1
+        output = None
+        if effect.want_logits or not is_head:
+            output = self.put(out[-1:].tobytes() if is_head else out.tobytes())
+        shape = (1, len(out), _WIDTH)
+        return StageFinished(effect.session, effect.stage, effect.position, output, shape, took_s)
+
+    def call(self, effect: CallService) -> ServiceReturned | ServiceFailed:
+        """A light service's answer."""
+        logits = None if effect.tensor is None else array("q", self.take(effect.tensor))[-1]
+        try:
+            answer = self.services.serve(effect.service, effect.method, effect.request, logits)
+        except (ValueError, RemoteProtocolError) as fault:
+            return ServiceFailed(effect.call, str(fault))
+        return ServiceReturned(effect.call, services.pack(answer))
+
+    def leftovers(self) -> list[str]:
+        """What a device without sessions should not hold, in words.
+
+        A detokenizer may lie on another node than the ingress, and the word that ends it be lost with a link; the
+        real one forgets idle sessions, so texts are not counted.
+        """
+        counts = {
+            "tensors": len(self.tensors),
+            "stages": len(self.stages),
+            "runs": len(self.running),
+            "samplers": len(self.services.drawing),
+        }
+        return [f"{count} {name}" for name, count in counts.items() if count]

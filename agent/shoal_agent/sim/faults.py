@@ -1,0 +1,182 @@
+"""What goes wrong, swarm-tested.
+
+A fault is a function that begins it and returns how it ends; the table names them all. A run does not mix everything it
+may: it draws a **subset** of its scenario's faults first (swarm testing, Groce et al. 2012). With every fault always
+on, the frequent ones hide the rare ones: a cluster that is partitioned all the time never gets far enough for the bug
+that a duplicate causes. Every fault ends, at the latest when the storm does; what is asked afterwards is whether the
+cluster finds back by itself.
+"""
+
+from collections.abc import Callable
+from random import Random
+from typing import Final
+
+from shoal_agent.sim import liar
+from shoal_agent.sim.oracles import Judge
+from shoal_agent.sim.world import World
+from shoal_protocol.ids import NodeId
+
+End = Callable[[], None]
+LENGTH_S: Final = (0.3, 9.0)
+"""How long a fault lasts: from less than one heartbeat to more than every silence that is tolerated."""
+GAP_S_MEAN: Final = 2.0
+"""Between the beginnings of two faults."""
+ENABLED_SHARE: Final = 0.5
+"""Of a scenario's faults, in one run."""
+SILENT_SHARE: Final = 0.3
+"""Of crashes: the power goes, and no system is left to reset the connections."""
+ONE_WAY_SHARE: Final = 0.4
+
+
+def crash(world: World, _: Judge, rng: Random) -> End:
+    """The process is killed, or the power goes; back with its disk."""
+    return _crash(world, rng, amnesia=False)
+
+
+def amnesia(world: World, _: Judge, rng: Random) -> End:
+    """The same, and what the node had persisted is lost."""
+    return _crash(world, rng, amnesia=True)
+
+
+def _crash(world: World, rng: Random, *, amnesia: bool) -> End:
+    name = rng.choice(world.names)
+    silent = rng.random() < SILENT_SHARE
+    if not world.machines[name].alive:
+        return _nothing
+    world.crash(name, silent=silent, amnesia=amnesia)
+    return lambda: world.boot(name)
+
+
+def pause(world: World, _: Judge, rng: Random) -> End:
+    """SIGSTOP, SIGCONT."""
+    machine = world.machines[rng.choice(world.names)]
+    if not machine.alive or machine.paused:
+        return _nothing
+    world.pause(machine.name)
+    life = machine.life
+
+    def resume() -> None:
+        if machine.life == life and machine.alive:
+            machine.resume()
+
+    return resume
+
+
+def broker_stop(world: World, _: Judge, rng: Random) -> End:
+    """A broker ends, and starts again."""
+    name = rng.choice(world.brokers.names)
+    world.brokers.stop(name)
+    return lambda: world.brokers.start(name)
+
+
+def broker_freeze(world: World, _: Judge, rng: Random) -> End:
+    """A broker hangs."""
+    name = rng.choice(world.brokers.names)
+    world.brokers.freeze(name)
+    return lambda: world.brokers.thaw(name)
+
+
+def broker_partition(world: World, _: Judge, rng: Random) -> End:
+    """Some nodes do not reach one broker."""
+    name = rng.choice(world.brokers.names)
+    nodes = rng.sample(world.names, rng.randint(1, len(world.names)))
+    for node in nodes:
+        world.brokers.cut(name, node)
+
+    def mend() -> None:
+        for node in nodes:
+            world.brokers.mend(name, node)
+
+    return mend
+
+
+def partition(world: World, _: Judge, rng: Random) -> End:
+    """The nodes fall into two groups that do not reach each other, or one does not reach the other."""
+    group = rng.sample(world.names, rng.randint(1, len(world.names) - 1))
+    one_way = rng.random() < ONE_WAY_SHARE
+    others = [name for name in world.names if name not in group]
+    pairs: list[tuple[NodeId, NodeId]] = [(one, other) for one in group for other in others]
+    if not one_way:
+        pairs += [(other, one) for one, other in pairs]
+    for source, target in pairs:
+        world.links.block(source, target)
+
+    def heal() -> None:
+        for source, target in pairs:
+            world.links.unblock(source, target)
+
+    return heal
+
+
+def _weather(**worse: float) -> "Fault":
+    """A fault that makes the weather worse, up to the given values."""
+
+    def begin(world: World, _: Judge, rng: Random) -> End:
+        severity = rng.uniform(0.2, 1.0)
+        for name, value in worse.items():
+            setattr(world.weather, name, value * severity)
+
+        def end() -> None:
+            for name in worse:
+                setattr(world.weather, name, 0.0)
+
+        return end
+
+    return begin
+
+
+def _nothing() -> None:
+    """There is nothing to end."""
+
+
+Fault = Callable[[World, Judge, Random], End]
+
+FAULTS: Final[dict[str, Fault]] = {
+    "crash": crash,
+    "amnesia": amnesia,
+    "pause": pause,
+    "broker-stop": broker_stop,
+    "broker-freeze": broker_freeze,
+    "broker-partition": broker_partition,
+    "partition": partition,
+    "message-loss": _weather(message_loss=0.4),
+    "duplicates": _weather(duplicate=0.5),
+    "reorder": _weather(reorder_s=3.0),
+    "frame-loss": _weather(frame_loss=0.05),
+    "clog": _weather(clog_s=1.5),
+    "repeated-frames": _weather(repeat_frame=0.2),
+    "wrong-epoch": _weather(wrong_epoch=0.1),
+    "forgeries": liar.forgeries,
+}
+"""Every fault by its name."""
+
+
+def storm(world: World, judge: Judge, allowed: tuple[str, ...], rng: Random, until_s: float) -> tuple[str, ...]:
+    """Let faults befall ``world`` until ``until_s``, when the last one ends; the subset that this run drew."""
+    enabled = tuple(name for name in allowed if rng.random() < ENABLED_SHARE) or tuple(
+        rng.sample(allowed, min(1, len(allowed)))
+    )
+    running: dict[str, bool] = {}
+
+    def strike() -> None:
+        name = rng.choice(enabled)
+        length_s = rng.uniform(*LENGTH_S)
+        _next()
+        if name in running:
+            return
+        running[name] = True
+        end = FAULTS[name](world, judge, rng)
+
+        def over() -> None:
+            del running[name]
+            end()
+
+        world.agenda.at(min(world.agenda.now + length_s, until_s), over)
+
+    def _next() -> None:
+        at_s = world.agenda.now + rng.expovariate(1 / GAP_S_MEAN)
+        if enabled and at_s < until_s:
+            world.agenda.at(at_s, strike)
+
+    _next()
+    return enabled

@@ -1,0 +1,280 @@
+"""One machine of a world: a real node, the twins of its drivers, a clock that drifts, a disk.
+
+The machine's clock runs at ``rate`` times true time and begins anywhere, as monotonic clocks do; only the machine
+converts. A paused process (SIGSTOP) keeps its sockets: what arrives queues and is handled late, all at once. A crash
+loses everything but the disk; then a new life begins with the next boot number, which the real state directory
+writes before anything is sent.
+
+After every event the node's own invariants are checked; whatever ``handle`` raises is a bug, and ends the world.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final, Protocol
+
+from shoal_agent.core.control import CoreConfig, Identity
+from shoal_agent.core.effects import (
+    Accept,
+    Broadcast,
+    CallService,
+    CloseService,
+    CloseStage,
+    Count,
+    Effect,
+    Emit,
+    Finish,
+    LoadBlocks,
+    Note,
+    OpenStage,
+    Persist,
+    Reject,
+    ReleaseTensor,
+    RunStage,
+    SendFrame,
+    Stop,
+    UnloadBlocks,
+)
+from shoal_agent.core.events import (
+    BlocksLoaded,
+    EnvelopeReceived,
+    Event,
+    FrameReceived,
+    ModelAvailable,
+    Restored,
+    Sampled,
+    ServicesAvailable,
+    TimePassed,
+)
+from shoal_agent.core.node import Node
+from shoal_agent.sim.agenda import Agenda
+from shoal_agent.sim.devices import Device
+from shoal_agent.sim.toy import NAMES
+from shoal_protocol.headers import Activation, Header
+from shoal_protocol.ids import Incarnation, Instant, NodeId
+from shoal_protocol.messages import Capacity, Load
+from shoal_protocol.sealing import Sealer
+
+WALL_MS: Final = 1_700_000_000_000
+"""Unix time at which every world begins."""
+SAMPLE_S: Final = 5.0
+"""Sensors are read this often, on the machine's own clock, as the agent does."""
+
+
+class BrokenWorld(Exception):  # noqa: N818 - an outcome, not an error of ours
+    """A node raised, or a twin found its contract broken: nothing after this means anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One step of one node."""
+
+    at_s: float
+    machine: "Machine"
+    event: Event
+    effects: list[Effect]
+
+
+class Surroundings(Protocol):
+    """What a machine is connected to."""
+
+    def publish(self, node: NodeId, effect: Broadcast) -> None: ...
+
+    def send(self, node: NodeId, effect: SendFrame, data: bytes | None) -> None: ...
+
+    def handled(self, seen: Seen) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What stays the same over all lives of a machine."""
+
+    config: CoreConfig
+    sealer: Sealer
+    rate: float
+    """Seconds on this machine's clock per second of true time."""
+    origin_s: float
+    """What its monotonic clock says when the world begins."""
+    skew_ms: int
+    """How far its wall clock is off."""
+    has_services: bool
+    memory_bytes: int
+
+
+class Machine:
+    """One machine, over all its lives."""
+
+    def __init__(
+        self,
+        identity: Callable[[Incarnation], Identity],
+        setup: Setup,
+        device: Callable[[], Device],
+        agenda: Agenda,
+        around: Surroundings,
+        rng: Random,
+    ) -> None:
+        self.setup = setup
+        self.disk: dict[str, bytes] = {}
+        self.alive = False
+        self.paused = False
+        self.life = Incarnation(0)
+        self.device = device()
+        self._identity = identity
+        self._new_device = device
+        self._agenda = agenda
+        self._around = around
+        self._rng = rng
+        self._backlog: list[Callable[[], None]] = []
+        self._armed: Instant | None = None
+        self._latest = Instant(setup.origin_s)
+        self.name = identity(self.life).node
+        self.node = self._born()
+
+    def _born(self) -> Node:
+        rng = Random(self._rng.getrandbits(64))  # noqa: S311 - chance in a world that must be repeatable
+        return Node(self.setup.config, self._identity(self.life), rng, self.now())
+
+    # --- lives ----------------------------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Begin a life with what is on the disk."""
+        assert not self.alive, "one life at a time"
+        self.life = Incarnation(self.life + 1)
+        self.alive, self.paused, self._armed = True, False, None
+        self.device = self._new_device()
+        self.node = self._born()
+        self._sample(self.life)
+        self.post(ModelAvailable(self.device.facts))
+        if self.setup.has_services:
+            self.post(ServicesAvailable(NAMES))
+        for name, data in list(self.disk.items()):
+            self.post(Restored(name, data))
+
+    def crash(self, *, amnesia: bool) -> None:
+        """The process is gone, and with ``amnesia`` what it had persisted; its boot counter survives."""
+        self.alive = self.paused = False
+        self._backlog.clear()
+        if amnesia:
+            self.disk.clear()
+
+    def pause(self) -> None:
+        """SIGSTOP."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """SIGCONT: everything that waited happens now."""
+        self.paused = False
+        backlog, self._backlog = self._backlog, []
+        for act in backlog:
+            self._run(act)
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def now(self) -> Instant:
+        """This machine's clock; it never goes back."""
+        self._latest = Instant(max(self._latest, self.setup.origin_s + self._agenda.now * self.setup.rate))
+        return self._latest
+
+    def later(self, delay_s: float, act: Callable[[], None]) -> None:
+        """``act`` after ``delay_s`` of this machine's clock, if this life lasts; late if it is paused then."""
+        life = self.life
+        self._agenda.after(delay_s / self.setup.rate, lambda: self._do(life, act))
+
+    def _do(self, life: Incarnation, act: Callable[[], None]) -> None:
+        if not self.alive or life != self.life:
+            return
+        if self.paused:
+            self._backlog.append(act)
+        else:
+            self._run(act)
+
+    def _run(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except BrokenWorld:
+            raise
+        except Exception as fault:
+            raise BrokenWorld(f"{self.name}: {type(fault).__name__}: {fault}") from fault
+
+    def _wake(self) -> None:
+        deadline = self.node.deadline()
+        if deadline is None or deadline == self._armed:
+            return
+        self._armed = deadline
+        self.later(max(0.0, deadline - self.now()), lambda: self._ring(deadline))
+
+    def _ring(self, deadline: Instant) -> None:
+        if self._armed != deadline:
+            return
+        self._armed = None
+        self._latest = Instant(max(self._latest, deadline))
+        self._handle(TimePassed())
+
+    def _sample(self, life: Incarnation) -> None:
+        wall_ms = WALL_MS + self.setup.skew_ms + int(self._agenda.now * 1000)
+        memory = self.setup.memory_bytes
+        self.post(Sampled(Capacity(1, memory, memory, 10**9, 10**9, ("CPU",)), Load(0, 10**9, None, 0, 0), wall_ms))
+        self.later(SAMPLE_S, lambda: self._sample(life))
+
+    # --- events and effects ---------------------------------------------------------------------------------------
+
+    def post(self, event: Event) -> None:
+        """``event`` happens here, now; nowhere if the machine is dead, later if it is paused."""
+        self._do(self.life, lambda: self._handle(event))
+
+    def frame(self, peer: NodeId, header: Header, data: bytes | None) -> None:
+        """A frame arrives; the payload of an activation becomes a tensor."""
+        self._do(self.life, lambda: self._frame(peer, header, data))
+
+    def _frame(self, peer: NodeId, header: Header, data: bytes | None) -> None:
+        tensor = data is not None and isinstance(header, Activation)
+        payload = self.device.put(data) if tensor and data is not None else data
+        self._handle(FrameReceived(peer, header, payload))
+
+    def envelope(self, broker: str, topic: str, wire: bytes) -> None:
+        """A broker delivers."""
+        self.post(EnvelopeReceived(broker, topic, wire))
+
+    def _handle(self, event: Event) -> None:
+        effects = self.node.handle(event, self.now())
+        self.node.check()
+        self._around.handled(Seen(self._agenda.now, self, event, effects))
+        for effect in effects:
+            self._perform(effect)
+        self._wake()
+
+    def _perform(self, effect: Effect) -> None:
+        device = self.device
+        match effect:
+            case SendFrame():
+                data = None if effect.payload is None else device.take(effect.payload)
+                self._around.send(self.name, effect, data)
+            case Broadcast():
+                self._around.publish(self.name, effect)
+            case Persist(name, data):
+                self.disk[name] = data
+            case LoadBlocks(span):
+                self.later(device.load_s(span), lambda: self._loaded(effect))
+            case UnloadBlocks(span):
+                device.loaded.remove(span)
+            case OpenStage():
+                device.open(effect)
+            case CloseStage(session, stage):
+                device.close((session, stage))
+            case RunStage():
+                device.begin(effect)
+                took_s = device.run_s(effect)
+                self.later(took_s, lambda: self._handle(device.finish(effect, took_s)))
+            case CallService():
+                self.later(0.0, lambda: self._handle(device.call(effect)))
+            case CloseService(service, session):
+                self.later(0.0, lambda: device.services.close(service, session))
+            case ReleaseTensor(handle):
+                del device.tensors[handle]
+            case Accept() | Emit() | Finish() | Reject() | Count() | Note() | Stop():
+                # What a client is told and what is counted is the oracles' to judge.
+                return
+
+    def _loaded(self, effect: LoadBlocks) -> None:
+        self.device.loaded.append(effect.span)
+        self._handle(BlocksLoaded(effect.span, 1))

@@ -1,0 +1,293 @@
+"""What must hold whatever happens, and what must come back once nothing happens any more.
+
+*Safety* oracles see every step of every node and say at once what is wrong; *liveness* oracles are asked after the
+last fault, again and again, and what they still miss when ``CALM_S_MAX`` has passed is a violation. Both are tables: a
+new rule is a new entry, and every entry has a name, by which a violation is reported and a mutant recognised.
+
+    requests     each gets one ending, and nothing after it; Accept stands before the first token
+    tokens       what a client is shown is what the unsplit model says: a prefix, and all of it when it ended by itself
+    epoch-fence  no block runs for an activation of an epoch that its host does not hold
+    accepted     no node accepts an envelope twice in one life, none that its sender never said, none of an earlier life
+    invariants   no node raises, every table of a node agrees with the others, twins of drivers find contracts kept
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from shoal_agent.core.effects import Accept, Broadcast, Count, Emit, Finish, Reject, RunStage
+from shoal_agent.core.events import EnvelopeReceived, FrameReceived
+from shoal_agent.core.facts import ChatPrompt, FinishReason, GenerationRequest, TextPrompt
+from shoal_agent.core.services import RenderRequest, unpack
+from shoal_agent.sim.machine import Machine, Seen
+from shoal_agent.sim.toy import toy_tokens
+from shoal_agent.sim.world import TOY, World
+from shoal_protocol.envelope import Envelope, open_envelope
+from shoal_protocol.headers import Activation
+from shoal_protocol.ids import Epoch, Incarnation, NodeId, SessionId
+from shoal_protocol.messages import NodePhase, PlanAnnounced
+from shoal_protocol.roster import TrustedRoster
+
+CALM_S_MAX: Final = 45.0
+"""After the last fault everything is well again within this: three and a half periods of repeated records on the
+slowest clock (10 s / 0.8), longer than any request's deadline."""
+
+RECORDED_MAX: Final = 512
+"""Envelopes an attacker keeps: half a minute of a small cluster."""
+
+Life = tuple[NodeId, Incarnation]
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """A rule that was broken, when, and how."""
+
+    oracle: str
+    at_s: float
+    detail: str
+
+
+class Safety(Protocol):
+    """Judges every step."""
+
+    def handled(self, seen: Seen) -> Iterable[tuple[str, str]]: ...
+
+
+@dataclass
+class _Asked:
+    """One request, where it was asked, and what was answered so far."""
+
+    machine: Machine
+    life: Incarnation
+    request: GenerationRequest
+    accepted: bool = False
+    shown: int = 0
+    ending: Finish | Reject | None = None
+    answer: list[int] | None = None
+
+    def expected(self, blocks: int, context_tokens: int) -> list[int]:
+        """What the unsplit model answers, computed when it is first needed."""
+        if self.answer is None:
+            prompt = prompt_tokens(self.request)
+            room = context_tokens - len(prompt)
+            self.answer = toy_tokens(prompt, blocks, min(self.request.tokens_max or room, room))
+        return self.answer
+
+
+def prompt_tokens(request: GenerationRequest) -> tuple[int, ...]:
+    """The prompt of ``request`` as the toy's tokenizer has it."""
+    match request.prompt:
+        case TextPrompt(text):
+            return tuple(text.encode())
+        case ChatPrompt(body):
+            messages = unpack(RenderRequest, body).messages
+            return tuple("".join(message.content for message in messages).encode())
+    return request.prompt.tokens
+
+
+class Requests:
+    """``requests`` and ``tokens``."""
+
+    def __init__(self, blocks: int, context_tokens: int) -> None:
+        self._blocks = blocks
+        self._context_tokens = context_tokens
+        self.book: dict[SessionId, _Asked] = {}
+
+    def asked(self, machine: Machine, request: GenerationRequest) -> None:
+        """A client asked."""
+        self.book[request.session] = _Asked(machine, machine.life, request)
+
+    def handled(self, seen: Seen) -> Iterable[tuple[str, str]]:
+        for effect in seen.effects:
+            if isinstance(effect, Accept | Emit | Finish | Reject):
+                asked = self.book.get(effect.session)
+                if asked is None or asked.machine is not seen.machine:
+                    yield "requests", f"{type(effect).__name__} for a session nobody asked for"
+                else:
+                    yield from self._told(asked, effect)
+
+    def _told(self, asked: _Asked, effect: Accept | Emit | Finish | Reject) -> Iterable[tuple[str, str]]:
+        if asked.ending is not None:
+            yield "requests", f"{type(effect).__name__} after {type(asked.ending).__name__}"
+            return
+        if isinstance(effect, Accept):
+            if asked.accepted:
+                yield "requests", "accepted twice"
+            asked.accepted = True
+            return
+        cancelled = isinstance(effect, Finish) and effect.reason is FinishReason.CANCELLED
+        if isinstance(effect, Reject) is asked.accepted and not cancelled:
+            yield "requests", f"{type(effect).__name__}, but accepted is {asked.accepted}"
+        expected = asked.expected(self._blocks, self._context_tokens)
+        if isinstance(effect, Emit):
+            if asked.shown >= len(expected) or expected[asked.shown] != effect.piece.token:
+                yield "tokens", f"token {effect.piece.token} at {asked.shown}, expected {expected[asked.shown :][:1]}"
+            asked.shown += 1
+            return
+        asked.ending = effect
+        if isinstance(effect, Finish):
+            whole = effect.reason in (FinishReason.STOP, FinishReason.LENGTH) and not asked.request.stop
+            if whole and asked.shown != len(expected):
+                yield "tokens", f"finished ({effect.reason.value}) after {asked.shown} of {len(expected)} tokens"
+
+    def open(self) -> list[SessionId]:
+        """Requests without an ending at machines whose life goes on."""
+        return [
+            session
+            for session, asked in self.book.items()
+            if asked.ending is None and asked.machine.alive and asked.machine.life == asked.life
+        ]
+
+
+class EpochFence:
+    """``epoch-fence``: a run answers an activation that came for it; that one's epoch must be open on this host."""
+
+    def __init__(self) -> None:
+        self._came: dict[tuple[Life, SessionId, int, int], Epoch] = {}
+
+    def handled(self, seen: Seen) -> Iterable[tuple[str, str]]:
+        life = (seen.machine.name, seen.machine.life)
+        if isinstance(seen.event, FrameReceived) and isinstance(seen.event.header, Activation):
+            header = seen.event.header
+            self._came[life, header.session, header.stage, header.position] = header.epoch
+        for effect in seen.effects:
+            if not isinstance(effect, RunStage):
+                continue
+            epoch = self._came.pop((life, effect.session, effect.stage, effect.position), None)
+            held = [span.epoch for span in seen.machine.device.loaded]
+            if epoch is not None and epoch not in held:
+                yield "epoch-fence", f"a run under epoch {epoch}, the host holds {held}"
+
+
+class Accepted:
+    """``accepted``: what passed each gate."""
+
+    def __init__(self) -> None:
+        self._said: dict[bytes, Envelope] = {}
+        self._passed: dict[tuple[Life, bytes], bool] = {}
+        self._newest: dict[tuple[Life, NodeId], Incarnation] = {}
+        self.recent: deque[tuple[str, bytes]] = deque(maxlen=RECORDED_MAX)
+        """Topic and wire of what was said lately: what an attacker may have recorded."""
+
+    def published(self, effect: Broadcast, envelope: Envelope) -> None:
+        """A member really said this."""
+        self._said[effect.wire] = envelope
+        self.recent.append((effect.topic, effect.wire))
+
+    def handled(self, seen: Seen) -> Iterable[tuple[str, str]]:
+        event = seen.event
+        if not isinstance(event, EnvelopeReceived):
+            return
+        refused = ("messages_duplicate", "messages_rejected")
+        if any(isinstance(effect, Count) and effect.name in refused for effect in seen.effects):
+            return
+        envelope = self._said.get(event.wire)
+        if envelope is None:
+            yield "accepted", "an envelope that nobody said"
+            return
+        life = (seen.machine.name, seen.machine.life)
+        if (life, event.wire) in self._passed:
+            yield "accepted", f"{type(envelope.message).__name__} of {envelope.sender} twice"
+        self._passed[life, event.wire] = True
+        if isinstance(envelope.message, PlanAnnounced):
+            return
+        newest = self._newest.get((life, envelope.sender), envelope.incarnation)
+        if envelope.incarnation < newest:
+            yield "accepted", f"incarnation {envelope.incarnation} of {envelope.sender} after {newest}"
+        self._newest[life, envelope.sender] = max(newest, envelope.incarnation)
+
+
+class Judge:
+    """All safety oracles of one world, and their verdicts."""
+
+    def __init__(self, blocks: int, context_tokens: int) -> None:
+        self.requests = Requests(blocks, context_tokens)
+        self.accepted = Accepted()
+        self._safety: tuple[Safety, ...] = (self.requests, EpochFence(), self.accepted)
+        self._roster: TrustedRoster | None = None
+        self.violations: list[Violation] = []
+
+    def begin(self, roster: TrustedRoster) -> None:
+        """The world's members are known."""
+        self._roster = roster
+
+    def handled(self, seen: Seen) -> None:
+        """A node took a step."""
+        for oracle in self._safety:
+            for name, detail in oracle.handled(seen):
+                self.add(name, seen.at_s, f"{seen.machine.name[:8]}: {detail}")
+
+    def published(self, node: NodeId, effect: Broadcast) -> None:
+        """A member said something."""
+        assert self._roster is not None, "begin() comes first"
+        envelope = open_envelope(effect.wire, self._roster, self._roster.cluster)
+        assert envelope.sender == node, "members speak for themselves"
+        self.accepted.published(effect, envelope)
+
+    def asked(self, machine: Machine, request: GenerationRequest) -> None:
+        """A client asked."""
+        self.requests.asked(machine, request)
+
+    def add(self, oracle: str, at_s: float, detail: str) -> None:
+        """A rule was broken."""
+        self.violations.append(Violation(oracle, at_s, detail))
+
+
+# --- liveness ------------------------------------------------------------------------------------------------------
+
+
+def views_converge(world: World, _: Judge) -> str | None:
+    """Every node sees every living node's latest record, present, and in its present life."""
+    living = world.living()
+    for machine in living:
+        view = machine.node.snapshot(machine.now())
+        known = {peer.node: peer for peer in view.nodes}
+        for other in living:
+            own = {peer.node: peer for peer in other.node.snapshot(other.now()).nodes}.get(other.name)
+            seen = known.get(other.name)
+            if own is None or own.state.phase is not NodePhase.READY:
+                return f"{other.name[:8]} is not ready"
+            if seen is None or not seen.present or seen.state != own.state or seen.incarnation != own.incarnation:
+                return f"{machine.name[:8]} does not see {other.name[:8]} as it is"
+    return None
+
+
+def serves_again(world: World, _: Judge) -> str | None:
+    """Where all hosts live, every living node takes requests for the deployment."""
+    if not all(world.machines[name].alive for name in world.hosts()):
+        return None
+    for machine in world.living():
+        found = [view for view in machine.node.snapshot(machine.now()).deployments if view.deployment == TOY]
+        if not any(view.serving for view in found):
+            phases = [stage.phase.name if stage.phase is not None else "-" for view in found for stage in view.stages]
+            return f"{machine.name[:8]} does not serve: {phases}"
+    return None
+
+
+def drained(_: World, judge: Judge) -> str | None:
+    """Every request has its ending."""
+    count = len(judge.requests.open())
+    return f"{count} requests have no ending" if count else None
+
+
+def balanced(world: World, _: Judge) -> str | None:
+    """KV, tensors, sessions and calls: nothing is left when nobody asks for anything."""
+    for machine in world.living():
+        view = machine.node.snapshot(machine.now())
+        left = machine.device.leftovers()
+        if left or view.requests or view.sessions or view.kv_bytes:
+            return f"{machine.name[:8]}: {left}, {view.requests} requests, {view.sessions} sessions, {view.kv_bytes} KV"
+    return None
+
+
+LIVENESS: Final[dict[str, Callable[[World, Judge], str | None]]] = {
+    "views-converge": views_converge,
+    "serves-again": serves_again,
+    "drains": drained,
+    "balances": balanced,
+}
+"""What must be true in the end; each says what is missing, None if nothing."""
+
+SAFETY: Final = ("requests", "tokens", "epoch-fence", "accepted", "invariants")
+"""Names under which a safety violation is reported."""

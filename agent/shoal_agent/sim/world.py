@@ -1,0 +1,241 @@
+"""One world: real nodes on virtual machines, brokers and links between them, and an operator who deploys once.
+
+Everything follows from the settings, the seed among them: nodes, network, workload and faults draw from generators of
+their own (``seeds``), time is the agenda's, and nothing iterates what has no order. Every message is sealed and opened
+with real Ed25519, every frame encoded and decoded.
+
+A world does not judge. It hands every step of every node to its witness, who does, and adds it to the trace.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from shoal_agent.core.control import CoreConfig, Identity
+from shoal_agent.core.effects import Broadcast, SendFrame
+from shoal_agent.core.events import BrokerConnected, BrokerLost, CancelRequested, RequestArrived
+from shoal_agent.core.facts import GenerationRequest
+from shoal_agent.core.plan import GENESIS_PARENT
+from shoal_agent.sim.agenda import Agenda
+from shoal_agent.sim.brokers import Brokers
+from shoal_agent.sim.devices import Device
+from shoal_agent.sim.links import Links
+from shoal_agent.sim.machine import WALL_MS, Machine, Seen, Setup
+from shoal_agent.sim.seeds import generator, seed_bytes
+from shoal_agent.sim.toy import MODEL, toy_facts
+from shoal_agent.sim.trace import Trace
+from shoal_agent.sim.weather import Weather
+from shoal_protocol.codec import encode_plan
+from shoal_protocol.envelope import seal
+from shoal_protocol.ids import ClusterId, DeploymentId, Epoch, Incarnation, NodeId, Sequence, SessionId, node_id_of
+from shoal_protocol.limits import TTL_MS_MAX
+from shoal_protocol.messages import ControlMessage, Endpoint, Plan, PlanAnnounced, PlanStage
+from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
+from shoal_protocol.sealing import Ed25519Sealer, Sealer
+from shoal_protocol.topics import topic_for
+
+CLUSTER: Final = ClusterId("5c" * 16)
+TOY: Final = DeploymentId("toy")
+BOOT_S_MAX: Final = 1.0
+"""Machines are switched on within this."""
+SKEW_MS_MAX: Final = 30_000
+"""Wall clocks are off by up to this, a quarter of what the protocol tolerates."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a world is made of."""
+
+    seed: int
+    nodes: int
+    hosts: int
+    brokers: int = 2
+    blocks: int = 8
+    context_tokens: int = 512
+    drift: float = 0.0
+    """Clocks run at 1 +- this."""
+    kv_bytes_max: int = 10**9
+    bare_nodes: int = 0
+    """So many of the last nodes run no light service."""
+
+
+class Witness(Protocol):
+    """Who judges."""
+
+    def handled(self, seen: Seen) -> None: ...
+
+    def published(self, node: NodeId, effect: Broadcast) -> None: ...
+
+    def asked(self, machine: Machine, request: GenerationRequest) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Client:
+    """A machine's life, as its brokers know it."""
+
+    machine: Machine
+    life: Incarnation
+    witness: Witness
+
+    @property
+    def alive(self) -> bool:
+        return self.machine.alive and self.machine.life == self.life
+
+    def post(self, event: BrokerConnected | BrokerLost) -> None:
+        self.machine.post(event)
+
+    def envelope(self, broker: str, topic: str, wire: bytes) -> None:
+        self.machine.envelope(broker, topic, wire)
+
+    def will(self, broker: str, connection: int) -> Broadcast:
+        topic, wire = self.machine.node.will(broker, connection, self.machine.now())
+        effect = Broadcast(topic, wire, retain=False, at_least_once=True, expiry_s=0)
+        self.witness.published(self.machine.name, effect)
+        return effect
+
+
+class World:
+    """Machines, brokers, links and time."""
+
+    def __init__(self, settings: Settings, witness: Witness, trace: Trace) -> None:
+        assert 0 < settings.hosts <= settings.nodes, "hosts are nodes"
+        self.settings = settings
+        self.agenda = Agenda()
+        self.weather = Weather()
+        self.trace = trace
+        self._witness = witness
+        network = generator(settings.seed, "network")
+        names = tuple(f"broker-{index}" for index in range(settings.brokers))
+        self.brokers = Brokers(names, self.agenda, self.weather, network)
+        self.links = Links(self.agenda, self.weather, network)
+        keys = [Ed25519Sealer(seed_bytes(f"{settings.seed}/key/{index}") * 2) for index in range(settings.nodes)]
+        self._operator = Ed25519Sealer(seed_bytes(f"{settings.seed}/operator") * 2)
+        self._announced = 0
+        self.roster = self._found(keys)
+        made = [self._machine(index, key) for index, key in enumerate(keys)]
+        self.machines = {machine.name: machine for machine in made}
+        self.names = list(self.machines)
+
+    def _found(self, keys: list[Ed25519Sealer]) -> TrustedRoster:
+        root = Ed25519Sealer(seed_bytes(f"{self.settings.seed}/root") * 2)
+        agents = [(key, Role.AGENT, key.public_key) for key in keys]
+        members = tuple(
+            Member(node_id_of(key.public_key), key.public_key, (role,), "home", certificate)
+            for key, role, certificate in [*agents, (self._operator, Role.OPERATOR, b"")]
+        )
+        expires_s = WALL_MS // 1000 + 365 * 24 * 3600
+        wire = sign_roster(Roster(CLUSTER, 1, expires_s, (root.public_key,), 1, members), [root])
+        return TrustedRoster.open(wire, (root.public_key,), 1, WALL_MS // 1000)
+
+    def _machine(self, index: int, key: Ed25519Sealer) -> Machine:
+        settings = self.settings
+        rng = generator(settings.seed, "node", index)
+        facts = toy_facts(settings.blocks, settings.context_tokens)
+        setup = Setup(
+            CoreConfig(CLUSTER, Endpoint("127.0.0.1", 1000 + index), "", settings.kv_bytes_max, "sim"),
+            key,
+            rate=1.0 + settings.drift * rng.uniform(-1.0, 1.0),
+            origin_s=rng.uniform(0.0, 1e6),
+            skew_ms=rng.randint(-SKEW_MS_MAX, SKEW_MS_MAX),
+            has_services=index < settings.nodes - settings.bare_nodes,
+            memory_bytes=10**9,
+        )
+        speed = rng.uniform(0.05, 1.0)
+        name = node_id_of(key.public_key)
+
+        def identity(life: Incarnation) -> Identity:
+            return Identity(name, life, key, self.roster)
+
+        return Machine(identity, setup, lambda: Device(facts, speed), self.agenda, self, rng)
+
+    # --- what machines are connected to ---------------------------------------------------------------------------
+
+    def publish(self, node: NodeId, effect: Broadcast) -> None:
+        """A node says something to everybody."""
+        self._witness.published(node, effect)
+        self.brokers.publish(node, effect)
+
+    def send(self, node: NodeId, effect: SendFrame, data: bytes | None) -> None:
+        """A node sends a frame."""
+        self.links.send(node, effect.peer, effect.header, data)
+
+    def handled(self, seen: Seen) -> None:
+        """A node took a step."""
+        self.trace.add(seen.at_s, seen.machine.name, seen.event, seen.effects)
+        self._witness.handled(seen)
+
+    # --- lives ----------------------------------------------------------------------------------------------------
+
+    def living(self) -> list[Machine]:
+        """Machines that run, paused ones included."""
+        return [machine for machine in self.machines.values() if machine.alive]
+
+    def start(self) -> None:
+        """Switch everything on, not all at once."""
+        for index, name in enumerate(self.names):
+            delay_s = generator(self.settings.seed, "boot", index).uniform(0.0, BOOT_S_MAX)
+            self.agenda.after(delay_s, self._booter(name))
+        self.run(2 * BOOT_S_MAX)
+
+    def _booter(self, name: NodeId) -> Callable[[], None]:
+        return lambda: self.boot(name)
+
+    def boot(self, name: NodeId) -> None:
+        """A life begins."""
+        machine = self.machines[name]
+        machine.boot()
+        self.links.attach(name, machine)
+        self.brokers.attach(name, _Client(machine, machine.life, self._witness))
+
+    def crash(self, name: NodeId, *, silent: bool = False, amnesia: bool = False) -> None:
+        """A life ends: kill -9, or ``silent`` as when the power goes; ``amnesia`` takes what it had persisted."""
+        self.machines[name].crash(amnesia=amnesia)
+        self.links.detach(name, silent=silent)
+        self.brokers.detach(name)
+
+    def pause(self, name: NodeId) -> None:
+        """SIGSTOP."""
+        self.machines[name].pause()
+        self.links.watch(name)
+
+    # --- plans and requests ---------------------------------------------------------------------------------------
+
+    def hosts(self) -> list[NodeId]:
+        """Who holds blocks."""
+        return self.names[: self.settings.hosts]
+
+    def deploy(self) -> None:
+        """The operator splits the model evenly over the hosts and announces that as epoch 0."""
+        count, hosts = self.settings.blocks, self.hosts()
+        edges = [round(index * count / len(hosts)) for index in range(len(hosts) + 1)]
+        stages = tuple(PlanStage(host, edges[index], edges[index + 1] - 1) for index, host in enumerate(hosts))
+        plan = Plan(TOY, Epoch(0), GENESIS_PARENT, MODEL, self.settings.context_tokens, stages)
+        self._announced += 1
+        effect = self.said(self._operator, PlanAnnounced(encode_plan(plan)), self._announced, 0)
+        self._witness.published(node_id_of(self._operator.public_key), effect)
+        self.brokers.publish(None, effect)
+
+    def said(self, key: Sealer, message: ControlMessage, sequence: int, ago_ms: int) -> Broadcast:
+        """What the owner of ``key`` says, sealed ``ago_ms`` ago; it is not published by this."""
+        sender = node_id_of(key.public_key)
+        wall_ms = WALL_MS + int(self.agenda.now * 1000) - ago_ms
+        ttl_ms = TTL_MS_MAX if isinstance(message, PlanAnnounced) else 1000
+        wire = seal(key, CLUSTER, sender, Incarnation(1), Sequence(sequence), ttl_ms, wall_ms, message)
+        return Broadcast(topic_for(CLUSTER, sender, message), wire, retain=True, at_least_once=True, expiry_s=300)
+
+    def ask(self, ingress: NodeId, request: GenerationRequest) -> None:
+        """A client asks ``ingress``; a machine that is down or hangs does not answer it."""
+        machine = self.machines[ingress]
+        if machine.alive and not machine.paused:
+            self._witness.asked(machine, request)
+            machine.post(RequestArrived(request))
+
+    def cancel(self, ingress: NodeId, session: SessionId) -> None:
+        """The client goes away."""
+        self.machines[ingress].post(CancelRequested(session))
+
+    # --- time -----------------------------------------------------------------------------------------------------
+
+    def run(self, seconds: float) -> None:
+        """Let ``seconds`` pass."""
+        self.agenda.run_to(self.agenda.now + seconds)

@@ -1,0 +1,95 @@
+from array import array
+
+import pytest
+
+from shoal_agent.core.effects import CallService, OpenStage, RunStage
+from shoal_agent.core.events import ServiceFailed, StageFailed, StageFinished
+from shoal_agent.core.facts import CallId, StageSpan
+from shoal_agent.sim.devices import Device
+from shoal_agent.sim.toy import MODEL, NAMES, toy_blocks, toy_facts
+from shoal_agent.sim.world import TOY
+from shoal_protocol.ids import Epoch, SessionId
+
+SESSION = SessionId(bytes(16))
+WHOLE = StageSpan(TOY, Epoch(0), MODEL, 0, 7)
+FRONT = StageSpan(TOY, Epoch(0), MODEL, 0, 3)
+
+
+def opened(span=WHOLE, speed=1.0):
+    device = Device(toy_facts(), speed)
+    device.loaded.append(span)
+    device.open(OpenStage(SESSION, 0, span, 16))
+    return device
+
+
+def run_of(*tokens, position=0, want_logits=True):
+    return RunStage(SESSION, 0, position, len(tokens), array("q", tokens).tobytes(), want_logits)
+
+
+def finish(device, effect):
+    device.begin(effect)
+    return device.finish(effect, 0.1)
+
+
+def test_a_head_yields_the_last_position():
+    device, memory = opened(), {}
+    done = finish(device, run_of(5, 6))
+    expected = [toy_blocks(token, 0, 7, memory) for token in (5, 6)]
+    assert isinstance(done, StageFinished)
+    assert array("q", device.take(done.output)).tolist() == expected[-1:]
+
+
+def test_a_stage_in_front_yields_every_position():
+    done = finish(device := opened(FRONT), run_of(5, 6, want_logits=False))
+    assert len(array("q", device.take(done.output))) == 2
+
+
+def test_a_head_without_logits_yields_nothing():
+    assert finish(opened(), run_of(5, want_logits=False)).output is None
+
+
+def test_a_run_of_a_closed_session_was_terminated():
+    device = opened()
+    device.begin(run_of(5))
+    device.close((SESSION, 0))
+    assert isinstance(device.finish(run_of(5), 0.1), StageFailed)
+    assert device.leftovers() == []
+
+
+def test_a_slower_device_takes_longer_and_more_blocks_too():
+    fast, slow = opened(), opened(speed=0.1)
+    assert slow.run_s(run_of(5)) == pytest.approx(10 * fast.run_s(run_of(5)))
+    assert opened(FRONT).run_s(run_of(5)) == pytest.approx(fast.run_s(run_of(5)) / 2)
+    assert slow.load_s(WHOLE) > fast.load_s(WHOLE)
+
+
+def test_prefill_is_priced_by_the_token():
+    device = opened()
+    assert device.run_s(run_of(*range(100))) == pytest.approx(device.run_s(run_of(*range(50))) * 2)
+
+
+def test_it_finds_a_contract_broken():
+    device = opened()
+    with pytest.raises(AssertionError, match="once per stage"):
+        device.open(OpenStage(SESSION, 0, WHOLE, 16))
+    with pytest.raises(AssertionError, match="loaded blocks"):
+        device.open(OpenStage(SESSION, 1, FRONT, 16))
+    device.begin(run_of(5))
+    with pytest.raises(AssertionError, match="one run"):
+        device.begin(run_of(6, position=1))
+    with pytest.raises(AssertionError, match="was open"):
+        device.close((SESSION, 1))
+
+
+def test_a_tensor_is_taken_once():
+    device = opened()
+    handle = device.put(b"x")
+    assert device.leftovers() == ["1 tensors", "1 stages"]
+    assert device.take(handle) == b"x"
+    with pytest.raises(KeyError):
+        device.take(handle)
+
+
+def test_a_refused_call_is_answered():
+    effect = CallService(CallId(1), NAMES[0], "nonsense", b"", None)
+    assert isinstance(opened().call(effect), ServiceFailed)

@@ -1,0 +1,94 @@
+"""Whole runs: nothing may be violated in any of them, and each must be the same wherever it is run."""
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+
+import pytest
+
+from shoal_agent.sim import play as playing
+from shoal_agent.sim.play import play
+from shoal_agent.sim.scenarios import SCENARIOS
+
+SEEDS_CI = 4
+SEEDS_LONG = 400
+RUN_S_MAX = 60
+
+
+def failures(scenario, seeds):
+    """The violations of many runs, with what replays each; worlds of 3 to 7 nodes."""
+    outcomes = [play(scenario, seed, 3 + seed % 5) for seed in seeds]
+    return [f"{outcome.replay}: {outcome.violations[0]}" for outcome in outcomes if outcome.violations]
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_nothing_is_violated(scenario):
+    found = failures(scenario, range(SEEDS_CI))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.long
+def test_nothing_is_violated_in_many_worlds():
+    chunks = [
+        (name, range(first, first + 25)) for name in SCENARIOS for first in range(SEEDS_CI, SEEDS_CI + SEEDS_LONG, 25)
+    ]
+    with ProcessPoolExecutor() as pool:
+        found = [failure for part in pool.map(failures, *zip(*chunks, strict=True)) for failure in part]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("scenario", ["mixed", "liar-lite"])
+def test_a_run_is_the_same_in_every_process(scenario):
+    code = f"from shoal_agent.sim.play import play; print(play({scenario!r}, 7, 5).trace)"
+    traces = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            timeout=RUN_S_MAX,
+            check=True,
+        ).stdout.strip()
+        for seed in ("1", "4242")
+    }
+    traces.add(play(scenario, 7, 5).trace)
+    assert len(traces) == 1
+
+
+def test_every_part_of_the_name_counts():
+    traces = {play(*name).trace for name in [("calm", 1, 3), ("calm", 2, 3), ("calm", 1, 4), ("lossy", 1, 3)]}
+    assert len(traces) == 4
+
+
+def test_an_outcome_says_what_was_run():
+    outcome = play("calm", 3, 4)
+    assert (outcome.scenario, outcome.seed, outcome.nodes) == ("calm", 3, 4)
+    assert outcome.replay == "shoal sim --scenario calm --seeds 3..3 --nodes 4"
+    assert outcome.violations == ()
+    assert outcome.requests > 0
+    assert outcome.messages > 100
+    assert outcome.message_bytes > outcome.messages
+    assert playing.STORM_S < outcome.seconds < 60.0
+
+
+def test_a_cluster_that_cannot_begin_is_a_violation(monkeypatch):
+    monkeypatch.setattr(playing.World, "deploy", lambda world: None)
+    outcome = play("calm", 1, 3)
+    assert [violation.oracle for violation in outcome.violations] == ["serves-again"]
+    assert "not deployed" in outcome.violations[0].detail
+
+
+def test_what_never_recovers_is_a_violation(monkeypatch):
+    monkeypatch.setitem(playing.LIVENESS, "drains", lambda world, judge: "never")
+    monkeypatch.setattr(playing, "CALM_S_MAX", 2.0)
+    outcome = play("calm", 1, 3)
+    assert ("drains", "never") in [(violation.oracle, violation.detail) for violation in outcome.violations]
+
+
+def test_a_broken_world_is_a_violation(monkeypatch):
+    def broken(world, _, __, ___):
+        raise playing.BrokenWorld("it raised")
+
+    monkeypatch.setattr(playing.workload, "begin", broken)
+    assert [violation.oracle for violation in play("calm", 1, 3).violations] == ["invariants"]
