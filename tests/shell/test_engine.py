@@ -1,5 +1,4 @@
 import asyncio
-import gc
 import weakref
 from dataclasses import dataclass, field, replace
 from threading import Event, current_thread
@@ -347,14 +346,17 @@ async def test_a_block_is_opened_once_and_closed_when_the_last_holder_lets_go(ho
     await host.load(whole)
     await host.load(again)
     assert gate.passed == [0, 1, 2, 3, 4, 5]
-    sessions = [weakref.ref(shared.block.session) for shared in host.engine._open.values()]
+    closed_in = []
+    sessions = [
+        weakref.ref(shared.block.session, lambda _: closed_in.append(current_thread().name))
+        for shared in host.engine._open.values()
+    ]
     host.engine.unload(whole)
     await_all(host.engine._loader)
-    assert None not in [session() for session in sessions]
+    assert (len(sessions), closed_in) == (6, [])
     host.engine.unload(again)
     await_all(host.engine._loader)
-    gc.collect()
-    assert [session() for session in sessions] == [None] * 6
+    assert closed_in == ["loader-0"] * 6
     await host.load(whole)
     assert gate.passed == [0, 1, 2, 3, 4, 5] * 2
 

@@ -22,6 +22,7 @@ from typing import Final
 from shoal_agent.core.effects import RunStage
 from shoal_agent.core.events import BlocksFailed, BlocksLoaded, StageFailed, StageFinished
 from shoal_agent.core.facts import StageSpan
+from shoal_agent.shell import heap
 from shoal_agent.shell.lanes import Lanes
 from shoal_agent.shell.ort import Cancel, EngineError, open_block
 from shoal_agent.shell.ports import Array, Post, TensorTable
@@ -102,6 +103,7 @@ class Engine:
         self._store = store
         self._tensors = tensors
         self._post = post
+        heap.keep_together()
         self._lanes = Lanes("lane", lanes)
         self._loader = Lanes("loader", 1)
         self._open: dict[BlockKey, _Shared] = {}
@@ -125,8 +127,7 @@ class Engine:
             return
         held.abandoned = True
         if held.blocks:
-            self._release(span, held.blocks)
-            held.blocks = ()
+            self._release(span, held)
 
     def _load(self, span: StageSpan, wanted: _Span) -> _Opened:
         """In the loader."""
@@ -135,6 +136,7 @@ class Engine:
             manifest = self._store.find(span.model)
             self._hold(manifest, span, wanted, held)
             _warm_up(held, manifest.dimensions.vocabulary)
+            heap.use_huge_pages()
         except _NOT_OURS as fault:
             self._give_back(span, held)
             return _Opened((), 0, str(fault) or type(fault).__name__)
@@ -165,11 +167,18 @@ class Engine:
             if self._open[key].holders == 0:
                 del self._open[key]
 
+    def _close(self, span: StageSpan, held: _Span) -> None:
+        """In the loader: ``span`` lets go, and what nobody else holds closes here."""
+        self._give_back(span, held.blocks)
+        held.blocks = ()
+        heap.trim()
+
     def _loaded(self, span: StageSpan, wanted: _Span, opened: _Opened) -> None:
         """On the loop: answer."""
         reason = opened.reason
         if not reason and wanted.abandoned:
-            self._release(span, opened.blocks)
+            wanted.blocks = opened.blocks
+            self._release(span, wanted)
             reason = "unloaded when it had just been loaded"
         elif reason and not wanted.abandoned:
             del self._spans[span]
@@ -263,12 +272,12 @@ class Engine:
         else:
             self._lanes.submit(session.free, _nothing)
 
-    def _release(self, span: StageSpan, blocks: tuple[OpenBlock, ...]) -> None:
+    def _release(self, span: StageSpan, held: _Span) -> None:
         """Closing blocks takes milliseconds: in the loader, while there is one."""
         if self._shut:
-            self._give_back(span, blocks)
+            self._close(span, held)
         else:
-            self._loader.submit(partial(self._give_back, span, blocks), _nothing)
+            self._loader.submit(partial(self._close, span, held), _nothing)
 
 
 def _keys(span: StageSpan) -> list[BlockKey]:
