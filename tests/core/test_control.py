@@ -274,7 +274,7 @@ def test_a_host_without_the_memory_says_so_to_everybody():
     world.run(1.0)
     (stage,) = [stage for stage in one.deployment().stages if stage.stage.node == two.name]
     assert stage.phase is DeploymentPhase.FAILED
-    assert stage.detail == f"blocks 4-7 need {4 * 1300 + 4 * 64 * 512} bytes, 5000 are offered"
+    assert stage.detail == f"blocks 4-7 need {4 * 1000 + 4 * 64 * 512} bytes, 5000 are offered"
     assert not two.asked(LoadBlocks)
 
 

@@ -5,7 +5,6 @@ import pytest
 from shoal_agent.core.facts import StageSpan
 from shoal_agent.core.plan import (
     GENESIS_PARENT,
-    PREPACK_FACTOR_PERMILLE,
     faults_for_host,
     faults_of,
     kv_bytes_per_token,
@@ -23,7 +22,7 @@ HOST, OTHER = node_of(AGENT), node_of(WITNESS)
 FACTS = toy_facts(blocks=8, context=512, kv=64)
 PLAN = Plan(DeploymentId("toy"), Epoch(0), GENESIS_PARENT, MODEL, 512, (PlanStage(HOST, 0, 4), PlanStage(OTHER, 5, 7)))
 MODELS = {MODEL: FACTS}
-NEEDED = 5 * 1000 * PREPACK_FACTOR_PERMILLE // 1000 + 5 * 64 * 512
+NEEDED = 5 * 1000 + 5 * 64 * 512
 """Blocks 0-4 open, and the KV of one session of the longest kind."""
 
 
@@ -34,7 +33,8 @@ def test_stages_and_spans():
 
 def test_sizes_count_both_ends():
     span = span_of(PLAN, 0)
-    assert resident_bytes(FACTS, span) == 6500
+    assert resident_bytes(FACTS, span) == 5000
+    assert resident_bytes(replace(FACTS, shared_bytes=7), span) == 5007
     assert kv_bytes_per_token(FACTS, span) == 320
 
 

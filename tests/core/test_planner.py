@@ -26,10 +26,10 @@ MB = 1_000_000
 GMAC = 1_000_000_000
 A, B, C = (NodeId(letter * 32) for letter in "abc")
 BLOCK = BlockFacts(
-    shard_bytes=10 * MB, kv_bytes_per_token=1000, decode_us=300, prefill_us=8000, boundary_bytes_per_token=2304
+    resident_bytes=13 * MB, kv_bytes_per_token=1000, decode_us=300, prefill_us=8000, boundary_bytes_per_token=2304
 )
 HEAD = BlockFacts(
-    shard_bytes=30 * MB, kv_bytes_per_token=0, decode_us=1500, prefill_us=1500, boundary_bytes_per_token=0
+    resident_bytes=39 * MB, kv_bytes_per_token=0, decode_us=1500, prefill_us=1500, boundary_bytes_per_token=0
 )
 NO_LINK_COST = Links(Link(rtt_us=0, bytes_per_s=10**15))
 
@@ -98,6 +98,13 @@ def node(index):
 )
 def test_small_clusters(candidates, rest, expected):
     assert shape(split_model(problem(candidates, **rest))) == expected
+
+
+def test_what_blocks_share_is_kept_by_every_host_once():
+    candidates = [Candidate(A, 10 * GMAC, 33 * MB), Candidate(B, 10 * GMAC, 33 * MB)]
+    split = split_model(problem(candidates, shared_bytes=5 * MB))
+    assert [stage.memory_bytes for stage in split.stages] == [2 * (13 * MB + MB) + 5 * MB] * 2
+    assert isinstance(split_model(problem(candidates, shared_bytes=5 * MB + 1)), Infeasible)
 
 
 def test_slow_links_are_avoided():

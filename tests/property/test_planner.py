@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal_agent.core.facts import BlockFacts
-from shoal_agent.core.plan import PREPACK_FACTOR_PERMILLE
 from shoal_agent.core.planner import (
     Candidate,
     Infeasible,
@@ -24,7 +23,7 @@ NODES = tuple(NodeId(letter * 32) for letter in "abcd")
 
 blocks = st.builds(
     BlockFacts,
-    shard_bytes=st.integers(0, 100),
+    resident_bytes=st.integers(0, 100),
     kv_bytes_per_token=st.integers(0, 3),
     decode_us=st.integers(0, 50),
     prefill_us=st.integers(0, 500),
@@ -53,6 +52,7 @@ def problems(draw):
         stages_min=stages_min,
         stages_max=draw(st.integers(stages_min, 4)),
         ingress=draw(st.none() | st.sampled_from(NODES)),
+        shared_bytes=draw(st.integers(0, 100)),
     )
 
 
@@ -76,7 +76,7 @@ def legs_ns(problem, hosts, cuts):
     for host, (start, end) in zip(hosts, pairwise(cuts), strict=True):
         part = problem.blocks[start:end]
         kv = sum(b.kv_bytes_per_token for b in part) * load.context_tokens_max * load.sessions
-        if sum(b.shard_bytes for b in part) * PREPACK_FACTOR_PERMILLE // 1000 + kv > host.memory_bytes:
+        if problem.shared_bytes + sum(b.resident_bytes for b in part) + kv > host.memory_bytes:
             return None
         legs.append(crossing_ns(problem, sender, host.node, load.answer_tokens + 1, size * tokens))
         work_us = sum(b.decode_us * load.answer_tokens + b.prefill_us * load.prompt_tokens // 128 for b in part)
@@ -147,5 +147,6 @@ def test_the_order_in_which_nodes_were_heard_does_not_matter(problem, random):
         problem.stages_min,
         problem.stages_max,
         problem.ingress,
+        problem.shared_bytes,
     )
     assert split_model(again) == split_model(problem)

@@ -20,9 +20,10 @@ CallId = NewType("CallId", int)
 
 @dataclass(frozen=True, slots=True)
 class BlockFacts:
-    """One block of a package: its weight, its KV per token and its measured time on the machine that imported it."""
+    """One block of a package: its memory, its KV per token and its measured time on the machine that imported it."""
 
-    shard_bytes: int
+    resident_bytes: int
+    """Memory it takes once it is open, ``ModelFacts.shared_bytes`` apart."""
     kv_bytes_per_token: int
     decode_us: int
     """One token, on a device of ``ModelFacts.reference_macs_per_s``."""
@@ -41,6 +42,8 @@ class ModelFacts:
     blocks: tuple[BlockFacts, ...]
     reference_macs_per_s: int
     context_tokens_max: int
+    shared_bytes: int = 0
+    """What the blocks of one host share: it takes this much once, however many of them it holds."""
 
 
 class FinishReason(StrEnum):

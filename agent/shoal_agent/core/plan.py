@@ -16,9 +16,6 @@ from shoal_protocol.roster import Role, TrustedRoster
 GENESIS_PARENT: Final = Digest(bytes(DIGEST_BYTES))
 """What stands where a first plan has no parent."""
 
-PREPACK_FACTOR_PERMILLE: Final = 1300
-"""Resident per shard byte, in permille: ONNX Runtime repacks weights while it opens a block (measured 1.05-1.3)."""
-
 
 def stage_of(plan: Plan, node: NodeId) -> int | None:
     """Which stage ``node`` holds."""
@@ -34,7 +31,7 @@ def span_of(plan: Plan, stage: int) -> StageSpan:
 def resident_bytes(facts: ModelFacts, span: StageSpan) -> int:
     """Memory the blocks of ``span`` take once they are open."""
     blocks = facts.blocks[span.first_block : span.last_block + 1]
-    return sum(block.shard_bytes for block in blocks) * PREPACK_FACTOR_PERMILLE // 1000
+    return facts.shared_bytes + sum(block.resident_bytes for block in blocks)
 
 
 def kv_bytes_per_token(facts: ModelFacts, span: StageSpan) -> int:

@@ -38,7 +38,7 @@ from operator import add
 from typing import Final
 
 from shoal_agent.core.facts import BlockFacts
-from shoal_agent.core.plan import GENESIS_PARENT, PREPACK_FACTOR_PERMILLE
+from shoal_agent.core.plan import GENESIS_PARENT
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId
 from shoal_protocol.messages import Plan, PlanStage
 
@@ -120,6 +120,7 @@ class SplitProblem:
     stages_min: int = 1
     stages_max: int = CANDIDATES_EXACT_MAX
     ingress: NodeId | None = None
+    shared_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,13 +220,13 @@ class _Memory:
 
     def __init__(self, problem: SplitProblem) -> None:
         self._tokens = problem.workload.context_tokens_max * problem.workload.sessions
-        self._shards = [0, *accumulate(b.shard_bytes for b in problem.blocks)]
+        self._shared = problem.shared_bytes
+        self._weights = [0, *accumulate(b.resident_bytes for b in problem.blocks)]
         self._kv_per_token = [0, *accumulate(b.kv_bytes_per_token for b in problem.blocks)]
 
     def needed(self, start: int, end: int) -> int:
         """Bytes of blocks ``start..end-1``."""
-        weights = (self._shards[end] - self._shards[start]) * PREPACK_FACTOR_PERMILLE // 1000
-        return weights + self.kv(start, end)
+        return self._shared + self._weights[end] - self._weights[start] + self.kv(start, end)
 
     def kv(self, start: int, end: int) -> int:
         """The share of KV in it."""
@@ -379,8 +380,7 @@ def _too_large(problem: SplitProblem) -> str:
     return (
         f"no {problem.stages_min} to {problem.stages_max} stages of {blocks} blocks fit: the model takes "
         f"{memory.needed(0, blocks)} bytes ({memory.kv(0, blocks)} of them KV for {load.sessions} x "
-        f"{load.context_tokens_max} tokens), "
-        f"{len(problem.candidates)} nodes offer {offered}"
+        f"{load.context_tokens_max} tokens), {len(problem.candidates)} nodes offer {offered}"
     )
 
 

@@ -233,6 +233,7 @@ class Founding:
             objective=wish.objective,
             stages_min=wish.stages or 1,
             stages_max=wish.stages or STAGES_MAX,
+            shared_bytes=facts.shared_bytes,
         )
         genesis = plan_genesis(problem, self._deployment, facts.model)
         if isinstance(genesis, Infeasible):
