@@ -11,7 +11,7 @@ from shoal_agent.sim import play as playing
 from shoal_agent.sim.play import play
 from shoal_agent.sim.scenarios import SCENARIOS
 
-SEEDS_CI = 4
+SEEDS_CI = 16
 SEEDS_LONG = 400
 RUN_S_MAX = 60
 
