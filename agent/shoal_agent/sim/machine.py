@@ -11,7 +11,7 @@ After every event the node's own invariants are checked; whatever ``handle`` rai
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
-from typing import Final, Protocol
+from typing import Final, Protocol, assert_never
 
 from shoal_agent.core.control import CoreConfig, Identity
 from shoal_agent.core.effects import (
@@ -274,6 +274,8 @@ class Machine:
             case Accept() | Emit() | Finish() | Reject() | Count() | Note() | Stop():
                 # What a client is told and what is counted is the oracles' to judge.
                 return
+            case _:
+                assert_never(effect)
 
     def _loaded(self, effect: LoadBlocks) -> None:
         self.device.loaded.append(effect.span)
