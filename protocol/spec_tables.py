@@ -18,7 +18,7 @@ from shoal_protocol.codec import HEADERS, KIND_OF, MESSAGES
 from shoal_protocol.envelope import ROLES, SealedStatement, Statement, payload_type
 from shoal_protocol.fields import field_coders
 from shoal_protocol.frames import PAYLOAD_KINDS, UNMETERED
-from shoal_protocol.headers import CloseReason, RefusalCode, Sampling
+from shoal_protocol.headers import CloseReason, RefusalCode, Sampling, ServiceFault
 from shoal_protocol.roster import Member, Role, RootSignature, Roster, SignedRoster
 from shoal_protocol.tensors import Dtype
 from shoal_protocol.topics import TREE
@@ -32,6 +32,7 @@ ENUMS: Final[tuple[type[IntEnum], ...]] = (
     Dtype,
     RefusalCode,
     CloseReason,
+    ServiceFault,
 )
 
 

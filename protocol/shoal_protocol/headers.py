@@ -28,6 +28,18 @@ class RefusalCode(IntEnum):
     TOO_MANY_SESSIONS = 8
 
 
+class ServiceFault(IntEnum):
+    """Why a light service gave no answer.
+
+    REFUSED: the request is wrong, and would be refused again. BUSY: the same call may be answered later.
+    FAILED: the service is at fault.
+    """
+
+    REFUSED = 1
+    BUSY = 2
+    FAILED = 3
+
+
 class CloseReason(IntEnum):
     """Why the ingress lets a session go."""
 
@@ -174,10 +186,11 @@ class ServiceCall:
 
 @dataclass(frozen=True, slots=True)
 class ServiceResult:
-    """Answer to ``call``: payload is the result, or empty and ``error`` says why not."""
+    """Answer to ``call``: payload is the result, or empty and ``error`` says why not, in words; ``fault``, in kind."""
 
     call: int
     error: str
+    fault: ServiceFault | None
 
 
 Header = (

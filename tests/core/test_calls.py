@@ -1,3 +1,5 @@
+import pytest
+
 from shoal_agent.core.calls import Calls
 from shoal_agent.core.effects import CallService, SendFrame
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
@@ -5,7 +7,7 @@ from shoal_agent.core.facts import CallId
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.services import Method
 from shoal_protocol.codec import encode_header
-from shoal_protocol.headers import ServiceCall, ServiceResult
+from shoal_protocol.headers import ServiceCall, ServiceFault, ServiceResult
 from shoal_protocol.ids import NodeId
 from shoal_protocol.limits import REASON_CHARS_MAX, SERVICE_CALLS_MAX
 
@@ -45,8 +47,8 @@ def test_a_call_abroad_is_a_frame_and_its_answer_an_event():
     calls = Calls(HERE)
     call, out = called(calls, THERE)
     assert out.effects == [SendFrame(THERE, ServiceCall(call, "tokenizer:0", "encode", 1000), b"text")]
-    assert calls.result(THERE, ServiceResult(call, ""), b"answer") == ServiceReturned(call, b"answer")
-    assert calls.result(THERE, ServiceResult(call, ""), b"again") is None
+    assert calls.result(THERE, ServiceResult(call, "", None), b"answer") == ServiceReturned(call, b"answer")
+    assert calls.result(THERE, ServiceResult(call, "", None), b"again") is None
 
 
 def test_the_names_that_travel_are_plain_strings():
@@ -57,24 +59,25 @@ def test_the_names_that_travel_are_plain_strings():
     assert type(effect.header.method) is str
 
 
-def test_a_failure_abroad_is_a_failure():
+@pytest.mark.parametrize("fault", ServiceFault)
+def test_a_failure_abroad_is_a_failure_of_the_same_kind(fault):
     calls = Calls(HERE)
     call, _ = called(calls, THERE)
-    assert calls.result(THERE, ServiceResult(call, "no such session"), None) == ServiceFailed(call, "no such session")
+    assert calls.result(THERE, ServiceResult(call, "no", fault), b"ignored") == ServiceFailed(call, "no", fault)
 
 
 def test_an_empty_answer_is_empty_bytes():
     calls = Calls(HERE)
     call, _ = called(calls, THERE)
-    assert calls.result(THERE, ServiceResult(call, ""), None) == ServiceReturned(call, b"")
+    assert calls.result(THERE, ServiceResult(call, "", None), None) == ServiceReturned(call, b"")
 
 
 def test_only_the_one_that_was_asked_may_answer():
     calls = Calls(HERE)
     call, _ = called(calls, THERE)
-    assert calls.result(ELSEWHERE, ServiceResult(call, ""), b"false") is None
-    assert calls.result(THERE, ServiceResult(call + 1, ""), b"nothing") is None
-    assert calls.result(THERE, ServiceResult(call, ""), b"true") == ServiceReturned(call, b"true")
+    assert calls.result(ELSEWHERE, ServiceResult(call, "", None), b"false") is None
+    assert calls.result(THERE, ServiceResult(call + 1, "", None), b"nothing") is None
+    assert calls.result(THERE, ServiceResult(call, "", None), b"true") == ServiceReturned(call, b"true")
 
 
 def test_an_answer_nobody_waits_for_is_dropped():
@@ -82,14 +85,16 @@ def test_an_answer_nobody_waits_for_is_dropped():
     call, _ = called(calls, THERE)
     calls.forget(call)
     calls.forget(call)
-    assert calls.result(THERE, ServiceResult(call, ""), b"late") is None
+    assert calls.result(THERE, ServiceResult(call, "", None), b"late") is None
 
 
 def test_a_peers_call_is_answered_to_that_peer_under_its_own_number():
     calls = Calls(HERE)
     effect = served(calls)
     assert (effect.service, effect.method, effect.request) == ("tokenizer:0", "encode", b"text")
-    assert answer_to(calls, ServiceReturned(effect.call, b"ids")) == [SendFrame(THERE, ServiceResult(17, ""), b"ids")]
+    assert answer_to(calls, ServiceReturned(effect.call, b"ids")) == [
+        SendFrame(THERE, ServiceResult(17, "", None), b"ids")
+    ]
     assert answer_to(calls, ServiceReturned(effect.call, b"ids")) == []
 
 
@@ -100,12 +105,19 @@ def test_two_peers_may_use_the_same_number():
     assert answer_to(calls, ServiceReturned(one.call, b"1"))[0].peer == THERE
 
 
+@pytest.mark.parametrize("fault", ServiceFault)
+def test_a_failure_here_is_told_in_words_and_in_kind(fault):
+    calls = Calls(HERE)
+    (frame,) = answer_to(calls, ServiceFailed(served(calls).call, "no", fault))
+    assert frame == SendFrame(THERE, ServiceResult(17, "no", fault), None)
+
+
 def test_the_words_of_a_failure_are_cut_to_one_line_and_never_empty():
     calls = Calls(HERE)
     long, empty = served(calls), served(calls)
-    (frame,) = answer_to(calls, ServiceFailed(long.call, "\U0001f41f" * 5000))
-    assert frame.header == ServiceResult(17, "\U0001f41f" * REASON_CHARS_MAX)
-    (frame,) = answer_to(calls, ServiceFailed(empty.call, ""))
+    (frame,) = answer_to(calls, ServiceFailed(long.call, "\U0001f41f" * 5000, ServiceFault.FAILED))
+    assert frame.header == ServiceResult(17, "\U0001f41f" * REASON_CHARS_MAX, ServiceFault.FAILED)
+    (frame,) = answer_to(calls, ServiceFailed(empty.call, "", ServiceFault.FAILED))
     assert frame.header.error
 
 
@@ -115,7 +127,8 @@ def test_more_calls_than_the_bound_are_refused_until_one_is_done():
     out = Outbox(HERE)
     calls.serve(THERE, ASK, b"", out)
     (refusal,) = out.effects
-    assert refusal == SendFrame(THERE, ServiceResult(17, f"{SERVICE_CALLS_MAX} calls are under way"), None)
+    busy = ServiceResult(17, f"{SERVICE_CALLS_MAX} calls are under way", ServiceFault.BUSY)
+    assert refusal == SendFrame(THERE, busy, None)
     answer_to(calls, ServiceReturned(effects[0].call, b""))
     assert isinstance(served(calls), CallService)
 
@@ -127,7 +140,7 @@ def test_a_lost_link_gives_up_what_was_on_it_in_both_directions():
     theirs, others = served(calls, THERE), served(calls, ELSEWHERE)
     assert calls.peer_lost(THERE) == [lost]
     assert calls.peer_lost(THERE) == []
-    assert calls.result(THERE, ServiceResult(lost, ""), b"late") is None
-    assert calls.result(ELSEWHERE, ServiceResult(kept, ""), b"fine") == ServiceReturned(kept, b"fine")
+    assert calls.result(THERE, ServiceResult(lost, "", None), b"late") is None
+    assert calls.result(ELSEWHERE, ServiceResult(kept, "", None), b"fine") == ServiceReturned(kept, b"fine")
     assert answer_to(calls, ServiceReturned(theirs.call, b"")) == []
     assert len(answer_to(calls, ServiceReturned(others.call, b""))) == 1

@@ -11,6 +11,7 @@ from shoal_protocol.headers import (
     Activation,
     OpenSession,
     RefusalCode,
+    ServiceFault,
     SessionOpened,
     SessionRefused,
     Token,
@@ -223,6 +224,37 @@ def test_a_deployment_is_not_served_before_all_its_hosts_are_ready():
 def test_a_bad_prompt_is_the_clients(world, prompt):
     refusal = world.ended(world.names[0], world.ask(world.names[0], prompt))
     assert (refusal.code, refusal.retry_after_s) == (RejectCode.BAD_PROMPT, None)
+
+
+@pytest.mark.parametrize("bare", [False, True], ids=["services here", "services abroad"])
+@pytest.mark.parametrize("method", ["render", "encode"])
+@pytest.mark.parametrize(
+    ("fault", "code", "retry_after_s"),
+    [
+        (ServiceFault.REFUSED, RejectCode.BAD_PROMPT, None),
+        (ServiceFault.BUSY, RejectCode.OVERLOADED, RETRY_AFTER_S),
+        (ServiceFault.FAILED, RejectCode.INTERNAL, None),
+    ],
+)
+def test_only_what_a_service_refuses_is_the_clients_fault(fault, code, retry_after_s, method, bare):
+    world = World(3)
+    ingress, *hosts = world.names
+    world.start(without_services=(ingress,) if bare else ())
+    world.deploy(hosts)
+    for cell in world.cells.values():
+        cell.faults[method] = fault
+    rejection = world.ended(ingress, world.ask(ingress, CHAT))
+    assert (rejection.code, rejection.retry_after_s) == (code, retry_after_s)
+    assert rejection.detail == f"{method}: {fault.name}"
+    world.check_idle()
+
+
+@pytest.mark.parametrize(("asked", "busy"), [(2, 2), (2, 1), (0, 0)], ids=["detokenizer", "sampler", "both"])
+def test_a_service_that_has_no_room_for_the_session_may_have_it_later(world, asked, busy):
+    world.cells[world.names[busy]].faults["open"] = ServiceFault.BUSY
+    rejection = world.ended(world.names[asked], world.ask(world.names[asked]))
+    assert (rejection.code, rejection.retry_after_s) == (RejectCode.OVERLOADED, RETRY_AFTER_S)
+    assert rejection.detail.endswith("open: BUSY")
 
 
 def test_without_a_tokenizer_anywhere_nothing_begins():

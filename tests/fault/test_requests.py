@@ -150,9 +150,9 @@ def test_a_service_abroad_that_answers_nonsense_is_counted_and_costs_one_request
     world.hold("encode")
     session = world.ask(bare, TextPrompt("hello"))
     (frame,) = [frame for frame in world.cells[bare].asked(SendFrame) if isinstance(frame.header, ServiceCall)]
-    world.inject(bare, bare, ServiceResult(frame.header.call, ""), b"not from the one that was asked")
+    world.inject(bare, bare, ServiceResult(frame.header.call, "", None), b"not from the one that was asked")
     assert world.cells[bare].ending(session) is None
-    world.inject(frame.peer, bare, ServiceResult(frame.header.call, ""), b"\xc1")
+    world.inject(frame.peer, bare, ServiceResult(frame.header.call, "", None), b"\xc1")
     assert world.cells[bare].ending(session).code is RejectCode.INTERNAL
     assert world.cells[bare].counts["service_answers_rejected", "malformed"] == 1
     world.check_idle()

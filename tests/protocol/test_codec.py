@@ -117,7 +117,7 @@ def test_too_large_is_refused_unread():
 
 def test_our_own_text_beyond_its_bound_is_our_mistake():
     with pytest.raises(LocalProtocolError):
-        encode_header(ServiceResult(1, "x" * 2000))
+        encode_header(ServiceResult(1, "x" * 2000, None))
 
 
 def stages(*spans):

@@ -209,7 +209,7 @@ def test_our_own_frame_that_nobody_would_take_is_our_mistake(header, payload):
 
 def test_the_largest_payload_passes():
     payload = memoryview(bytes(PAYLOAD_BYTES_MAX))
-    head, same = encode_frame(ServiceResult(1, ""), payload)
+    head, same = encode_frame(ServiceResult(1, "", None), payload)
     assert same is payload
     reader = FrameReader()
     assert reader.feed(head) == []

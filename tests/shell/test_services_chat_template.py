@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from shoal_agent.core.services import MARKER_BREAK, ChatMessage, EncodeRequest, RenderRequest
 from shoal_agent.shell.services.chat_template import ChatTemplate
-from shoal_agent.shell.services.sessions import ServiceError
+from shoal_agent.shell.services.sessions import ServiceBusyError, ServiceError
 from shoal_agent.shell.services.tokenizer import Tokenizer
 from shoal_protocol.limits import CHAT_MESSAGES_MAX, CHAT_TEMPLATE_BYTES_MAX
 from tests.support.texts import MARKERS, TEMPLATE, tokenizer_json, vocabulary
@@ -120,7 +120,7 @@ def test_what_a_template_writes_is_bounded():
 
 def test_a_template_that_takes_too_long_is_stopped(monkeypatch):
     monkeypatch.setattr("shoal_agent.shell.services.chat_template.SERVICE_CALL_S_MAX", 0.0)
-    with pytest.raises(ServiceError, match="took more than"):
+    with pytest.raises(ServiceBusyError, match="took more than"):
         template("{% for i in range(9999) %}x{% endfor %}").render(ask("hi"))
 
 

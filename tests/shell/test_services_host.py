@@ -11,7 +11,7 @@ from shoal_agent.core.facts import CallId, TensorHandle
 from shoal_agent.core.services import ServiceKind, pack, service_name, unpack
 from shoal_agent.shell.services import host as host_module
 from shoal_agent.shell.services.host import ServiceHost
-from shoal_protocol.headers import Sampling
+from shoal_protocol.headers import Sampling, ServiceFault
 from shoal_protocol.ids import SessionId
 from shoal_protocol.limits import SERVICE_SLOW_CALLS_MAX, SESSIONS_MAX
 from tests.support.texts import EOS, MODEL, TEMPLATE, assets, vocabulary
@@ -188,12 +188,12 @@ async def test_sessions_are_bounded(ready):
         request = services.OpenSamplerRequest(SessionId(number.to_bytes(16, "big")), (), GREEDY)
         ready.begin(NAMES[ServiceKind.SAMPLER], "open", request)
     assert [isinstance(event, ServiceFailed) for event in ready.events] == [False] * SESSIONS_MAX + [True]
+    assert ready.events[-1].fault is ServiceFault.BUSY
 
 
 @pytest.mark.parametrize(
     ("service", "method", "request_", "reason"),
     [
-        ("tokenizer:unknown", "encode", b"", "no service"),
         (NAMES[ServiceKind.TOKENIZER], "explode", b"", "no method"),
         (NAMES[ServiceKind.TOKENIZER], "sample", b"", "no method"),
         (NAMES[ServiceKind.TOKENIZER], "encode", b"\xc1", "cannot read the request"),
@@ -207,6 +207,12 @@ async def test_whatever_is_wrong_is_answered_not_raised(ready, service, method, 
     event = await ready.answer(ready.begin(service, method, request_))
     assert isinstance(event, ServiceFailed)
     assert reason in event.reason
+    assert event.fault is ServiceFault.REFUSED
+
+
+async def test_a_service_that_is_not_here_is_not_the_callers_fault(ready):
+    event = await ready.answer(ready.begin("tokenizer:unknown", "encode", b""))
+    assert event == ServiceFailed(event.call, "no service 'tokenizer:unknown' here", ServiceFault.FAILED)
 
 
 @pytest.mark.parametrize(
@@ -235,7 +241,9 @@ async def test_a_long_text_is_encoded_off_the_loop(ready):
 async def test_a_broken_package_fails_every_call_with_the_reason(caller):
     caller.host.add(assets(chat_template="{% if %}"))
     for _ in range(2):
-        assert "chat template is broken" in await caller.reason(ServiceKind.CHAT_TEMPLATE, "render", b"")
+        event = await caller.ask(ServiceKind.CHAT_TEMPLATE, "render", b"")
+        assert "chat template is broken" in event.reason
+        assert event.fault is ServiceFault.FAILED
     assert isinstance(await caller.ask(ServiceKind.TOKENIZER, "check", services.CheckRequest((1,))), ServiceReturned)
 
 
@@ -245,9 +253,10 @@ async def test_a_call_that_takes_too_long_is_answered_and_the_other_worker_goes_
     monkeypatch.setattr(host_module, "SERVICE_CALL_S_MAX", 0.05)
     monkeypatch.setattr(service, "_template", type("Stuck", (), {"generate": lambda *_: iter([str(gate.wait(5))])})())
     messages = (services.ChatMessage("user", "hi"),)
-    reason = await ready.reason(ServiceKind.CHAT_TEMPLATE, "render", services.RenderRequest(messages, True))
+    late = await ready.ask(ServiceKind.CHAT_TEMPLATE, "render", services.RenderRequest(messages, True))
     monkeypatch.setattr(host_module, "SERVICE_CALL_S_MAX", 5)
-    assert "took more than" in reason
+    assert "took more than" in late.reason
+    assert late.fault is ServiceFault.BUSY
     event = await ready.ask(ServiceKind.TOKENIZER, "encode", services.EncodeRequest("dog " * 5000, False))
     gate.set()
     assert isinstance(event, ServiceReturned)
@@ -263,7 +272,7 @@ async def test_calls_under_way_are_bounded(ready):
     for call in calls:
         await ready.answer(call)
     failed = [event for event in ready.events if isinstance(event, ServiceFailed)]
-    assert len(failed) == 3
+    assert [event.fault for event in failed] == [ServiceFault.BUSY] * 3
     assert "under way" in failed[0].reason
 
 
@@ -271,7 +280,7 @@ async def test_calls_that_wait_for_a_build_are_bounded(caller):
     caller.host.add(assets())
     name = NAMES[ServiceKind.TOKENIZER]
     calls = [caller.begin(name, "check", services.CheckRequest((1,))) for _ in range(SERVICE_SLOW_CALLS_MAX + 1)]
-    assert [event.call for event in caller.events] == [calls[-1]]
+    assert [(event.call, event.fault) for event in caller.events] == [(calls[-1], ServiceFault.BUSY)]
     await caller.answer(calls[0])
     assert len(caller.events) == len(calls)
 
@@ -279,5 +288,6 @@ async def test_calls_that_wait_for_a_build_are_bounded(caller):
 async def test_a_template_that_fails_like_a_program_is_answered(caller):
     caller.host.add(assets(chat_template=TEMPLATE + "{{ 1 // 0 }}"))
     messages = (services.ChatMessage("user", "hi"),)
-    reason = await caller.reason(ServiceKind.CHAT_TEMPLATE, "render", services.RenderRequest(messages, True))
-    assert "fails on these messages" in reason
+    event = await caller.ask(ServiceKind.CHAT_TEMPLATE, "render", services.RenderRequest(messages, True))
+    assert "fails on these messages" in event.reason
+    assert event.fault is ServiceFault.REFUSED

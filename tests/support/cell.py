@@ -45,6 +45,7 @@ from shoal_agent.core.node import Node
 from shoal_agent.core.timers import Routine
 from shoal_agent.core.view import DeploymentView
 from shoal_protocol.errors import RemoteProtocolError
+from shoal_protocol.headers import ServiceFault
 from shoal_protocol.ids import (
     NodeId,
     SessionId,
@@ -81,6 +82,8 @@ class Cell:
     """Not empty: blocks cannot be opened, for this reason."""
     slow: set[str] = field(default_factory=set)
     """Methods of light services that are not answered before ``release``."""
+    faults: dict[str, ServiceFault] = field(default_factory=dict)
+    """Methods of light services that fail, and how."""
     held: list[CallService | CloseService] = field(default_factory=list)
     """They, and what must not overtake them."""
     in_vain: bool = False
@@ -195,10 +198,14 @@ class Cell:
 
     def call(self, effect: CallService) -> None:
         logits = None if effect.tensor is None else array("q", self.tensors.pop(effect.tensor))[-1]
+        fault = self.faults.get(effect.method)
+        if fault is not None:
+            self.post(ServiceFailed(effect.call, f"{effect.method}: {fault.name}", fault))
+            return
         try:
             answer = self.services.serve(effect.service, effect.method, effect.request, logits)
         except (ValueError, RemoteProtocolError) as fault:
-            self.post(ServiceFailed(effect.call, str(fault)))
+            self.post(ServiceFailed(effect.call, str(fault), ServiceFault.REFUSED))
         else:
             self.post(ServiceReturned(effect.call, services.pack(answer)))
 

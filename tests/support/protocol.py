@@ -118,7 +118,7 @@ HEADERS: Final[tuple[headers.Header, ...]] = (
     headers.Probe(99),
     headers.ProbeAnswered(99),
     headers.ServiceCall(17, "tokenizer:0123456789abcdef", "encode", 1_000),
-    headers.ServiceResult(17, ""),
+    headers.ServiceResult(17, "", None),
 )
 PAYLOADS: Final[dict[type, bytes]] = {
     headers.OpenSession: bytes(range(8)) * 3,

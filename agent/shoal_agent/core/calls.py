@@ -10,7 +10,7 @@ from shoal_agent.core.effects import CallService
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import CallId
 from shoal_agent.core.outbox import Outbox, Payload
-from shoal_protocol.headers import ServiceCall, ServiceResult
+from shoal_protocol.headers import ServiceCall, ServiceFault, ServiceResult
 from shoal_protocol.ids import NodeId
 from shoal_protocol.limits import REASON_CHARS_MAX, SERVICE_CALLS_MAX
 
@@ -48,14 +48,15 @@ class Calls:
         if self._abroad.get(call) != peer:
             return None
         del self._abroad[call]
-        if header.error:
-            return ServiceFailed(call, header.error)
+        if header.fault is not None:
+            return ServiceFailed(call, header.error, header.fault)
         return ServiceReturned(call, payload if isinstance(payload, bytes) else b"")
 
     def serve(self, peer: NodeId, header: ServiceCall, payload: Payload, out: Outbox) -> None:
         """A peer calls a service of this node."""
         if len(self._served) >= SERVICE_CALLS_MAX:
-            out.send(peer, ServiceResult(header.call, f"{SERVICE_CALLS_MAX} calls are under way"))
+            busy = f"{SERVICE_CALLS_MAX} calls are under way"
+            out.send(peer, ServiceResult(header.call, busy, ServiceFault.BUSY))
             return
         call = self.fresh()
         self._served[call] = (peer, header.call)
@@ -69,9 +70,9 @@ class Calls:
             return
         peer, theirs = asked
         if isinstance(event, ServiceFailed):
-            out.send(peer, ServiceResult(theirs, event.reason[:REASON_CHARS_MAX] or "refused"))
+            out.send(peer, ServiceResult(theirs, event.reason[:REASON_CHARS_MAX] or "refused", event.fault))
         else:
-            out.send(peer, ServiceResult(theirs, ""), event.result)
+            out.send(peer, ServiceResult(theirs, "", None), event.result)
 
     def peer_lost(self, peer: NodeId) -> list[CallId]:
         """The calls that ``peer`` will not answer any more; its own calls are forgotten."""

@@ -8,7 +8,7 @@ they happened. Bytes a peer sent arrive either as ``EnvelopeReceived`` (still se
 from dataclasses import dataclass
 
 from shoal_agent.core.facts import CallId, GenerationRequest, ModelFacts, StageSpan, TensorHandle
-from shoal_protocol.headers import Header
+from shoal_protocol.headers import Header, ServiceFault
 from shoal_protocol.ids import NodeId, SessionId
 from shoal_protocol.messages import Capacity, Load
 
@@ -165,10 +165,11 @@ class ServiceReturned:
 
 @dataclass(frozen=True, slots=True)
 class ServiceFailed:
-    """A local light service refused the call; ``reason`` is fit to show to the caller."""
+    """A light service did not answer the call; ``reason`` is fit to show to the caller."""
 
     call: CallId
     reason: str
+    fault: ServiceFault
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,7 @@ from shoal_protocol.headers import (
     CloseSession,
     OpenSession,
     RefusalCode,
+    ServiceFault,
     SessionOpened,
     SessionRefused,
     Token,
@@ -337,7 +338,8 @@ class Host:
         if hosted is None:
             return
         if isinstance(event, ServiceFailed):
-            self._refuse(hosted, RefusalCode.STAGE_FAILED, event.reason, out)
+            busy = event.fault is ServiceFault.BUSY
+            self._refuse(hosted, RefusalCode.TOO_MANY_SESSIONS if busy else RefusalCode.STAGE_FAILED, event.reason, out)
             return
         opening = hosted.opening
         if position == _OPENING:

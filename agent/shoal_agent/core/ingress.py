@@ -42,6 +42,7 @@ from shoal_protocol.headers import (
     CloseSession,
     OpenSession,
     RefusalCode,
+    ServiceFault,
     SessionOpened,
     SessionRefused,
     Token,
@@ -144,7 +145,9 @@ class Ingress:
         assert entry is not None, "owns() was asked first"
         if isinstance(event, ServiceFailed):
             early = entry.step in (Step.RENDERING, Step.ENCODING)
-            self._end(entry, RejectCode.BAD_PROMPT if early else RejectCode.INTERNAL, event.reason, out)
+            refused = RejectCode.BAD_PROMPT if early else RejectCode.INTERNAL
+            code = {ServiceFault.REFUSED: refused, ServiceFault.BUSY: RejectCode.OVERLOADED}.get(event.fault)
+            self._end(entry, code or RejectCode.INTERNAL, event.reason, out)
             return
         try:
             self._go_on(entry, event, now, out)

@@ -19,6 +19,7 @@ from shoal_agent.core.events import ServiceFailed, ServiceReturned, StageFailed,
 from shoal_agent.core.facts import ModelFacts, StageSpan, TensorHandle
 from shoal_agent.sim.toy import ToyServices, toy_blocks
 from shoal_protocol.errors import RemoteProtocolError
+from shoal_protocol.headers import ServiceFault
 from shoal_protocol.ids import SessionId
 
 _PREFILL_TOKENS: Final = 128
@@ -112,7 +113,7 @@ class Device:
         try:
             answer = self.services.serve(effect.service, effect.method, effect.request, logits)
         except (ValueError, RemoteProtocolError) as fault:
-            return ServiceFailed(effect.call, str(fault))
+            return ServiceFailed(effect.call, str(fault), ServiceFault.REFUSED)
         return ServiceReturned(effect.call, services.pack(answer))
 
     def leftovers(self) -> list[str]:

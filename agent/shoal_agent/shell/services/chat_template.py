@@ -22,7 +22,7 @@ from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from shoal_agent.core.services import MARKER_BREAK, ChatMessage, RenderAnswer, RenderRequest
-from shoal_agent.shell.services.sessions import ServiceError
+from shoal_agent.shell.services.sessions import ServiceBusyError, ServiceError
 from shoal_protocol.limits import (
     CHAT_MESSAGES_MAX,
     CHAT_TEMPLATE_BYTES_MAX,
@@ -82,7 +82,7 @@ def _bounded(pieces: Iterator[str]) -> str:
         if chars > CHAT_TEXT_CHARS_MAX:
             raise ServiceError(f"the rendered conversation is longer than {CHAT_TEXT_CHARS_MAX} characters")
         if time.monotonic() > deadline:
-            raise ServiceError(f"the chat template took more than {SERVICE_CALL_S_MAX:g} s")
+            raise ServiceBusyError(f"the chat template took more than {SERVICE_CALL_S_MAX:g} s")
         text.append(piece)
     return "".join(text)
 

@@ -7,8 +7,8 @@ call that arrives while its service is being built waits in line behind the one 
 is never overtaken by its ``push``.
 
 Every call is answered exactly once, with ServiceReturned or ServiceFailed: an unknown name, a request that does not
-decode or a service that refuses are the caller's, and no exception. A thread cannot be stopped: a call that takes
-longer than its time is answered as failed, and its worker is busy until it is done.
+decode, a service that refuses, breaks or has no room are no exceptions, but kinds of fault. A thread cannot be stopped:
+a call that takes longer than its time is answered as BUSY, for its worker is, until it is done.
 """
 
 import asyncio
@@ -43,9 +43,10 @@ from shoal_agent.shell.ports import Array, Post, TensorTable
 from shoal_agent.shell.services.chat_template import ChatTemplate
 from shoal_agent.shell.services.detokenizer import Detokenizer
 from shoal_agent.shell.services.sampler import Sampler
-from shoal_agent.shell.services.sessions import ServiceError
+from shoal_agent.shell.services.sessions import ServiceBusyError, ServiceError
 from shoal_agent.shell.services.tokenizer import Tokenizer
 from shoal_protocol.errors import RemoteProtocolError
+from shoal_protocol.headers import ServiceFault
 from shoal_protocol.ids import Digest, SessionId
 from shoal_protocol.limits import SERVICE_CALL_S_MAX, SERVICE_SLOW_CALLS_MAX
 
@@ -119,13 +120,14 @@ class ServiceHost:
         tensor = None if effect.tensor is None else self._tensors.take(effect.tensor)
         slot = self._slots.get(effect.service)
         if slot is None:
-            self._post(ServiceFailed(effect.call, f"no service {effect.service!r} here"))
+            self._post(ServiceFailed(effect.call, f"no service {effect.service!r} here", ServiceFault.FAILED))
         elif slot.service is not None:
             self._run(slot.service, effect, tensor)
         elif slot.broken:
-            self._post(ServiceFailed(effect.call, slot.broken))
+            self._post(ServiceFailed(effect.call, slot.broken, ServiceFault.FAILED))
         elif len(slot.waiting) >= SERVICE_SLOW_CALLS_MAX:
-            self._post(ServiceFailed(effect.call, f"{SERVICE_SLOW_CALLS_MAX} calls wait for {effect.service!r}"))
+            busy = f"{SERVICE_SLOW_CALLS_MAX} calls wait for {effect.service!r}"
+            self._post(ServiceFailed(effect.call, busy, ServiceFault.BUSY))
         else:
             slot.waiting.append((effect, tensor))
             if len(slot.waiting) == 1:
@@ -159,7 +161,7 @@ class ServiceHost:
         closing, slot.closing = slot.closing, []
         for effect, tensor in waiting:
             if slot.service is None:
-                self._post(ServiceFailed(effect.call, slot.broken))
+                self._post(ServiceFailed(effect.call, slot.broken, ServiceFault.FAILED))
             else:
                 self._run(slot.service, effect, tensor)
         for session in closing:
@@ -170,7 +172,8 @@ class ServiceHost:
         if not _is_slow(service, effect):
             self._post(_answer(service, effect, tensor))
         elif len(self._tasks) >= SERVICE_SLOW_CALLS_MAX:
-            self._post(ServiceFailed(effect.call, f"{SERVICE_SLOW_CALLS_MAX} calls are under way"))
+            busy = f"{SERVICE_SLOW_CALLS_MAX} calls are under way"
+            self._post(ServiceFailed(effect.call, busy, ServiceFault.BUSY))
         else:
             self._spawn(self._run_slowly(service, effect))
 
@@ -180,7 +183,8 @@ class ServiceHost:
             async with asyncio.timeout(SERVICE_CALL_S_MAX):
                 answer = await loop.run_in_executor(self._workers, _answer, service, effect, None)
         except TimeoutError:
-            answer = ServiceFailed(effect.call, f"{effect.service!r} took more than {SERVICE_CALL_S_MAX:g} s")
+            late = f"{effect.service!r} took more than {SERVICE_CALL_S_MAX:g} s"
+            answer = ServiceFailed(effect.call, late, ServiceFault.BUSY)
         self._post(answer)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -219,12 +223,16 @@ def _answer(service: Service, effect: CallService, tensor: Tensor) -> ServiceRet
     """Decode, run, encode. Runs on the loop or in a worker; posts nothing itself."""
     try:
         return ServiceReturned(effect.call, pack(_invoke(service, effect, tensor)))
+    except ServiceBusyError as fault:
+        return ServiceFailed(effect.call, str(fault), ServiceFault.BUSY)
     except ServiceError as fault:
-        return ServiceFailed(effect.call, str(fault))
+        return ServiceFailed(effect.call, str(fault), ServiceFault.REFUSED)
     except RemoteProtocolError as fault:
-        return ServiceFailed(effect.call, f"{effect.service!r} cannot read the request: {fault}")
+        reason = f"{effect.service!r} cannot read the request: {fault}"
+        return ServiceFailed(effect.call, reason, ServiceFault.REFUSED)
     except Exception as fault:  # noqa: BLE001 - templates and vocabularies are data and may provoke anything
-        return ServiceFailed(effect.call, f"{effect.service!r} failed: {type(fault).__name__}: {fault}")
+        reason = f"{effect.service!r} failed: {type(fault).__name__}: {fault}"
+        return ServiceFailed(effect.call, reason, ServiceFault.FAILED)
 
 
 def _invoke(service: Service, effect: CallService, tensor: Tensor) -> ServiceMessage:

@@ -19,6 +19,10 @@ class ServiceError(Exception):
     """The service will not do this; the text is fit to show to the caller. Nothing has changed."""
 
 
+class ServiceBusyError(ServiceError):
+    """Not now: the same call may be answered later."""
+
+
 class Sessions(Generic[S]):
     """Sessions by id, least recently used first. ``clock`` gives monotonic seconds."""
 
@@ -30,12 +34,12 @@ class Sessions(Generic[S]):
         return len(self._states)
 
     def open(self, session: SessionId, state: S) -> None:
-        """Begin, or begin again, with ``state``. ServiceError if the table is full of living sessions."""
+        """Begin, or begin again, with ``state``. ServiceBusyError if the table is full of living sessions."""
         now = self._clock()
         if session not in self._states and len(self._states) >= SESSIONS_MAX:
             oldest, (_, used) = next(iter(self._states.items()))
             if now - used < SERVICE_SESSION_IDLE_S_MAX:
-                raise ServiceError(f"{SESSIONS_MAX} sessions are open")
+                raise ServiceBusyError(f"{SESSIONS_MAX} sessions are open")
             del self._states[oldest]
         self._states[session] = (state, now)
         self._states.move_to_end(session)
