@@ -1,6 +1,6 @@
 import pytest
 
-from shoal_agent.shell.services.sessions import ServiceError, Sessions
+from shoal_agent.shell.services.sessions import ServiceBusyError, ServiceError, Sessions
 from shoal_protocol.ids import SessionId
 from shoal_protocol.limits import SERVICE_SESSION_IDLE_S_MAX, SESSIONS_MAX
 
@@ -35,7 +35,7 @@ def test_a_session_is_found_until_it_is_forgotten():
 
 def test_a_full_table_of_living_sessions_refuses_the_next_but_not_one_of_its_own():
     sessions = full(Clock())
-    with pytest.raises(ServiceError, match="are open"):
+    with pytest.raises(ServiceBusyError, match="are open"):
         sessions.open(sid(SESSIONS_MAX), 0)
     sessions.open(sid(5), 99)
     assert sessions.get(sid(5)) == 99

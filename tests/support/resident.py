@@ -1,4 +1,4 @@
-"""How much memory open blocks keep: run as a process of its own, which holds nothing else.
+"""How much memory an engine keeps for open blocks: run as a process of its own, which holds nothing else.
 
     python -m tests.support.resident <store> <package> <first block> <last block>
 
@@ -7,6 +7,7 @@ what the process had before. Resident is private memory plus every mapped page o
 system's own resident set size says, where a page that thirty sessions map is thirty pages.
 """
 
+import asyncio
 import gc
 import json
 import sys
@@ -15,23 +16,20 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from shoal_agent.shell import ort
-from shoal_agent.shell.ort import Cancel, open_block
+from shoal_agent.core.facts import StageSpan
+from shoal_agent.shell.ort import Cancel
 from shoal_agent.shell.stage import OpenBlock, Stage
 from shoal_models.manifest import Manifest
 from shoal_models.package import Store
+from shoal_protocol.ids import DeploymentId, Epoch
+from tests.support.engines import Host
 
 _CHUNK = 1024
 _STRIDE = 256
 """Positions between two runs: a page fault brings 64 KB of a table, which is 512 rows of 128 bytes."""
 
 
-def open_blocks(store: Store, manifest: Manifest, first: int, last: int) -> list[OpenBlock]:
-    opened = [store.open_block(manifest, index) for index in range(first, last + 1)]
-    return [OpenBlock(each.block, open_block(each.graph, each.blobs)) for each in opened]
-
-
-def use(blocks: list[OpenBlock], manifest: Manifest) -> None:
+def use(blocks: tuple[OpenBlock, ...], manifest: Manifest) -> None:
     """Look up every token and every position's rotation; the KV goes with the sessions."""
     vocabulary = manifest.dimensions.vocabulary
     if blocks[0].block.kind == "embed":
@@ -59,16 +57,17 @@ def memory() -> tuple[int, int]:
     return private + sum(pages.values()), psutil.Process().memory_info().rss
 
 
-def main(root: str, package: str, first: str, last: str) -> None:
-    ort.configure(1)
-    store = Store(Path(root))
-    manifest = store.load(package)
+async def main(root: str, package: str, first: str, last: str) -> None:
+    host = Host(Store(Path(root)))
+    manifest = host.store.load(package)
+    span = StageSpan(DeploymentId(package), Epoch(0), manifest.digest, int(first), int(last))
     before = memory()
-    blocks = open_blocks(store, manifest, int(first), int(last))
-    use(blocks, manifest)
+    await host.load(span)
+    use(host.engine._spans[span].blocks, manifest)
     after = memory()
+    await host.engine.close()
     sys.stdout.write(json.dumps({"resident_bytes": after[0] - before[0], "counted_bytes": after[1] - before[1]}))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    asyncio.run(main(*sys.argv[1:]))
