@@ -16,10 +16,17 @@ from shoal_protocol.fields import Coder, decode, encode, record
 from shoal_protocol.headers import (
     Activation,
     CloseSession,
+    ContentRequested,
+    ContentServed,
     Credit,
+    Gossip,
     Header,
     Hello,
     OpenSession,
+    Ping,
+    PingAnswered,
+    PingReported,
+    PingRequested,
     Probe,
     ProbeAnswered,
     ServiceCall,
@@ -30,16 +37,40 @@ from shoal_protocol.headers import (
 )
 from shoal_protocol.limits import ENVELOPE_BYTES_MAX, HEADER_BYTES_MAX, PLAN_BYTES_MAX
 from shoal_protocol.messages import (
+    Accused,
+    Ack,
+    Certified,
     ControlMessage,
+    EvidenceFound,
     Heartbeat,
     LinkDeath,
     NodeState,
     PhaseReported,
     Plan,
     PlanAnnounced,
+    Proposed,
+    RecoveryOrdered,
+    Syn,
+    SynAck,
+    VoteCast,
 )
 
-MESSAGES: Final[tuple[type, ...]] = (NodeState, Heartbeat, LinkDeath, PlanAnnounced, PhaseReported)
+MESSAGES: Final[tuple[type, ...]] = (
+    NodeState,
+    Heartbeat,
+    LinkDeath,
+    PlanAnnounced,
+    PhaseReported,
+    Proposed,
+    VoteCast,
+    Certified,
+    EvidenceFound,
+    Accused,
+    Syn,
+    SynAck,
+    Ack,
+    RecoveryOrdered,
+)
 """Control messages; kind 1 is the first. Only ever appended to."""
 
 HEADERS: Final[tuple[type, ...]] = (
@@ -55,6 +86,13 @@ HEADERS: Final[tuple[type, ...]] = (
     ProbeAnswered,
     ServiceCall,
     ServiceResult,
+    Gossip,
+    Ping,
+    PingAnswered,
+    PingRequested,
+    PingReported,
+    ContentRequested,
+    ContentServed,
 )
 """Frame headers; kind 1 is the first. Only ever appended to."""
 

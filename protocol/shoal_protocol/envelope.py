@@ -29,12 +29,21 @@ from shoal_protocol.fields import decode, encode, record
 from shoal_protocol.ids import ClusterId, Incarnation, NodeId, Sequence, node_id_of
 from shoal_protocol.limits import CLOCK_SKEW_MS_MAX, ENVELOPE_BYTES_MAX
 from shoal_protocol.messages import (
+    Accused,
+    Ack,
+    Certified,
     ControlMessage,
+    EvidenceFound,
     Heartbeat,
     LinkDeath,
     NodeState,
     PhaseReported,
     PlanAnnounced,
+    Proposed,
+    RecoveryOrdered,
+    Syn,
+    SynAck,
+    VoteCast,
 )
 from shoal_protocol.roster import Role, TrustedRoster
 from shoal_protocol.sealing import Sealer, pae, verify
@@ -47,6 +56,15 @@ KIND_NAMES: Final[dict[type, str]] = {
     LinkDeath: "link-death",
     PlanAnnounced: "plan-announced",
     PhaseReported: "phase-reported",
+    Proposed: "proposed",
+    VoteCast: "vote-cast",
+    Certified: "certified",
+    EvidenceFound: "evidence-found",
+    Accused: "accused",
+    Syn: "syn",
+    SynAck: "syn-ack",
+    Ack: "ack",
+    RecoveryOrdered: "recovery-ordered",
 }
 """How a kind is called in the type its signature is bound to."""
 
@@ -56,6 +74,15 @@ ROLES: Final[dict[type, tuple[Role, ...]]] = {
     LinkDeath: (Role.AGENT, Role.WITNESS),
     PlanAnnounced: (Role.OPERATOR,),
     PhaseReported: (Role.AGENT, Role.WITNESS),
+    Proposed: (Role.AGENT, Role.WITNESS),
+    VoteCast: (Role.AGENT, Role.WITNESS),
+    Certified: (Role.AGENT, Role.WITNESS),
+    EvidenceFound: (Role.AGENT, Role.WITNESS),
+    Accused: (Role.AGENT, Role.WITNESS),
+    Syn: (Role.AGENT, Role.WITNESS),
+    SynAck: (Role.AGENT, Role.WITNESS),
+    Ack: (Role.AGENT, Role.WITNESS),
+    RecoveryOrdered: (Role.OPERATOR,),
 }
 """Who may say what: a sender needs one of these roles."""
 

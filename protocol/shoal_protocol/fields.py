@@ -46,22 +46,29 @@ from shoal_protocol.limits import (
     BLOCKS_MAX,
     CERTIFICATE_BYTES_MAX,
     CREDIT_BYTES_MAX,
+    DELTAS_MAX,
     ENVELOPE_BYTES_MAX,
+    EVIDENCE_BYTES_MAX,
     INTEGER_MAX,
+    LINKS_MAX,
     LIST_ITEMS_MAX,
     PAYLOAD_BYTES_MAX,
     PLAN_BYTES_MAX,
     PREFILL_CHUNK_TOKENS,
+    ROOT_BYTES,
     ROOT_KEYS_MAX,
     ROSTER_BYTES_MAX,
+    ROUNDS_MAX,
     SENDERS_MAX,
     SIGNATURE_BYTES,
     STAGES_MAX,
+    STAGING_MS_MAX,
     TENSOR_RANK_MAX,
     TEXT_BYTES_MAX,
     TOKENS_MAX,
     TOP_LOGPROBS_MAX,
     TTL_MS_MAX,
+    VOTERS_MAX,
 )
 
 Check = Callable[[object], object]
@@ -71,14 +78,22 @@ INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
     "context_tokens_max": (1, TOKENS_MAX),
     "cpu_permille": (0, 1000),
     "credit_bytes": (1, CREDIT_BYTES_MAX),
+    "foreign_permille": (0, 1000),
     "first_block": (0, BLOCKS_MAX - 1),
+    "gain_permille": (0, 1000),
+    "health": (0, 8),
     "kind": (1, 255),
     "last_block": (0, BLOCKS_MAX - 1),
     "port": (0, 65_535),
     "position": (0, TOKENS_MAX),
     "root_threshold": (1, ROOT_KEYS_MAX),
     "shape": (0, PAYLOAD_BYTES_MAX),
+    "round": (0, ROUNDS_MAX),
     "stage": (0, STAGES_MAX - 1),
+    "stage_permille": (0, 1_000_000),
+    "stages_max": (1, STAGES_MAX),
+    "stages_min": (1, STAGES_MAX),
+    "staging_ms": (0, STAGING_MS_MAX),
     "temperature_millicelsius": (-273_150, 1_000_000),
     "token": (0, TOKENS_MAX),
     "token_count": (1, PREFILL_CHUNK_TOKENS),
@@ -87,6 +102,7 @@ INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
     "top_k": (0, TOKENS_MAX),
     "top_logprobs": (-1, TOP_LOGPROBS_MAX),
     "ttl_ms": (0, TTL_MS_MAX),
+    "valid_round": (0, ROUNDS_MAX),
 }
 """Lowest and highest value by field name; any other integer is 0..INTEGER_MAX."""
 
@@ -98,17 +114,27 @@ FLOATS: Final[Mapping[str, tuple[float, float]]] = {
 """Lowest and highest value by field name; any other float is only finite."""
 
 ITEMS: Final[Mapping[str, int]] = {
+    "approvals": ROOT_KEYS_MAX,
+    "ballots": VOTERS_MAX,
+    "deltas": DELTAS_MAX,
+    "links": LINKS_MAX,
     "members": SENDERS_MAX,
     "root_keys": ROOT_KEYS_MAX,
     "shape": TENSOR_RANK_MAX,
     "signatures": ROOT_KEYS_MAX,
     "stages": STAGES_MAX,
+    "support": VOTERS_MAX,
+    "voters": VOTERS_MAX,
     "top": TOP_LOGPROBS_MAX,
 }
 """Longest list by field name; any other is LIST_ITEMS_MAX."""
 
 BYTES: Final[Mapping[str, tuple[int, int]]] = {
     "body": (0, ENVELOPE_BYTES_MAX),
+    "deltas": (0, ENVELOPE_BYTES_MAX),
+    "first": (0, EVIDENCE_BYTES_MAX),
+    "second": (0, EVIDENCE_BYTES_MAX),
+    "root": (ROOT_BYTES, ROOT_BYTES),
     "certificate": (0, CERTIFICATE_BYTES_MAX),
     "plan": (0, PLAN_BYTES_MAX),
     "public_key": (NODE_KEY_BYTES, NODE_KEY_BYTES),

@@ -24,7 +24,9 @@ from shoal_protocol.codec import KIND_OF, decode_header, encode_header
 from shoal_protocol.errors import LocalProtocolError, MalformedMessage, OversizedMessage, RemoteProtocolError
 from shoal_protocol.headers import (
     Activation,
+    ContentServed,
     Credit,
+    Gossip,
     Header,
     Hello,
     OpenSession,
@@ -42,7 +44,9 @@ _LENGTHS: Final = struct.Struct(">2sBBII")
 _CRC: Final = struct.Struct(">I")
 PREFIX_BYTES: Final = _LENGTHS.size + _CRC.size
 
-PAYLOAD_KINDS: Final = frozenset(KIND_OF[cls] for cls in (OpenSession, Activation, ServiceCall, ServiceResult))
+PAYLOAD_KINDS: Final = frozenset(
+    KIND_OF[cls] for cls in (OpenSession, Activation, ServiceCall, ServiceResult, Gossip, ContentServed)
+)
 """Kinds that may carry a payload; any other with one is malformed."""
 
 UNMETERED: Final = (Hello, Credit, Probe, ProbeAnswered)

@@ -11,7 +11,7 @@ so an imperfect switch costs a retry and never a wrong answer.
 from dataclasses import dataclass
 from enum import IntEnum
 
-from shoal_protocol.ids import DeploymentId, Epoch, Incarnation, NodeId, SessionId
+from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, NodeId, SessionId
 from shoal_protocol.tensors import Dtype
 
 
@@ -47,6 +47,13 @@ class CloseReason(IntEnum):
     CANCELLED = 2
     DEADLINE = 3
     FAILED = 4
+
+
+class ContentKind(IntEnum):
+    """What a peer may be asked for."""
+
+    BLOB = 1
+    MANIFEST = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +200,70 @@ class ServiceResult:
     fault: ServiceFault | None
 
 
+@dataclass(frozen=True, slots=True)
+class Gossip:
+    """A control message by another road: the payload is a sealed envelope, ``topic`` the one it belongs on.
+
+    The link to a peer is treated as one more broker, so whatever the brokers carry survives the loss of all of them.
+    """
+
+    topic: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """Is the agent alive, and not only its machine? The node itself answers with the same ``nonce``."""
+
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class PingAnswered:
+    """It is: ``nonce`` is the ping's."""
+
+    nonce: int
+
+
+@dataclass(frozen=True, slots=True)
+class PingRequested:
+    """I cannot reach ``target``: can you?"""
+
+    nonce: int
+    target: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class PingReported:
+    """Answer to a PingRequested: whether ``target`` answered me."""
+
+    nonce: int
+    target: NodeId
+    reached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ContentRequested:
+    """Send ``byte_count`` bytes from ``offset`` of the content named ``digest``.
+
+    A blob is named by its bytes, a manifest by its model's digest.
+    """
+
+    call: int
+    content: ContentKind
+    digest: Digest
+    offset: int
+    byte_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ContentServed:
+    """The payload is the piece of ``call``; ``total_bytes`` of the whole. ``error`` says why there is none."""
+
+    call: int
+    total_bytes: int
+    error: str
+
+
 Header = (
     Hello
     | Credit
@@ -206,4 +277,11 @@ Header = (
     | ProbeAnswered
     | ServiceCall
     | ServiceResult
+    | Gossip
+    | Ping
+    | PingAnswered
+    | PingRequested
+    | PingReported
+    | ContentRequested
+    | ContentServed
 )

@@ -37,6 +37,28 @@ STAGES_MAX: Final = 64
 """Stages of one plan: more hops than this cost more than any model gains."""
 BLOCKS_MAX: Final = 1024
 """Blocks of one model: the deepest published decoder has a fifth of this."""
+VOTERS_MAX: Final = 7
+"""Voters of one epoch: seven survive three crashes, or two liars; more only make agreement slower."""
+ROUNDS_MAX: Final = 1 << 16
+"""Rounds of one agreement; with growing time-outs that is years away, so a higher number is somebody's nonsense."""
+STAGING_MS_MAX: Final = 24 * 3600 * 1000
+"""A plan whose hosts are not ready after a day never will be."""
+EPOCH_LEAP: Final = 1 << 20
+"""A recovery skips this many epochs, so that whatever the lost voters may still decide stays below it."""
+EVIDENCE_BYTES_MAX: Final = ENVELOPE_BYTES_MAX // 4
+"""One of the two envelopes of a proof: a proposal with the largest plan just does not fit, any real one does."""
+DELTAS_MAX: Final = 256
+"""Envelopes in one answer of anti-entropy."""
+DELTA_BYTES_MAX: Final = ENVELOPE_BYTES_MAX // 2
+"""All envelopes in one answer of anti-entropy; what does not fit follows in the next round."""
+LINKS_MAX: Final = 64
+"""Links a node tells of: its shard's peers, or those it shares a deployment with."""
+ROOT_BYTES: Final = 16
+"""A heartbeat's root is a hint, checked by the exchange that follows: 128 bits do."""
+SHARD_NODES: Final = 50
+"""Nodes that hear each other's heartbeats: 50 beats a second cost 1 % of a core, and hold more hosts than any plan."""
+CONTENT_CHUNK_BYTES: Final = 256 * 1024
+"""One piece of a shard between peers: 10 ms of a slow link, so that tokens on the same link do not wait for it."""
 SIGNATURE_BYTES: Final = 64
 """Ed25519."""
 CERTIFICATE_BYTES_MAX: Final = 4096

@@ -8,7 +8,7 @@ floats (two encodings of one number would be two signatures): fractions travel a
 from dataclasses import dataclass
 from enum import IntEnum
 
-from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId
+from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, NodeId, Sequence
 
 
 class NodePhase(IntEnum):
@@ -28,6 +28,50 @@ class DeploymentPhase(IntEnum):
     ACTIVE = 2
     DRAINED = 3
     FAILED = 4
+
+
+class VoteKind(IntEnum):
+    """The two ballots of a round."""
+
+    PREVOTE = 1
+    PRECOMMIT = 2
+
+
+class Verdict(IntEnum):
+    """What one node says of another's silence."""
+
+    SUSPECT = 1
+    DEAD = 2
+
+
+class Objective(IntEnum):
+    """LATENCY: one session alone is over soonest. THROUGHPUT: the busiest stage or link is least busy."""
+
+    LATENCY = 1
+    THROUGHPUT = 2
+
+
+class Cause(IntEnum):
+    """Why a plan was proposed. All but GAIN repair something: a hold or a lock does not postpone them."""
+
+    GENESIS = 0
+    HOST_LOST = 1
+    """A host is dead or said goodbye."""
+    NOT_READY = 2
+    """A host failed to open its blocks, or did not say READY in time."""
+    SLOW = 3
+    """Deadlines were missed for three windows."""
+    GAIN = 4
+    """Another split is predicted to be better by enough, for long enough, its moving included."""
+    RECOVERY = 5
+    """Operators replaced a plan whose voters are lost."""
+
+
+class SwitchMode(IntEnum):
+    """MAKE_BEFORE_BREAK: the old epoch serves until the new one is ready. BREAK_BEFORE_MAKE: memory does not allow."""
+
+    MAKE_BEFORE_BREAK = 1
+    BREAK_BEFORE_MAKE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +103,16 @@ class Load:
     temperature_millicelsius: int | None
     session_count: int
     kv_bytes: int
+    foreign_permille: int = 0
+    """What other processes than this agent take of the processors: what is left is ours to plan with."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkMeasured:
+    """The direct link to ``peer`` as its owner measured it; ``rtt_us`` is the best of the last pings."""
+
+    peer: NodeId
+    rtt_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +139,25 @@ class NodeState:
     models: tuple[Digest, ...]
     services: tuple[str, ...]
     software: str
+    links: tuple[LinkMeasured, ...] = ()
+    stage_permille: int = 1000
+    """Measured time of this node's stages over what its profile predicts: 1000 is as predicted, 2000 half the speed."""
+    locked: bool = False
+    """Its operator postpones every change that is no repair (``reconfig.lock``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Heartbeat:
-    """I am here, and my record is at ``version``."""
+    """I am here, and my record is at ``version``.
+
+    ``root`` sums up every record of the sender's shard and every chain of plans it knows: a hearer with another root
+    lacks something, or has something to give. ``health`` is Lifeguard's local health multiplier: 0 is well.
+    """
 
     beat: int
     version: int
+    root: bytes = bytes(16)
+    health: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +189,166 @@ class PhaseReported:
     detail: str
 
 
-ControlMessage = NodeState | Heartbeat | LinkDeath | PlanAnnounced | PhaseReported
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """One voter's signature on a vote whose statement the message around it names; proves itself, whoever relays it."""
+
+    node: NodeId
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """The proposer of ``round`` names a plan for (deployment, epoch).
+
+    ``valid_round`` None: a fresh plan. Otherwise a quorum prevoted it in that round, and ``support`` are those
+    prevotes: without them a voter that a liar kept in the dark could never be convinced.
+    """
+
+    deployment: DeploymentId
+    epoch: Epoch
+    round: int
+    valid_round: int | None
+    plan: bytes
+    support: tuple[Ballot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class VoteCast:
+    """One ballot. ``value`` None is a vote for nothing and ``reason`` says why, in a word.
+
+    ``signature`` covers (cluster, vote, deployment, epoch, round, value) alone, so that it stands in a certificate.
+    """
+
+    deployment: DeploymentId
+    epoch: Epoch
+    round: int
+    vote: VoteKind
+    value: Digest | None
+    reason: str
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """A plan and the quorum of precommits of ``round`` that decided it: proves itself, given the plan before it."""
+
+    plan: bytes
+    round: int
+    ballots: tuple[Ballot, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceFound:
+    """Two sealed envelopes of one sender that cannot both be honest."""
+
+    first: bytes
+    second: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Accused:
+    """``target`` is silent; what was last heard of it is (incarnation, sequence). Any later word of its own refutes."""
+
+    target: NodeId
+    incarnation: Incarnation
+    sequence: Sequence
+    verdict: Verdict
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """The newest record of ``node`` that the speaker has."""
+
+    node: NodeId
+    incarnation: Incarnation
+    sequence: Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest plan of ``deployment`` that the speaker can prove."""
+
+    deployment: DeploymentId
+    epoch: Epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Syn:
+    """To ``to``: this is what I have; send me what is newer and say what you lack."""
+
+    to: NodeId
+    stamps: tuple[Stamp, ...]
+    heads: tuple[Head, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SynAck:
+    """To ``to``: sealed envelopes it lacked, verbatim, and what I have."""
+
+    to: NodeId
+    stamps: tuple[Stamp, ...]
+    heads: tuple[Head, ...]
+    deltas: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ack:
+    """To ``to``: what it lacked."""
+
+    to: NodeId
+    deltas: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryOrdered:
+    """Break glass: operators replace a deployment whose voters are lost; the epoch leaps by 2^20.
+
+    ``approvals`` are operators' signatures on the plan; the terms say how many it takes.
+    """
+
+    plan: bytes
+    approvals: tuple[Ballot, ...]
+
+
+ControlMessage = (
+    NodeState
+    | Heartbeat
+    | LinkDeath
+    | PlanAnnounced
+    | PhaseReported
+    | Proposed
+    | VoteCast
+    | Certified
+    | EvidenceFound
+    | Accused
+    | Syn
+    | SynAck
+    | Ack
+    | RecoveryOrdered
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the operator fixed for the life of a deployment; every later plan repeats them unchanged.
+
+    ``sessions`` of the full context each host keeps KV for; the session whose time is compared has ``prompt_tokens``
+    and ``answer_tokens``; ``zones`` are the trust zones that may host (empty: any); ``faulty`` voters may lie;
+    ``operators_min`` operators together may recover it; ``gain_permille`` is how much better a plan must be.
+    """
+
+    objective: Objective = Objective.LATENCY
+    stages_min: int = 1
+    stages_max: int = 8
+    sessions: int = 1
+    prompt_tokens: int = 128
+    answer_tokens: int = 128
+    zones: tuple[str, ...] = ()
+    faulty: int = 0
+    operators_min: int = 1
+    gain_permille: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +365,9 @@ class Plan:
     """Who holds what, for one deployment, from one epoch on. Immutable; named by the digest of its bytes.
 
     ``parent`` is the digest of the plan of the epoch before (zeros at genesis), ``model`` the digest of the
-    package's manifest, ``context_tokens_max`` the longest session a host must be able to keep.
+    package's manifest, ``context_tokens_max`` the longest session a host must be able to keep. ``voters`` decide the
+    next epoch (none: nobody can change this plan); ``score_us`` is the planner's figure for it, ``reason`` the
+    proposer's words; within ``staging_ms`` of its certificate every host must have said READY.
     """
 
     deployment: DeploymentId
@@ -150,3 +376,10 @@ class Plan:
     model: Digest
     context_tokens_max: int
     stages: tuple[PlanStage, ...]
+    terms: Terms = Terms()
+    voters: tuple[NodeId, ...] = ()
+    cause: Cause = Cause.GENESIS
+    mode: SwitchMode = SwitchMode.MAKE_BEFORE_BREAK
+    staging_ms: int = 120_000
+    score_us: int = 0
+    reason: str = ""

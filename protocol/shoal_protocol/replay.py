@@ -23,7 +23,7 @@ from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import OversizedMessage, ReplayedMessage
 from shoal_protocol.ids import Incarnation, NodeId
 from shoal_protocol.limits import REPLAY_SLOTS_MAX, REPLAY_WINDOW_BITS, SENDERS_MAX
-from shoal_protocol.messages import ControlMessage, PhaseReported, PlanAnnounced
+from shoal_protocol.messages import ControlMessage, PhaseReported, PlanAnnounced, Proposed, VoteCast
 
 Slot = tuple[int, str]
 """Kind of message, and the deployment it is about or nothing."""
@@ -82,7 +82,7 @@ class ReplayWindow:
 def slot_of(message: ControlMessage) -> Slot:
     """Which window of its sender ``message`` counts in."""
     kind = KIND_OF[type(message)]
-    if isinstance(message, PhaseReported):
+    if isinstance(message, PhaseReported | Proposed | VoteCast):
         return kind, message.deployment
     if isinstance(message, PlanAnnounced):
         return kind, decode_plan(message.plan).deployment

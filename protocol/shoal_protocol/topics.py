@@ -33,12 +33,21 @@ from shoal_protocol.ids import (
 )
 from shoal_protocol.limits import HEARTBEAT_SHARDS_MAX, TOPIC_BYTES_MAX
 from shoal_protocol.messages import (
+    Accused,
+    Ack,
+    Certified,
     ControlMessage,
+    EvidenceFound,
     Heartbeat,
     LinkDeath,
     NodeState,
     PhaseReported,
     PlanAnnounced,
+    Proposed,
+    RecoveryOrdered,
+    Syn,
+    SynAck,
+    VoteCast,
 )
 
 
@@ -239,7 +248,15 @@ def _topic_of(cluster: ClusterId, sender: NodeId, message: ControlMessage) -> To
             return HeartbeatTopic(cluster, HEARTBEAT_SHARD)
         case LinkDeath():
             return DeathTopic(cluster, sender)
-        case PlanAnnounced():
+        case Proposed() | VoteCast():
+            return AgreementTopic(cluster, message.deployment)
+        case EvidenceFound():
+            return EvidenceTopic(cluster)
+        case Accused():
+            return SuspicionTopic(cluster)
+        case Syn() | SynAck() | Ack():
+            return AntiEntropyTopic(cluster, message.to)
+        case PlanAnnounced() | Certified() | RecoveryOrdered():
             return PlanTopic(cluster, decode_plan(message.plan).deployment)
         case PhaseReported():
             return PhaseTopic(cluster, message.deployment, sender)

@@ -18,8 +18,9 @@ from shoal_agent.core.agreement import (
     Remember,
     Step,
 )
-from shoal_agent.core.ballots import NO_ROUND, Proposal, Vote, VoteKind
+from shoal_agent.core.ballots import NO_ROUND, Proposal, Vote
 from shoal_protocol.ids import NodeId
+from shoal_protocol.messages import VoteKind
 from tests.support.voters import World, X, Y
 
 A, B, C, D, E = (NodeId(letter * 32) for letter in "abcde")

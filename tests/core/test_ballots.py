@@ -1,7 +1,8 @@
 import pytest
 
-from shoal_agent.core.ballots import NO_ROUND, Ballots, Proposal, Vote, VoteKind, quorum
+from shoal_agent.core.ballots import NO_ROUND, Ballots, Proposal, Vote, quorum
 from shoal_protocol.ids import Digest, NodeId
+from shoal_protocol.messages import VoteKind
 
 A, B = NodeId("a" * 32), NodeId("b" * 32)
 X, Y = Digest(b"x" * 32), Digest(b"y" * 32)

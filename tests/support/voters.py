@@ -9,8 +9,9 @@ import itertools
 from random import Random
 
 from shoal_agent.core.agreement import Agreement, Arm, Cast, Decided, Equivocated, Propose, Remember
-from shoal_agent.core.ballots import NO_ROUND, Proposal, Vote, VoteKind
+from shoal_agent.core.ballots import NO_ROUND, Proposal, Vote
 from shoal_protocol.ids import Digest, NodeId
+from shoal_protocol.messages import VoteKind
 
 REGOSSIP_S = 2.0
 END_S = 300.0

@@ -28,8 +28,9 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from shoal_agent.core.ballots import NO_ROUND, Ballots, Proposal, Vote, VoteKind, quorum
+from shoal_agent.core.ballots import NO_ROUND, Ballots, Proposal, Vote, quorum
 from shoal_protocol.ids import Digest, NodeId
+from shoal_protocol.messages import VoteKind
 
 PROPOSE_S: Final = 3.0
 PROPOSE_GROWTH_S: Final = 1.5

@@ -8,21 +8,14 @@ nothing but memory.
 """
 
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Final
 
 from shoal_protocol.ids import Digest, NodeId
+from shoal_protocol.messages import VoteKind
 
 NO_ROUND: Final = -1
 VERSIONS_MAX: Final = 2
 """Differing statements of one voter that are kept: the second one is the evidence, a third adds nothing."""
-
-
-class VoteKind(IntEnum):
-    """The two ballots of a round."""
-
-    PREVOTE = 1
-    PRECOMMIT = 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,10 +52,17 @@ from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.headers import (
     Activation,
     CloseSession,
+    ContentRequested,
+    ContentServed,
     Credit,
+    Gossip,
     Header,
     Hello,
     OpenSession,
+    Ping,
+    PingAnswered,
+    PingReported,
+    PingRequested,
     Probe,
     ProbeAnswered,
     ServiceCall,
@@ -195,7 +202,19 @@ class Node:
                 answer = self._calls.result(peer, header, payload)
                 if answer is not None:
                     self._answered(answer, now, out)
-            case Hello() | Credit() | Probe() | ProbeAnswered():
+            case (
+                Hello()
+                | Credit()
+                | Probe()
+                | ProbeAnswered()
+                | Gossip()
+                | Ping()
+                | PingAnswered()
+                | PingRequested()
+                | PingReported()
+                | ContentRequested()
+                | ContentServed()
+            ):
                 # The data plane keeps these to itself; one that gets here costs its payload and nothing else.
                 if payload is not None and not isinstance(payload, bytes):
                     out.add(ReleaseTensor(payload))
