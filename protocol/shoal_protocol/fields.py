@@ -18,7 +18,7 @@ from enum import IntEnum
 from operator import attrgetter
 from reprlib import repr as shown
 from types import NoneType, UnionType
-from typing import Final, cast, get_args, get_origin, get_type_hints
+from typing import Final, Union, cast, get_args, get_origin, get_type_hints
 
 import msgpack
 
@@ -334,7 +334,7 @@ def coder_of(hint: object, name: str, where: str, *, signed: bool) -> Coder:
         if items[-1] is Ellipsis:
             return _list(where, coder_of(items[0], name, where, signed=signed), ITEMS.get(name, LIST_ITEMS_MAX))
         return _fixed(where, tuple(coder_of(item, name, where, signed=signed) for item in items))
-    if isinstance(hint, UnionType):
+    if get_origin(hint) in (Union, UnionType):  # the former where a NewType stands in it
         kept = [part for part in get_args(hint) if part is not NoneType]
         assert len(kept) == 1, f"{where}: a union other than with None"
         return _optional(coder_of(kept[0], name, where, signed=signed))

@@ -226,7 +226,7 @@ class PingAnswered:
 
 @dataclass(frozen=True, slots=True)
 class PingRequested:
-    """I cannot reach ``target``: can you?"""
+    """I cannot reach ``target``: try in my place."""
 
     nonce: int
     target: NodeId
