@@ -4,7 +4,8 @@ import msgpack
 import pytest
 
 from shoal_agent.core import gate as gates
-from shoal_agent.core.gate import Arrival, DuplicateEnvelope, Gate
+from shoal_agent.core.events import EnvelopeReceived
+from shoal_agent.core.gate import DuplicateEnvelope, Gate, Opened, open_addressed
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import MalformedMessage, RemoteProtocolError, ReplayedMessage
 from shoal_protocol.ids import ClusterId, Incarnation, NodeId, Sequence
@@ -51,7 +52,7 @@ def arrives(
     topic: str | None = None,
     wall_ms: int = WALL_MS,
 ) -> Envelope:
-    return door.open(Arrival(broker, topic or topic_of(message), wire), wall_ms)
+    return door.open(EnvelopeReceived(broker, topic or topic_of(message), wire), wall_ms)
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
@@ -70,17 +71,18 @@ def test_what_a_broker_says_it_repeats_is_a_copy_and_not_a_replay():
     door, wire = gate(), sealed(BEAT)
     arrives(door, wire)
     with pytest.raises(DuplicateEnvelope):
-        door.open(Arrival("a", topic_of(BEAT), wire, redelivered=True), WALL_MS)
+        door.open(EnvelopeReceived("a", topic_of(BEAT), wire, redelivered=True), WALL_MS)
     with pytest.raises(ReplayedMessage):
-        door.open(Arrival("a", topic_of(BEAT), wire), WALL_MS)
+        door.open(EnvelopeReceived("a", topic_of(BEAT), wire), WALL_MS)
 
 
 def test_a_repeated_envelope_is_a_copy_even_when_its_bytes_are_forgotten(monkeypatch):
-    monkeypatch.setattr(gates, "COPIES_MAX", 0)
+    monkeypatch.setattr(gates, "COPIES_MAX", 2)
     door, wire = gate(), sealed(BEAT)
-    arrives(door, wire)
+    for sequence in (1, 2, 3):
+        arrives(door, sealed(BEAT, sequence))
     with pytest.raises(DuplicateEnvelope):
-        door.open(Arrival("a", topic_of(BEAT), wire, redelivered=True), WALL_MS)
+        door.open(EnvelopeReceived("a", topic_of(BEAT), wire, redelivered=True), WALL_MS)
 
 
 def test_the_same_bytes_from_another_broker_are_a_copy_once():
@@ -92,14 +94,32 @@ def test_the_same_bytes_from_another_broker_are_a_copy_once():
         arrives(door, sealed(BEAT), broker="b")
 
 
-def test_copies_are_remembered_up_to_a_bound_and_replayed_no_longer(monkeypatch):
-    monkeypatch.setattr(gates, "COPIES_MAX", 8)
+@pytest.mark.parametrize(("bound", "value"), [("COPIES_MAX", 8), ("COPIES_BYTES_MAX", 8 * len(sealed(BEAT)))])
+def test_copies_are_remembered_up_to_a_bound_and_replayed_no_longer(monkeypatch, bound, value):
+    monkeypatch.setattr(gates, bound, value)
     door = gate()
     for sequence in range(1, 11):
         arrives(door, sealed(BEAT, sequence))
-    assert len(door._copies) == 8
+        assert len(door._young) + len(door._old) <= 8
+    for sequence in range(7, 11):
+        with pytest.raises(DuplicateEnvelope):
+            arrives(door, sealed(BEAT, sequence), broker="b")
     with pytest.raises(ReplayedMessage):
         arrives(door, sealed(BEAT, 1), broker="b")
+
+
+def test_an_opener_may_be_shared_and_is_believed():
+    seen = []
+
+    def opener(wire, roster, cluster):
+        seen.append(wire)
+        return Opened(open_addressed(wire, roster, cluster).envelope, "elsewhere")
+
+    door = Gate(CLUSTER, node_of(AGENT), ROSTER, opener)
+    with pytest.raises(MalformedMessage):
+        arrives(door, sealed(BEAT))
+    assert arrives(door, sealed(BEAT), topic="elsewhere").message == BEAT
+    assert seen == [sealed(BEAT)] * 2
 
 
 def tampered(offset: int) -> bytes:
@@ -133,7 +153,7 @@ def test_everything_else_is_refused_for_its_reason_and_changes_nothing(wire, rea
     with pytest.raises(RemoteProtocolError) as refusal:
         arrives(door, wire)
     assert refusal.value.reason == reason
-    assert not door._copies
+    assert not door._young
     assert arrives(door, sealed(BEAT)).message == BEAT
 
 

@@ -6,25 +6,32 @@ the sender's own, which are not too old and were never accepted before. Everythi
 
 Every node is connected to all brokers, so each envelope arrives several times: the same bytes from *another* broker
 are a copy, not a replay. So is what a broker says it repeats (a retained message after a reconnect, a second try); a
-broker that lies about it gains nothing, since a copy is dropped like a replay and only counted elsewhere. A small ring
-of digests recognises all of them before the costly signature check.
+broker that lies about it gains nothing, since a copy is dropped like a replay and only counted elsewhere. The bytes
+lately accepted recognise all of them before the costly signature check. They are kept in two generations: when the
+young one is full it becomes the old one, which is forgotten whole; nothing is moved, and nothing is sorted.
+
+``Opener`` is a seam. Whether bytes are a member's word, and on which topic that belongs, is a function of the bytes,
+the roster and the cluster alone; so a world of a thousand nodes may open each envelope once and share what came out.
 """
 
-import hashlib
-from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from shoal_agent.core.events import EnvelopeReceived
 from shoal_protocol.envelope import Envelope, check_age, open_envelope
-from shoal_protocol.errors import OversizedMessage, RemoteProtocolError, ReplayedMessage
+from shoal_protocol.errors import MalformedMessage, OversizedMessage, RemoteProtocolError, ReplayedMessage
 from shoal_protocol.ids import ClusterId, NodeId
 from shoal_protocol.limits import ENVELOPE_BYTES_MAX
 from shoal_protocol.replay import ReplayWindow
 from shoal_protocol.roster import TrustedRoster
-from shoal_protocol.topics import check_topic, parse
+from shoal_protocol.topics import topic_for
 
-COPIES_MAX: Final = 4096
-"""Digests of envelopes lately accepted: a few seconds of 1,000 nodes, far longer than two brokers drift apart."""
+COPIES_MAX: Final = 1024
+"""Envelopes lately accepted, both generations together: with 50 heartbeats a second, at least ten seconds, far longer
+than two brokers drift apart."""
+COPIES_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Their bytes: 16 of the largest envelopes, or all of 1,024 heartbeats and records."""
 
 
 class DuplicateEnvelope(Exception):  # noqa: N818 - an outcome, not an error
@@ -32,34 +39,48 @@ class DuplicateEnvelope(Exception):  # noqa: N818 - an outcome, not an error
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """Bytes as a broker delivered them."""
+class Opened:
+    """What a member said, and the one topic it may come on."""
 
-    broker: str
+    envelope: Envelope
     topic: str
-    wire: bytes
-    redelivered: bool = False
+
+
+Opener = Callable[[bytes, TrustedRoster, ClusterId], Opened]
+"""RemoteProtocolError unless the bytes are a member's word."""
+
+
+def open_addressed(wire: bytes, roster: TrustedRoster, cluster: ClusterId) -> Opened:
+    """The opener of a real node: everything is verified, every time."""
+    envelope = open_envelope(wire, roster, cluster)
+    return Opened(envelope, topic_for(cluster, envelope.sender, envelope.message))
 
 
 class Gate:
     """Opens envelopes; keeps what is needed to accept each only once."""
 
-    def __init__(self, cluster: ClusterId, node: NodeId, roster: TrustedRoster) -> None:
+    def __init__(
+        self, cluster: ClusterId, node: NodeId, roster: TrustedRoster, opener: Opener = open_addressed
+    ) -> None:
         self._cluster = cluster
         self._node = node
         self._roster = roster
+        self._opener = opener
         self._replay = ReplayWindow()
-        self._copies: OrderedDict[bytes, list[str]] = OrderedDict()
+        self._young: dict[bytes, tuple[str, ...]] = {}
+        self._young_bytes = 0
+        self._old: dict[bytes, tuple[str, ...]] = {}
 
-    def open(self, arrival: Arrival, wall_ms: int) -> Envelope:
+    def open(self, arrival: EnvelopeReceived, wall_ms: int) -> Envelope:
         """The verified envelope; RemoteProtocolError, or DuplicateEnvelope if it is a harmless copy."""
-        if len(arrival.wire) > ENVELOPE_BYTES_MAX:
-            raise OversizedMessage(f"{len(arrival.wire)} bytes")
-        mark = hashlib.blake2b(arrival.wire, digest_size=16).digest()
-        self._refuse_copy(mark, arrival)
-        topic = parse(arrival.topic)
-        envelope = open_envelope(arrival.wire, self._roster, self._cluster)
-        check_topic(topic, envelope)
+        wire = arrival.wire
+        if len(wire) > ENVELOPE_BYTES_MAX:
+            raise OversizedMessage(f"{len(wire)} bytes")
+        self._refuse_copy(arrival)
+        opened = self._opener(wire, self._roster, self._cluster)
+        envelope = opened.envelope
+        if arrival.topic != opened.topic:
+            raise MalformedMessage(f"{opened.topic} came on {arrival.topic[:80]!r}")
         check_age(envelope, wall_ms, known_sender=self._replay.knows(envelope.sender))
         try:
             self._replay.accept(envelope)
@@ -67,27 +88,30 @@ class Gate:
             if arrival.redelivered:
                 raise DuplicateEnvelope from None
             raise
-        self._remember(mark, arrival.broker)
+        self._remember(wire, arrival.broker)
         return envelope
 
     def reopen(self, wire: bytes) -> Envelope:
         """An envelope this node itself stored after accepting it: verified again, but neither age nor replay matter."""
-        return open_envelope(wire, self._roster, self._cluster)
+        return self._opener(wire, self._roster, self._cluster).envelope
 
-    def _refuse_copy(self, mark: bytes, arrival: Arrival) -> None:
-        brokers = self._copies.get(mark)
+    def _refuse_copy(self, arrival: EnvelopeReceived) -> None:
+        wire, broker = arrival.wire, arrival.broker
+        generation = self._young if wire in self._young else self._old
+        brokers = generation.get(wire)
         if brokers is None:
             return
-        if arrival.broker not in brokers:
-            brokers.append(arrival.broker)
+        if broker not in brokers:
+            generation[wire] = (*brokers, broker)
         elif not arrival.redelivered:
             raise ReplayedMessage("the same bytes from the same broker")
         raise DuplicateEnvelope
 
-    def _remember(self, mark: bytes, broker: str) -> None:
-        self._copies[mark] = [broker]
-        if len(self._copies) > COPIES_MAX:
-            self._copies.popitem(last=False)
+    def _remember(self, wire: bytes, broker: str) -> None:
+        if len(self._young) >= COPIES_MAX // 2 or self._young_bytes + len(wire) > COPIES_BYTES_MAX // 2:
+            self._old, self._young, self._young_bytes = self._young, {}, 0
+        self._young[wire] = (broker,)
+        self._young_bytes += len(wire)
 
 
-__all__ = ["Arrival", "DuplicateEnvelope", "Gate", "RemoteProtocolError"]
+__all__ = ["DuplicateEnvelope", "Gate", "Opened", "Opener", "RemoteProtocolError", "open_addressed"]

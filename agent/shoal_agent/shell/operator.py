@@ -21,7 +21,7 @@ from shoal_agent.config import OperatorConfig
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived, Event
 from shoal_agent.core.facts import ModelFacts
-from shoal_agent.core.gate import Arrival, DuplicateEnvelope, Gate
+from shoal_agent.core.gate import DuplicateEnvelope, Gate
 from shoal_agent.core.planner import Genesis, Infeasible, Objective, Split, SplitProblem, Workload, plan_genesis
 from shoal_agent.errors import ConfigError, FailedError, NoPlanError, TimedOutError, UnavailableError
 from shoal_agent.shell.clock import Clock, wall_ms
@@ -125,13 +125,13 @@ class Desk:
                 self.brokers[broker] = ""
             case BrokerLost(broker, reason):
                 self.brokers[broker] = reason
-            case EnvelopeReceived(broker, topic, wire, redelivered):
-                self._receive(Arrival(broker, topic, wire, redelivered))
+            case EnvelopeReceived():
+                self._receive(event)
             case _:
                 return
         self.changed.set()
 
-    def _receive(self, arrival: Arrival) -> None:
+    def _receive(self, arrival: EnvelopeReceived) -> None:
         try:
             self._hear(self.gate.open(arrival, wall_ms()))
         except DuplicateEnvelope:
