@@ -18,11 +18,11 @@ REPLAY_WINDOW_BITS: Final = 1024
 SENDERS_MAX: Final = 16_384
 """Members of a roster, hence senders remembered: the largest cluster we simulate (10,000) and its operators."""
 REPLAY_SLOTS_MAX: Final = 256
-"""Replay windows per sender, one for each thing it speaks about: four kinds, and one window per deployment."""
+"""Replay windows per sender, one for each thing it speaks about: nine kinds, and five windows per deployment."""
 TOPIC_BYTES_MAX: Final = 256
 """The longest topic of the tree has 142 characters."""
-HEARTBEAT_SHARDS_MAX: Final = 1024
-"""Heartbeat topics: 16 senders each in the largest cluster."""
+SHARDS_MAX: Final = 1024
+"""Shares of the nodes; the largest roster, all agents, makes 327 of SHARD_NODES each."""
 INTEGER_MAX: Final = 2**63 - 1
 """Any integer field: what every language's signed 64-bit integer holds."""
 TEXT_BYTES_MAX: Final = 1024

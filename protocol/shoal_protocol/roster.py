@@ -114,7 +114,7 @@ def sign_roster(roster: Roster, sealers: Iterable[Sealer]) -> bytes:
 class TrustedRoster:
     """A roster that was verified; made by :meth:`open` and :meth:`update`, immutable."""
 
-    __slots__ = ("_members", "_roster", "_wire")
+    __slots__ = ("_agent_count", "_members", "_roster", "_wire")
 
     def __init__(self, wire: bytes, root_keys: Sequence[bytes], root_threshold: int, now_unix_s: int) -> None:
         """Verifies; see :meth:`open` for what is asked of the arguments and what is raised."""
@@ -128,6 +128,7 @@ class TrustedRoster:
         self._wire = wire
         self._roster = roster
         self._members = {member.node: member for member in roster.members}
+        self._agent_count = sum(Role.AGENT in member.roles for member in roster.members)
 
     @classmethod
     def open(cls, wire: bytes, pinned_root_keys: Sequence[bytes], pinned_threshold: int, now_unix_s: int) -> Self:
@@ -178,6 +179,11 @@ class TrustedRoster:
     def members(self) -> tuple[Member, ...]:
         """Everybody, in the roster's order."""
         return self._roster.members
+
+    @property
+    def agent_count(self) -> int:
+        """How many members are agents; the number of shards follows from it."""
+        return self._agent_count
 
     def member(self, node: NodeId) -> Member | None:
         """Who ``node`` is, or None if nobody we know."""

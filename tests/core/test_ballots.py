@@ -1,20 +1,9 @@
-import pytest
-
-from shoal_agent.core.ballots import NO_ROUND, Ballots, Proposal, Vote, quorum
+from shoal_agent.core.ballots import NO_ROUND, Ballots, Proposal, Vote
 from shoal_protocol.ids import Digest, NodeId
 from shoal_protocol.messages import VoteKind
 
 A, B = NodeId("a" * 32), NodeId("b" * 32)
 X, Y = Digest(b"x" * 32), Digest(b"y" * 32)
-
-
-@pytest.mark.parametrize(
-    ("voters", "faulty", "needed"),
-    [(1, 0, 1), (2, 0, 2), (3, 0, 2), (4, 1, 3), (5, 0, 3), (5, 1, 4), (7, 0, 4), (7, 2, 5)],
-)
-def test_any_two_quorums_share_an_honest_voter(voters, faulty, needed):
-    assert quorum(voters, faulty) == needed
-    assert 2 * needed - voters >= faulty + 1
 
 
 def test_a_second_ballot_is_answered_with_the_first_and_both_count():

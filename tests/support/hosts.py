@@ -113,7 +113,7 @@ async def on_air(host: Host, broker: BrokerSection, models: Sequence[Digest]) ->
             control.publish(host.say(Heartbeat(number, 1)))
             await asyncio.sleep(BEAT_S)
 
-    filters = agent_filters(host.roster.cluster)
+    filters = agent_filters(host.roster.cluster, host.node, None)
     address = broker_address(broker)
     control = MqttControlPlane(host.node, [address], filters, None, post, lambda _name, _label: None, Random(0))
     control.publish(host.record(models))

@@ -28,9 +28,10 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Final
 
-from shoal_agent.core.ballots import NO_ROUND, Ballots, Proposal, Vote, quorum
+from shoal_agent.core.ballots import NO_ROUND, Ballots, Proposal, Vote
 from shoal_protocol.ids import Digest, NodeId
 from shoal_protocol.messages import VoteKind
+from shoal_protocol.votes import quorum
 
 PROPOSE_S: Final = 3.0
 PROPOSE_GROWTH_S: Final = 1.5

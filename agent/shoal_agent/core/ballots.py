@@ -3,8 +3,6 @@
 A voter casts one ballot of each kind in a round. One that casts two is a liar: both are kept and both count, because
 safety holds for up to f liars whatever they say, and because the pair is the evidence against it. A third would add
 nothing but memory.
-
-    Q = floor((n + f) / 2) + 1          any two quorums share at least f + 1 voters, so at least one honest one
 """
 
 from dataclasses import dataclass, field
@@ -34,11 +32,6 @@ class Vote:
     kind: VoteKind
     round: int
     value: Digest | None
-
-
-def quorum(voters: int, faulty: int) -> int:
-    """Votes that decide among ``voters`` of which ``faulty`` may lie."""
-    return (voters + faulty) // 2 + 1
 
 
 @dataclass(slots=True)

@@ -319,7 +319,7 @@ async def deploy(config: OperatorConfig, wish: DeployWish, tell: Tell) -> Deploy
             # Another name each run: a broker does not hand what one name published to that name, earlier runs included.
             f"{operator.node}.{operator.incarnation}",
             [broker_address(section) for section in config.brokers],
-            agent_filters(roster.cluster),
+            agent_filters(roster.cluster, operator.node, None),
             None,
             desk.post,
             desk.count,
