@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from shoal_agent.core.facts import CallId, FinishReason, Piece, RejectCode, StageSpan, TensorHandle, Usage
 from shoal_protocol.headers import Header
-from shoal_protocol.ids import NodeId, SessionId
+from shoal_protocol.ids import Digest, NodeId, SessionId
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +42,25 @@ class SendFrame:
 
 @dataclass(frozen=True, slots=True)
 class LoadBlocks:
-    """Open the blocks of ``span``; answered by BlocksLoaded or BlocksFailed."""
+    """Open the blocks of ``span``; answered by BlocksLoaded or BlocksFailed.
+
+    What is not in the store is fetched first, from ``sources``: peers believed to hold the package, best first.
+    """
 
     span: StageSpan
+    sources: tuple[NodeId, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FetchModel:
+    """Get what a node must have to plan for ``model`` and to serve it light services; not the weights.
+
+    Answered by ModelAvailable or ModelMissing. ``sources`` as in LoadBlocks. Asking again while it is under way
+    changes nothing: there is one answer.
+    """
+
+    model: Digest
+    sources: tuple[NodeId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +197,7 @@ Effect = (
     | Persist
     | SendFrame
     | LoadBlocks
+    | FetchModel
     | UnloadBlocks
     | OpenStage
     | RunStage

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from shoal_agent.core.facts import CallId, GenerationRequest, ModelFacts, StageSpan, TensorHandle
 from shoal_protocol.headers import Header, ServiceFault
-from shoal_protocol.ids import NodeId, SessionId
+from shoal_protocol.ids import Digest, NodeId, SessionId
 from shoal_protocol.messages import Capacity, Load
 
 
@@ -29,9 +29,17 @@ class Sampled:
 
 @dataclass(frozen=True, slots=True)
 class ModelAvailable:
-    """A verified package is in this node's store."""
+    """A verified package is in this node's store, or all of it but weights that LoadBlocks would fetch."""
 
     facts: ModelFacts
+
+
+@dataclass(frozen=True, slots=True)
+class ModelMissing:
+    """A package could not be fetched: ``reason`` says who was asked, and what would help."""
+
+    model: Digest
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +203,7 @@ Event = (
     TimePassed
     | Sampled
     | ModelAvailable
+    | ModelMissing
     | ServicesAvailable
     | Restored
     | BrokerConnected

@@ -24,6 +24,7 @@ from shoal_agent.core.effects import (
     Count,
     Effect,
     Emit,
+    FetchModel,
     Finish,
     LoadBlocks,
     Note,
@@ -36,7 +37,7 @@ from shoal_agent.core.effects import (
     Stop,
     UnloadBlocks,
 )
-from shoal_agent.core.events import CancelRequested, Event, RequestArrived, StageFinished, TimePassed
+from shoal_agent.core.events import CancelRequested, Event, ModelMissing, RequestArrived, StageFinished, TimePassed
 from shoal_agent.core.facts import GenerationRequest
 from shoal_agent.core.node import Node
 from shoal_agent.shell.ports import Answer, ControlPlane, DataPlane, Engine, Services, TensorTable
@@ -171,6 +172,7 @@ class Runtime:
         effect: Broadcast
         | Persist
         | LoadBlocks
+        | FetchModel
         | UnloadBlocks
         | OpenStage
         | CloseStage
@@ -187,6 +189,8 @@ class Runtime:
                 drivers.journal.persist(name, data)
             case LoadBlocks(span):
                 drivers.engine.load(span)
+            case FetchModel(model):
+                self.post(ModelMissing(model, "this agent cannot fetch packages"))
             case UnloadBlocks(span):
                 drivers.engine.unload(span)
             case OpenStage(session, stage, span, tokens_max):

@@ -14,8 +14,17 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shoal_agent.core import services
-from shoal_agent.core.effects import CallService, OpenStage, RunStage
-from shoal_agent.core.events import ServiceFailed, ServiceReturned, StageFailed, StageFinished
+from shoal_agent.core.effects import CallService, FetchModel, LoadBlocks, OpenStage, RunStage
+from shoal_agent.core.events import (
+    BlocksFailed,
+    BlocksLoaded,
+    ModelAvailable,
+    ModelMissing,
+    ServiceFailed,
+    ServiceReturned,
+    StageFailed,
+    StageFinished,
+)
 from shoal_agent.core.facts import ModelFacts, StageSpan, TensorHandle
 from shoal_agent.sim.toy import ToyServices, toy_blocks
 from shoal_protocol.errors import RemoteProtocolError
@@ -26,6 +35,10 @@ _PREFILL_TOKENS: Final = 128
 """What ``BlockFacts.prefill_us`` was measured with."""
 _OPEN_S_PER_BLOCK: Final = 0.02
 """To read, verify and open one block of the toy model: a stage takes from a twentieth of a second to a few seconds."""
+_FETCH_BYTES_PER_S: Final = 32_000_000
+"""What a peer serves by default; see the agent's configuration."""
+_TEXTS_BYTES: Final = 2_000_000
+"""Manifest, graphs and tokenizer of a small model: what is fetched before any weights are."""
 _WIDTH: Final = 2
 """The toy's hidden state: one int64, which travels as two float32."""
 
@@ -38,6 +51,10 @@ class Device:
 
     facts: ModelFacts
     speed: float
+    knows_model: bool = True
+    """Its store holds the package's texts from the beginning."""
+    stored: set[int] = field(default_factory=set)
+    """Blocks whose weights were fetched; a device that knew the model from the beginning has all of them."""
     tensors: dict[TensorHandle, bytes] = field(default_factory=dict)
     loaded: list[StageSpan] = field(default_factory=list)
     stages: dict[SessionStage, tuple[StageSpan, dict[int, int]]] = field(default_factory=dict)
@@ -59,6 +76,34 @@ class Device:
     def load_s(self, span: StageSpan) -> float:
         """How long it takes to open ``span``."""
         return _OPEN_S_PER_BLOCK * (span.last_block - span.first_block + 1) / self.speed
+
+    def fetch_s(self, span: StageSpan) -> float:
+        """How long it takes to fetch the weights of ``span`` that are not here."""
+        return sum(self.facts.blocks[index].resident_bytes for index in self._missing(span)) / _FETCH_BYTES_PER_S
+
+    def load(self, effect: LoadBlocks) -> BlocksLoaded | BlocksFailed:
+        """The blocks are open, unless weights are missing that nobody was named for."""
+        missing = self._missing(effect.span)
+        if missing and not effect.sources:
+            return BlocksFailed(effect.span, f"block {missing[0]} is not here, and nobody is known to have it")
+        self.stored.update(missing)
+        self.loaded.append(effect.span)
+        return BlocksLoaded(effect.span, 1)
+
+    def _missing(self, span: StageSpan) -> list[int]:
+        here = range(0) if not self.knows_model else range(len(self.facts.blocks))
+        wanted = range(span.first_block, span.last_block + 1)
+        return [index for index in wanted if index not in here and index not in self.stored]
+
+    def learn_s(self) -> float:
+        """How long it takes to fetch what a package has beside its weights."""
+        return 0.0 if self.knows_model else _TEXTS_BYTES / _FETCH_BYTES_PER_S
+
+    def learn(self, effect: FetchModel) -> ModelAvailable | ModelMissing:
+        """The answer of whoever was asked for the package: there is one model in this world."""
+        if effect.model != self.facts.model or not (self.knows_model or effect.sources):
+            return ModelMissing(effect.model, f"none of {len(effect.sources)} peers has it")
+        return ModelAvailable(self.facts)
 
     def run_s(self, effect: RunStage) -> float:
         """How long a run takes on this device."""
