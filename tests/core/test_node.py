@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 import shoal_agent
 import shoal_models
 import shoal_protocol
-from shoal_agent.core.control import CoreConfig, Identity
 from shoal_agent.core.effects import Broadcast, Reject
 from shoal_agent.core.events import (
     BrokerConnected,
@@ -25,6 +24,7 @@ from shoal_agent.core.events import (
     TimePassed,
 )
 from shoal_agent.core.node import Node
+from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_protocol.codec import HEADERS
 from shoal_protocol.headers import Activation, Credit, Header, Hello, Probe, ProbeAnswered
 from shoal_protocol.ids import Epoch, Incarnation, Instant, NodeId, SessionId
@@ -72,9 +72,9 @@ def test_it_is_starting_until_a_broker_hears_it():
     world = World(2)
     cell, other = world.cells.values()
     cell.post(BrokerLost("a", "refused"))
-    assert cell.node._control.phase is NodePhase.STARTING
+    assert cell.node._tables.phase is NodePhase.STARTING
     world.boot(cell)
-    assert cell.node._control.phase is NodePhase.READY
+    assert cell.node._tables.phase is NodePhase.READY
     assert cell.node.snapshot(world.now).brokers == (("a", True), ("b", True))
     cell.post(BrokerLost("a", "reset"))
     assert cell.node.snapshot(world.now).brokers == (("a", False), ("b", True))

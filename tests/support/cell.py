@@ -20,6 +20,7 @@ from shoal_agent.core.effects import (
     Count,
     Effect,
     Emit,
+    FetchModel,
     Finish,
     LoadBlocks,
     Note,
@@ -35,6 +36,8 @@ from shoal_agent.core.events import (
     BlocksFailed,
     BlocksLoaded,
     Event,
+    ModelAvailable,
+    ModelMissing,
     ServiceFailed,
     ServiceReturned,
     StageFailed,
@@ -124,6 +127,12 @@ class Cell:
                 self.disk[name] = data
             case LoadBlocks(span):
                 self.load(span)
+            case FetchModel(model, sources):
+                known = model == self.world.facts.model and sources
+                self.later(
+                    self.load_s,
+                    ModelAvailable(self.world.facts) if known else ModelMissing(model, f"asked {len(sources)} peers"),
+                )
             case OpenStage(session, stage, span, _):
                 assert span in self.loaded, "a session opens on loaded blocks"
                 assert (session, stage) not in self.stages, "a session opens once per stage"
@@ -231,5 +240,5 @@ class Cell:
         held = [self.tensors, self.stages, self.services.drawing, self.services.texts]
         held += [view.requests, view.sessions, view.kv_bytes]
         held += [inside._host._calls, inside._host._owed, inside._ingress._ledger._calls, inside._calls._abroad]
-        held.append([alarm for alarm in inside._timers._live if not isinstance(alarm, Routine)])
+        held.append([alarm for alarm in inside._tables.timers._live if not isinstance(alarm, Routine)])
         return [part for part in held if part]

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from shoal_agent.core.control import CoreConfig, Identity
 from shoal_agent.core.effects import Broadcast, Effect, Finish, Reject, SendFrame
 from shoal_agent.core.events import (
     BrokerConnected,
@@ -27,6 +26,7 @@ from shoal_agent.core.events import (
 from shoal_agent.core.facts import GenerationRequest, Prompt, TensorHandle, TokenPrompt
 from shoal_agent.core.node import Node
 from shoal_agent.core.plan import GENESIS_PARENT
+from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import seal
 from shoal_protocol.frames import FrameReader, encode_frame

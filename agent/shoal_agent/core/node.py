@@ -6,16 +6,15 @@
     snapshot()                         what it believes, frozen
 
 It reads no clock, draws no randomness of its own, waits for nothing and never raises on what a peer sent: bytes that
-are nonsense are counted and dropped. The same class runs in the agent and in the simulator. Three sub-conductors
-share its tables: ``control`` speaks with the cluster, ``ingress`` serves this node's clients, ``host`` serves the
-stages this node holds; everything below them only calculates.
+are nonsense are counted and dropped. The same class runs in the agent and in the simulator. Its conductors share
+``tables``: ``gossip`` tells and hears what is believed, ``staging`` brings plans to life, ``ingress`` serves this
+node's clients, ``host`` serves the stages this node holds; everything below them only calculates.
 """
 
 from random import Random
 from typing import assert_never
 
 from shoal_agent.core.calls import Calls
-from shoal_agent.core.control import Control, CoreConfig, Identity
 from shoal_agent.core.effects import Effect, ReleaseTensor, Stop
 from shoal_agent.core.events import (
     BlocksFailed,
@@ -27,6 +26,7 @@ from shoal_agent.core.events import (
     Event,
     FrameReceived,
     ModelAvailable,
+    ModelMissing,
     PeerConnected,
     PeerLost,
     PeerMisbehaved,
@@ -41,13 +41,19 @@ from shoal_agent.core.events import (
     StopRequested,
     TimePassed,
 )
-from shoal_agent.core.gate import Arrival, DuplicateEnvelope, Gate
+from shoal_agent.core.gate import DuplicateEnvelope, Gate, Opener, open_addressed
+from shoal_agent.core.gossip import Gossiper
 from shoal_agent.core.host import Host
 from shoal_agent.core.ingress import Ingress
 from shoal_agent.core.outbox import Outbox, Payload
+from shoal_agent.core.staging import Staging
 from shoal_agent.core.story import Story
-from shoal_agent.core.timers import HostDeadline, RequestDeadline, Routine, Timers
+from shoal_agent.core.tables import Tables
+from shoal_agent.core.timers import HostDeadline, RequestDeadline, Routine
 from shoal_agent.core.view import NodeView, view_of
+from shoal_agent.core.voice import CoreConfig, Identity, Voice
+from shoal_protocol.codec import decode_plan
+from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.headers import (
     Activation,
@@ -71,59 +77,58 @@ from shoal_protocol.headers import (
     SessionRefused,
     Token,
 )
-from shoal_protocol.ids import Instant, NodeId
-from shoal_protocol.messages import NodePhase
+from shoal_protocol.ids import Instant, NodeId, digest_of
+from shoal_protocol.messages import Heartbeat, LinkDeath, NodePhase, NodeState, PhaseReported, PlanAnnounced
 
 
 class Node:
     """One agent's mind."""
 
-    def __init__(self, config: CoreConfig, identity: Identity, rng: Random, now: Instant) -> None:
-        self._config = config
-        self._identity = identity
-        self._timers = Timers()
-        self._story = Story()
-        self._gate = Gate(config.cluster, identity.node, identity.roster)
-        self._control = Control(config, identity, rng, self._timers, self._story)
+    def __init__(
+        self, config: CoreConfig, identity: Identity, rng: Random, now: Instant, opener: Opener = open_addressed
+    ) -> None:
+        self._node = identity.node
+        self._tables = Tables()
+        self._voice = Voice(config, identity)
+        self._gate = Gate(config.cluster, identity.node, identity.roster, opener)
         self._calls = Calls(identity.node)
-        tenures = self._control.tenures
-        self._host = Host(identity.node, tenures, self._control.models, config.kv_bytes_max, self._timers)
-        self._ingress = Ingress(identity.node, tenures, self._control.membership, self._calls, self._timers)
-        self._brokers: dict[str, bool] = {}
-        self._control.begin(now)
+        tables = self._tables
+        self._gossip = Gossiper(config, tables, self._voice, rng)
+        self._staging = Staging(tables, self._voice)
+        self._host = Host(identity.node, tables.tenures, tables.models, config.kv_bytes_max, tables.timers)
+        self._ingress = Ingress(identity.node, tables.tenures, tables.membership, self._calls, tables.timers)
+        self._gossip.begin(now)
 
     def handle(self, event: Event, now: Instant) -> list[Effect]:
         """Take in one event; return what is to be done about it, in order."""
-        out = Outbox(self._identity.node)
+        out = Outbox(self._node)
         self._route(event, now, out)
         while out.loopback:
             header, payload = out.loopback.popleft()
-            self._frame(self._identity.node, header, payload, now, out)
+            self._frame(self._node, header, payload, now, out)
         return out.effects
 
     def deadline(self) -> Instant | None:
         """When to call ``handle(TimePassed())`` if nothing else happens before."""
-        return self._timers.deadline()
+        return self._tables.timers.deadline()
 
     def will(self, broker: str, connection: int, now: Instant) -> tuple[str, bytes]:
         """Topic and wire of the last will for one connection to one broker, signed in advance."""
-        return self._control.will(broker, connection, now)
+        return self._voice.will(broker, connection, now)
 
     def check(self) -> None:
         """Assert every invariant."""
-        self._control.tenures.check()
+        self._tables.tenures.check()
         self._host.check()
         self._ingress.check()
 
     def snapshot(self, now: Instant) -> NodeView:
         """What this node believes at ``now``."""
-        return view_of(
-            self._identity, self._control, self._host, self._ingress, self._brokers, self._control.rejected, now
-        )
+        return view_of(self._voice.identity, self._tables, self._host, self._ingress, now)
 
     def story(self) -> Story:
         """Why things came to be as they are."""
-        return self._story
+        return self._tables.story
 
     # --- routing --------------------------------------------------------------------------------------------------
 
@@ -158,25 +163,34 @@ class Node:
 
     def _local(
         self,
-        event: Sampled | ModelAvailable | ServicesAvailable | Restored | BlocksLoaded | BlocksFailed | StopRequested,
+        event: Sampled
+        | ModelAvailable
+        | ModelMissing
+        | ServicesAvailable
+        | Restored
+        | BlocksLoaded
+        | BlocksFailed
+        | StopRequested,
         now: Instant,
         out: Outbox,
     ) -> None:
         match event:
             case Sampled():
-                self._control.sampled(event, now)
+                self._voice.sense(event, now)
             case ModelAvailable():
-                self._control.model_available(event.facts, now, out)
+                self._staging.model_available(event.facts, now, out)
+            case ModelMissing(model, reason):
+                out.note("warning", "package missing", model=model.hex()[:16], why=reason)
             case ServicesAvailable():
-                self._control.services = self._ingress.services = event.names
-                self._control.changed(now)
+                self._tables.services = self._ingress.services = event.names
+                self._tables.changed(now)
             case Restored():
                 self._restore(event, now, out)
             case BlocksLoaded() | BlocksFailed():
-                self._control.loaded(event, now, out)
+                self._staging.loaded(event, now, out)
             case StopRequested():
                 self._ingress.stop(out)
-                self._control.phase = NodePhase.DISCONNECTED
+                self._tables.phase = NodePhase.DISCONNECTED
                 self._publish(now, out)
                 out.add(Stop())
             case _:
@@ -232,28 +246,47 @@ class Node:
 
     def _envelope(self, event: EnvelopeReceived, now: Instant, out: Outbox) -> None:
         try:
-            arrival = Arrival(event.broker, event.topic, event.wire, event.redelivered)
-            envelope = self._gate.open(arrival, self._control.wall_ms(now))
-            if envelope.sender != self._identity.node:
-                self._control.heard(envelope, event.wire, now, out)
+            envelope = self._gate.open(event, self._voice.wall_ms(now))
+            if envelope.sender != self._node:
+                self._heard(envelope, event.wire, now, out)
         except DuplicateEnvelope:
             out.count("messages_duplicate", event.broker)
         except RemoteProtocolError as fault:
-            self._control.rejected[fault.reason] += 1
+            self._tables.rejected[fault.reason] += 1
             out.count("messages_rejected", fault.reason)
             out.note("warning", "message rejected", why=fault.reason, detail=str(fault), topic=event.topic[:200])
 
+    def _heard(self, envelope: Envelope, wire: bytes, now: Instant, out: Outbox) -> None:
+        """A verified envelope from somebody else."""
+        message = envelope.message
+        match message:
+            case NodeState():
+                if self._tables.membership.merge(envelope.sender, envelope.incarnation, message, now):
+                    out.count("records_merged", "cap")
+            case Heartbeat():
+                self._tables.membership.heard(envelope.sender, envelope.incarnation, message, now)
+            case LinkDeath():
+                out.note("info", "a link broke", node=envelope.sender, broker=message.broker)
+            case PhaseReported():
+                self._staging.reported(envelope, message, now, out)
+            case PlanAnnounced():
+                self._staging.adopt(decode_plan(message.plan), digest_of(message.plan), wire, now, out)
+            case _:
+                out.count("messages_ignored", type(message).__name__)
+
     def _restore(self, event: Restored, now: Instant, out: Outbox) -> None:
         try:
-            self._control.restored(event, self._gate, now, out)
+            message = self._gate.reopen(event.data).message
+            if isinstance(message, PlanAnnounced):
+                self._staging.adopt(decode_plan(message.plan), digest_of(message.plan), b"", now, out)
         except RemoteProtocolError as fault:
             out.note("warning", "stored plan refused", name=event.name, why=str(fault))
 
     def _time_passed(self, now: Instant, out: Outbox) -> None:
-        for alarm in self._timers.due(now):
+        for alarm in self._tables.timers.due(now):
             match alarm:
                 case Routine.HEARTBEAT:
-                    self._control.beat(now, out)
+                    self._gossip.beat(now, out)
                 case Routine.RECORD | Routine.RECORD_SOON:
                     self._publish(now, out)
                 case RequestDeadline(session):
@@ -264,15 +297,16 @@ class Node:
                     assert_never(alarm)
 
     def _publish(self, now: Instant, out: Outbox) -> None:
-        self._control.publish(self._host.session_count, self._host.kv_bytes, now, out)
+        self._gossip.publish(self._host.session_count, self._host.kv_bytes, now, out)
+        self._staging.repeat(now, out)
 
     def _broker(self, event: BrokerConnected | BrokerLost, now: Instant, out: Outbox) -> None:
         up = isinstance(event, BrokerConnected)
-        self._brokers[event.broker] = up
+        self._tables.brokers[event.broker] = up
         out.count("broker_links", "up" if up else "down")
         if up:
-            if self._control.phase is NodePhase.STARTING:
-                self._control.phase = NodePhase.READY
+            if self._tables.phase is NodePhase.STARTING:
+                self._tables.phase = NodePhase.READY
             self._publish(now, out)
 
     def _peer_lost(self, peer: NodeId, out: Outbox) -> None:
@@ -281,6 +315,6 @@ class Node:
         self._ingress.peer_lost(peer, self._calls.peer_lost(peer), out)
 
     def _misbehaved(self, event: PeerMisbehaved, out: Outbox) -> None:
-        self._control.rejected[event.reason] += 1
+        self._tables.rejected[event.reason] += 1
         out.count("peers_misbehaved", event.reason)
         out.note("warning", "peer misbehaved", peer=event.peer or "unknown", why=event.reason)

@@ -1,11 +1,11 @@
 """What a node believes, frozen: for `/state`, for oracles, for tests. Nothing here can change the node."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
-from shoal_agent.core.control import Control, Identity
 from shoal_agent.core.host import Host
 from shoal_agent.core.ingress import Ingress
+from shoal_agent.core.tables import Tables
+from shoal_agent.core.voice import Identity
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, Instant, NodeId
 from shoal_protocol.messages import DeploymentPhase, NodeState, PlanStage
 
@@ -61,30 +61,28 @@ class NodeView:
 
 def view_of(
     identity: Identity,
-    control: Control,
+    tables: Tables,
     host: Host,
     ingress: Ingress,
-    brokers: Mapping[str, bool],
-    rejected: Mapping[str, int],
     now: Instant,
 ) -> NodeView:
     """The view of a node at ``now``."""
     return NodeView(
         identity.node,
         identity.incarnation,
-        tuple(_deployments(control)),
-        tuple(_nodes(identity, control, now)),
-        tuple(sorted(brokers.items())),
-        tuple(sorted(rejected.items())),
+        tuple(_deployments(tables)),
+        tuple(_nodes(identity, tables, now)),
+        tuple(sorted(tables.brokers.items())),
+        tuple(sorted(tables.rejected.items())),
         ingress.request_count,
         host.session_count,
         host.kv_bytes,
     )
 
 
-def _deployments(control: Control) -> list[DeploymentView]:
+def _deployments(tables: Tables) -> list[DeploymentView]:
     views = []
-    for tenure in control.tenures.all():
+    for tenure in tables.tenures.all():
         plan = tenure.plan
         stages = []
         for stage in plan.stages:
@@ -105,17 +103,17 @@ def _deployments(control: Control) -> list[DeploymentView]:
     return views
 
 
-def _nodes(identity: Identity, control: Control, now: Instant) -> list[PeerView]:
+def _nodes(identity: Identity, tables: Tables, now: Instant) -> list[PeerView]:
     views = [
         PeerView(
             peer.node,
             peer.incarnation,
             peer.state,
-            control.membership.present(peer.node, now),
+            tables.membership.present(peer.node, now),
             now - peer.heard,
         )
-        for peer in control.membership.peers()
+        for peer in tables.membership.peers()
     ]
-    if control.state is not None:
-        views.append(PeerView(identity.node, identity.incarnation, control.state, True, 0.0))  # noqa: FBT003
+    if tables.state is not None:
+        views.append(PeerView(identity.node, identity.incarnation, tables.state, True, 0.0))  # noqa: FBT003
     return sorted(views, key=lambda view: view.node)

@@ -21,9 +21,9 @@ from random import SystemRandom
 from typing import Final
 
 from shoal_agent.config import Config, api_key_hashes
-from shoal_agent.core.control import CoreConfig, Identity
 from shoal_agent.core.events import ModelAvailable, Restored, Sampled, ServicesAvailable, StopRequested
 from shoal_agent.core.node import Node
+from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_agent.shell import ort
 from shoal_agent.shell.api.app import build_app
 from shoal_agent.shell.api.auth import ApiKeys
@@ -53,7 +53,7 @@ from shoal_models.package import Store
 from shoal_protocol.limits import TOKENIZER_BYTES_MAX
 from shoal_protocol.messages import Endpoint
 from shoal_protocol.roster import Role
-from shoal_protocol.topics import agent_filters
+from shoal_protocol.topics import agent_filters, home_shard
 
 VERSION: Final = version("shoal")
 SAMPLE_S: Final = 5.0
@@ -131,7 +131,7 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     control = MqttControlPlane(
         identity.node,
         [broker_address(section) for section in config.brokers],
-        agent_filters(identity.roster.cluster),
+        agent_filters(identity.roster.cluster, identity.node, (home_shard(identity.node, identity.roster),)),
         lambda broker, connection: node.will(broker, connection, ground.clock.now()),
         runtime.post,
         metrics.count,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final, Protocol, assert_never
 
-from shoal_agent.core.control import CoreConfig, Identity
 from shoal_agent.core.effects import (
     Accept,
     Broadcast,
@@ -23,6 +22,7 @@ from shoal_agent.core.effects import (
     Count,
     Effect,
     Emit,
+    FetchModel,
     Finish,
     LoadBlocks,
     Note,
@@ -36,7 +36,6 @@ from shoal_agent.core.effects import (
     UnloadBlocks,
 )
 from shoal_agent.core.events import (
-    BlocksLoaded,
     EnvelopeReceived,
     Event,
     FrameReceived,
@@ -47,6 +46,7 @@ from shoal_agent.core.events import (
     TimePassed,
 )
 from shoal_agent.core.node import Node
+from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_agent.sim.agenda import Agenda
 from shoal_agent.sim.devices import Device
 from shoal_agent.sim.toy import NAMES
@@ -144,7 +144,8 @@ class Machine:
         self.device = self._new_device()
         self.node = self._born()
         self._sample(self.life)
-        self.post(ModelAvailable(self.device.facts))
+        if self.device.knows_model:
+            self.post(ModelAvailable(self.device.facts))
         if self.setup.has_services:
             self.post(ServicesAvailable(NAMES))
         for name, data in list(self.disk.items()):
@@ -254,7 +255,9 @@ class Machine:
             case Persist(name, data):
                 self.disk[name] = data
             case LoadBlocks(span):
-                self.later(device.load_s(span), lambda: self._loaded(effect))
+                self.later(device.fetch_s(span) + device.load_s(span), lambda: self._handle(device.load(effect)))
+            case FetchModel():
+                self.later(device.learn_s(), lambda: self._handle(device.learn(effect)))
             case UnloadBlocks(span):
                 device.loaded.remove(span)
             case OpenStage():
@@ -276,7 +279,3 @@ class Machine:
                 return
             case _:
                 assert_never(effect)
-
-    def _loaded(self, effect: LoadBlocks) -> None:
-        self.device.loaded.append(effect.span)
-        self._handle(BlocksLoaded(effect.span, 1))

@@ -11,11 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from shoal_agent.core.control import CoreConfig, Identity
 from shoal_agent.core.effects import Broadcast, SendFrame
 from shoal_agent.core.events import BrokerConnected, BrokerLost, CancelRequested, RequestArrived
 from shoal_agent.core.facts import GenerationRequest
 from shoal_agent.core.plan import GENESIS_PARENT
+from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_agent.sim.agenda import Agenda
 from shoal_agent.sim.brokers import Brokers
 from shoal_agent.sim.devices import Device

@@ -3,14 +3,6 @@ from itertools import pairwise
 
 import pytest
 
-from shoal_agent.core.control import (
-    EARLY_REPORTS_MAX,
-    HEARTBEAT_JITTER,
-    HEARTBEAT_S,
-    RECORD_S,
-    RECORD_SPACING_S,
-    TTL_MS,
-)
 from shoal_agent.core.effects import Broadcast, Effect, LoadBlocks, Persist, Stop
 from shoal_agent.core.events import (
     BlocksFailed,
@@ -23,6 +15,10 @@ from shoal_agent.core.events import (
     StopRequested,
 )
 from shoal_agent.core.facts import RejectCode
+from shoal_agent.core.gossip import HEARTBEAT_JITTER, HEARTBEAT_S, RECORD_S
+from shoal_agent.core.staging import EARLY_REPORTS_MAX
+from shoal_agent.core.tables import RECORD_SPACING_S
+from shoal_agent.core.voice import TTL_MS
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import Envelope, open_envelope
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, digest_of
@@ -120,7 +116,7 @@ def test_the_record_tells_what_the_node_is():
     session = world.ask(name, tokens_max=100)
     world.run_until(lambda: len(world.cells[name].tokens(session)) == 3)
     world.cells[name].post(Sampled(capacity(7 * MEMORY_BYTES), Load(500, 1, None, 0, 0), world.wall_ms()))
-    world.cells[name].node._control.changed(world.now)
+    world.cells[name].node._tables.changed(world.now)
     world.run(RECORD_SPACING_S + 0.01)
     record = said(world, name, NodeState)[-1][1].message
     assert record.phase is NodePhase.READY
@@ -367,7 +363,7 @@ def test_early_reports_are_bounded():
     world, (cell, host) = started(2)
     for number in range(EARLY_REPORTS_MAX + 5):
         hears(cell, report(world, host, READY, 100 + number, deployment=DeploymentId(f"d{number}")))
-    assert len(cell.node._control._early) == EARLY_REPORTS_MAX
+    assert len(cell.node._staging._early) == EARLY_REPORTS_MAX
 
 
 def test_an_older_report_that_comes_late_from_another_broker_changes_nothing():

@@ -1,0 +1,43 @@
+"""The tables that the conductors of a node share: what it believes, holds and waits for.
+
+A conductor writes what is its own and reads the rest: gossip and watch write the membership, staging the tenures, and
+nobody asks another conductor a question that a table can answer.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Final
+
+from shoal_agent.core.facts import ModelFacts
+from shoal_agent.core.membership import Membership
+from shoal_agent.core.story import Story
+from shoal_agent.core.tenure import Tenures
+from shoal_agent.core.timers import Routine, Timers
+from shoal_protocol.ids import Digest, Instant
+from shoal_protocol.messages import NodePhase, NodeState
+
+RECORD_SPACING_S: Final = 0.5
+"""At most two records a second, however fast things change."""
+
+
+@dataclass(slots=True)
+class Tables:
+    """What one node knows."""
+
+    membership: Membership = field(default_factory=Membership)
+    tenures: Tenures = field(default_factory=Tenures)
+    models: dict[Digest, ModelFacts] = field(default_factory=dict)
+    services: tuple[str, ...] = ()
+    phase: NodePhase = NodePhase.STARTING
+    state: NodeState | None = None
+    """This node's own record, as last published."""
+    rejected: Counter[str] = field(default_factory=Counter)
+    brokers: dict[str, bool] = field(default_factory=dict)
+    """Every broker ever connected, and whether it is now."""
+    timers: Timers = field(default_factory=Timers)
+    story: Story = field(default_factory=Story)
+
+    def changed(self, now: Instant) -> None:
+        """Something that this node's record tells has changed: publish it soon."""
+        if Routine.RECORD_SOON not in self.timers:
+            self.timers.set(Routine.RECORD_SOON, Instant(now + RECORD_SPACING_S))
