@@ -5,7 +5,7 @@ import pytest
 
 from shoal_agent.core import gate as gates
 from shoal_agent.core.events import EnvelopeReceived
-from shoal_agent.core.gate import DuplicateEnvelope, Gate, Opened, open_addressed
+from shoal_agent.core.gate import DuplicateEnvelope, Gate, open_addressed
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import MalformedMessage, RemoteProtocolError, ReplayedMessage
 from shoal_protocol.ids import ClusterId, Incarnation, NodeId, Sequence
@@ -111,15 +111,13 @@ def test_copies_are_remembered_up_to_a_bound_and_replayed_no_longer(monkeypatch,
 def test_an_opener_may_be_shared_and_is_believed():
     seen = []
 
-    def opener(wire, roster, cluster):
-        seen.append(wire)
-        return Opened(open_addressed(wire, roster, cluster).envelope, "elsewhere")
+    def opener(wire, topic, roster, cluster):
+        seen.append((wire, topic))
+        return open_addressed(wire, None, roster, cluster)
 
-    door = Gate(CLUSTER, node_of(AGENT), ROSTER, opener)
-    with pytest.raises(MalformedMessage):
-        arrives(door, sealed(BEAT))
-    assert arrives(door, sealed(BEAT), topic="elsewhere").message == BEAT
-    assert seen == [sealed(BEAT)] * 2
+    door, wire = Gate(CLUSTER, node_of(AGENT), ROSTER, opener), sealed(BEAT)
+    assert arrives(door, wire, topic="elsewhere") == door.reopen(wire)
+    assert seen == [(wire, "elsewhere"), (wire, None)]
 
 
 def tampered(offset: int) -> bytes:

@@ -10,22 +10,21 @@ broker that lies about it gains nothing, since a copy is dropped like a replay a
 lately accepted recognise all of them before the costly signature check. They are kept in two generations: when the
 young one is full it becomes the old one, which is forgotten whole; nothing is moved, and nothing is sorted.
 
-``Opener`` is a seam. Whether bytes are a member's word, and on which topic that belongs, is a function of the bytes,
-the roster and the cluster alone; so a world of a thousand nodes may open each envelope once and share what came out.
+``Opener`` is a seam. Whether bytes are a member's word, and may come on a topic, is a function of these, the roster
+and the cluster alone; so a world of a thousand nodes may open each envelope once and share what came out.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from shoal_agent.core.events import EnvelopeReceived
 from shoal_protocol.envelope import Envelope, check_age, open_envelope
-from shoal_protocol.errors import MalformedMessage, OversizedMessage, RemoteProtocolError, ReplayedMessage
+from shoal_protocol.errors import OversizedMessage, RemoteProtocolError, ReplayedMessage
 from shoal_protocol.ids import ClusterId, NodeId
 from shoal_protocol.limits import ENVELOPE_BYTES_MAX
 from shoal_protocol.replay import ReplayWindow
 from shoal_protocol.roster import TrustedRoster
-from shoal_protocol.topics import topic_for
+from shoal_protocol.topics import check_topic, parse
 
 COPIES_MAX: Final = 1024
 """Envelopes lately accepted, both generations together: with 50 heartbeats a second, at least ten seconds, far longer
@@ -38,22 +37,18 @@ class DuplicateEnvelope(Exception):  # noqa: N818 - an outcome, not an error
     """A copy of an accepted envelope that is to be expected: from another broker, or repeated by its own."""
 
 
-@dataclass(frozen=True, slots=True)
-class Opened:
-    """What a member said, and the one topic it may come on."""
-
-    envelope: Envelope
-    topic: str
+Opener = Callable[[bytes, str | None, TrustedRoster, ClusterId], Envelope]
+"""The member's word that the bytes are, if it may come on that topic (None: that does not matter), or
+RemoteProtocolError."""
 
 
-Opener = Callable[[bytes, TrustedRoster, ClusterId], Opened]
-"""RemoteProtocolError unless the bytes are a member's word."""
-
-
-def open_addressed(wire: bytes, roster: TrustedRoster, cluster: ClusterId) -> Opened:
+def open_addressed(wire: bytes, topic: str | None, roster: TrustedRoster, cluster: ClusterId) -> Envelope:
     """The opener of a real node: everything is verified, every time."""
+    named = None if topic is None else parse(topic)
     envelope = open_envelope(wire, roster, cluster)
-    return Opened(envelope, topic_for(cluster, envelope.sender, envelope.message))
+    if named is not None:
+        check_topic(named, envelope)
+    return envelope
 
 
 class Gate:
@@ -77,10 +72,7 @@ class Gate:
         if len(wire) > ENVELOPE_BYTES_MAX:
             raise OversizedMessage(f"{len(wire)} bytes")
         self._refuse_copy(arrival)
-        opened = self._opener(wire, self._roster, self._cluster)
-        envelope = opened.envelope
-        if arrival.topic != opened.topic:
-            raise MalformedMessage(f"{opened.topic} came on {arrival.topic[:80]!r}")
+        envelope = self._opener(wire, arrival.topic, self._roster, self._cluster)
         check_age(envelope, wall_ms, known_sender=self._replay.knows(envelope.sender))
         try:
             self._replay.accept(envelope)
@@ -93,7 +85,7 @@ class Gate:
 
     def reopen(self, wire: bytes) -> Envelope:
         """An envelope this node itself stored after accepting it: verified again, but neither age nor replay matter."""
-        return self._opener(wire, self._roster, self._cluster).envelope
+        return self._opener(wire, None, self._roster, self._cluster)
 
     def _refuse_copy(self, arrival: EnvelopeReceived) -> None:
         wire, broker = arrival.wire, arrival.broker
@@ -114,4 +106,4 @@ class Gate:
         self._young_bytes += len(wire)
 
 
-__all__ = ["DuplicateEnvelope", "Gate", "Opened", "Opener", "RemoteProtocolError", "open_addressed"]
+__all__ = ["DuplicateEnvelope", "Gate", "Opener", "RemoteProtocolError", "open_addressed"]
