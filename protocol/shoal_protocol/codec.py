@@ -5,8 +5,9 @@ the tables are only ever appended to, so a number never changes its meaning and 
 word, refused by us and counted. How a single field is written is in ``fields``.
 
 Plans get their own pair of functions because a plan is named by the digest of its bytes: it travels inside
-``PlanAnnounced`` as an opaque byte string and is decoded where it is judged. Decoding promises its shape: at least
-one stage, block ranges contiguous from block 0.
+``PlanAnnounced``, ``Proposed``, ``Certified`` and ``RecoveryOrdered`` as an opaque byte string and is decoded where it
+is judged. Decoding promises its shape: at least one stage, block ranges contiguous from block 0, voters different from
+each other and enough for the liars the terms allow, and a cause that fits the epoch.
 """
 
 from typing import Final, cast
@@ -39,6 +40,7 @@ from shoal_protocol.limits import ENVELOPE_BYTES_MAX, HEADER_BYTES_MAX, PLAN_BYT
 from shoal_protocol.messages import (
     Accused,
     Ack,
+    Cause,
     Certified,
     ControlMessage,
     EvidenceFound,
@@ -153,11 +155,14 @@ def encode_plan(plan: Plan) -> bytes:
         _check_plan(plan)
     except MalformedMessage as error:
         raise LocalProtocolError(str(error)) from error
-    return encode(_PLAN, plan)
+    data = encode(_PLAN, plan)
+    if len(data) > PLAN_BYTES_MAX:
+        raise LocalProtocolError(f"plan of {len(data)} bytes, at most {PLAN_BYTES_MAX}")
+    return data
 
 
 def decode_plan(data: bytes) -> Plan:
-    """The plan in ``data``: stages non-empty, contiguous from block 0; RemoteProtocolError otherwise."""
+    """The plan in ``data``, well formed as above; RemoteProtocolError otherwise."""
     if len(data) > PLAN_BYTES_MAX:
         raise OversizedMessage(f"plan of {len(data)} bytes, at most {PLAN_BYTES_MAX}")
     plan = cast("Plan", decode(_PLAN, data))
@@ -166,6 +171,21 @@ def decode_plan(data: bytes) -> Plan:
 
 
 def _check_plan(plan: Plan) -> None:
+    terms, voters = plan.terms, plan.voters
+    if (plan.epoch == 0) != (plan.cause is Cause.GENESIS):
+        raise MalformedMessage(f"epoch {plan.epoch} caused by {plan.cause.name}")
+    if terms.stages_min > terms.stages_max:
+        raise MalformedMessage(f"terms of {terms.stages_min} to {terms.stages_max} stages")
+    if len(set(voters)) != len(voters):
+        raise MalformedMessage("a voter twice")
+    if terms.faulty and len(voters) < 3 * terms.faulty + 1:
+        raise MalformedMessage(
+            f"{len(voters)} voters, {terms.faulty} of which may lie: at least {3 * terms.faulty + 1}"
+        )
+    _check_stages(plan)
+
+
+def _check_stages(plan: Plan) -> None:
     if not plan.stages:
         raise MalformedMessage("a plan without stages")
     next_block = 0

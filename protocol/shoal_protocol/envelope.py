@@ -11,6 +11,15 @@ the sender, its place in the sender's order, and how long it is meant.
 
 Opening goes from cheap to dear and trusts nothing before its time: size, strict form, version, cluster, sender and
 role (all microseconds), then the signature (55 us), and only then is the body decoded.
+
+Of the body is judged here what follows from the envelope and the roster alone, so that nobody behind the door needs
+to think of it: a plan that came inside is well formed and is about what the message says it is; a vote bears its
+voter's own signature, apart from the envelope's. What needs more is judged where that is known: a certificate or a
+recovery against the plan before it (``votes``), evidence by opening what is in it (``evidence``), the rest by who acts.
+
+An envelope that a third party relays, inside the deltas of anti-entropy or as evidence, is opened the same way, but
+neither its age nor the replay window matters (a node's door for those is the gate's ``reopen``): it was sealed long
+ago, may have been heard before, and is judged by its place in its sender's order.
 """
 
 from dataclasses import dataclass
@@ -31,6 +40,7 @@ from shoal_protocol.limits import CLOCK_SKEW_MS_MAX, ENVELOPE_BYTES_MAX
 from shoal_protocol.messages import (
     Accused,
     Ack,
+    Cause,
     Certified,
     ControlMessage,
     EvidenceFound,
@@ -45,8 +55,9 @@ from shoal_protocol.messages import (
     SynAck,
     VoteCast,
 )
-from shoal_protocol.roster import Role, TrustedRoster
+from shoal_protocol.roster import Member, Role, TrustedRoster
 from shoal_protocol.sealing import Sealer, pae, verify
+from shoal_protocol.votes import verify_vote
 
 ENVELOPE_VERSION: Final = 1
 
@@ -178,9 +189,28 @@ def open_envelope(wire: bytes, roster: TrustedRoster, cluster: ClusterId) -> Env
         raise UnknownSender(f"{said.sender} has no role that may say {KIND_NAMES[kind_type]}")
     verify(member.public_key, pae(payload_type(said.kind), sealed.statement), sealed.signature)
     message = decode_message(said.kind, said.body)
-    if isinstance(message, PlanAnnounced):
-        _require_genesis(message)
+    _judge(message, member, cluster)
     return Envelope(cluster, said.sender, said.incarnation, said.sequence, said.ttl_ms, said.sent_ms, message)
+
+
+def _judge(message: ControlMessage, speaker: Member, cluster: ClusterId) -> None:
+    """What can be said against ``message`` by whoever knows the roster and nothing else."""
+    match message:
+        case PlanAnnounced():
+            _require_genesis(message)
+        case Proposed():
+            _require_proposal(message)
+        case VoteCast():
+            statement = (cluster, message.deployment, message.epoch, message.round, message.vote, message.value)
+            verify_vote(speaker.public_key, message.signature, *statement)
+        case Certified():
+            if decode_plan(message.plan).epoch == 0:
+                raise MalformedMessage("nobody votes on epoch 0")
+        case RecoveryOrdered():
+            if decode_plan(message.plan).cause is not Cause.RECOVERY:
+                raise MalformedMessage("a recovery of another cause")
+        case _:
+            pass
 
 
 def _require_genesis(message: PlanAnnounced) -> None:
@@ -188,6 +218,14 @@ def _require_genesis(message: PlanAnnounced) -> None:
     epoch = decode_plan(message.plan).epoch
     if epoch != 0:
         raise UnknownSender(f"an operator may not announce epoch {epoch}")
+
+
+def _require_proposal(message: Proposed) -> None:
+    plan = decode_plan(message.plan)
+    if (plan.deployment, plan.epoch) != (message.deployment, message.epoch) or plan.epoch == 0:
+        raise MalformedMessage(f"a plan for {plan.deployment}/{plan.epoch} proposed for {message.epoch}")
+    if message.valid_round is not None and message.valid_round >= message.round:
+        raise MalformedMessage(f"round {message.round} cannot know of round {message.valid_round}")
 
 
 def check_age(envelope: Envelope, wall_ms: int, *, known_sender: bool) -> None:

@@ -45,12 +45,12 @@ STAGING_MS_MAX: Final = 24 * 3600 * 1000
 """A plan whose hosts are not ready after a day never will be."""
 EPOCH_LEAP: Final = 1 << 20
 """A recovery skips this many epochs, so that whatever the lost voters may still decide stays below it."""
-EVIDENCE_BYTES_MAX: Final = ENVELOPE_BYTES_MAX // 4
-"""One of the two envelopes of a proof: a proposal with the largest plan just does not fit, any real one does."""
+EVIDENCE_BYTES_MAX: Final = PLAN_BYTES_MAX + 4096
+"""One of the two envelopes of a proof: a proposal with the largest plan and the support of all voters."""
 DELTAS_MAX: Final = 256
 """Envelopes in one answer of anti-entropy."""
 DELTA_BYTES_MAX: Final = ENVELOPE_BYTES_MAX // 2
-"""All envelopes in one answer of anti-entropy; what does not fit follows in the next round."""
+"""All envelopes in one answer of anti-entropy, with room for the digests; what does not fit follows in the next."""
 LINKS_MAX: Final = 64
 """Links a node tells of: its shard's peers, or those it shares a deployment with."""
 ROOT_BYTES: Final = 16

@@ -10,8 +10,11 @@ is sealed at connect and delivered hours later. So a sender has one window per *
 what concerns a deployment, the deployment. The slot follows from the signed body, not from the topic.
 
 All that a node says about itself ends with its life: an incarnation below the highest one heard is refused in every
-such slot. An operator's plan does not: it was said by a command that ended at once, and a node that joins later
-hears the plans of two deployments in any order.
+such slot. A plan that carries its proof does not: an operator's was said by a command that ended at once, a certificate
+is retained and outlives whoever published it, and a node that joins later hears those of two deployments in any order.
+
+Only what is said *to us* passes through here. An envelope relayed inside a delta or as evidence is somebody's earlier
+word: it is opened without a window (the gate's ``reopen``), and its place in its sender's order says if it is news.
 """
 
 from collections import OrderedDict
@@ -23,10 +26,21 @@ from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import OversizedMessage, ReplayedMessage
 from shoal_protocol.ids import Incarnation, NodeId
 from shoal_protocol.limits import REPLAY_SLOTS_MAX, REPLAY_WINDOW_BITS, SENDERS_MAX
-from shoal_protocol.messages import ControlMessage, PhaseReported, PlanAnnounced, Proposed, VoteCast
+from shoal_protocol.messages import (
+    Certified,
+    ControlMessage,
+    PhaseReported,
+    PlanAnnounced,
+    Proposed,
+    RecoveryOrdered,
+    VoteCast,
+)
 
 Slot = tuple[int, str]
 """Kind of message, and the deployment it is about or nothing."""
+
+_IMMORTAL: Final = (PlanAnnounced, Certified, RecoveryOrdered)
+"""What stands whatever became of its sender: plans, with their proofs."""
 
 _WINDOW: Final = (1 << REPLAY_WINDOW_BITS) - 1
 
@@ -65,7 +79,7 @@ class ReplayWindow:
             if len(self._senders) >= SENDERS_MAX:
                 raise OversizedMessage(f"more than {SENDERS_MAX} senders")
             sender = _Sender()
-        mortal = not isinstance(envelope.message, PlanAnnounced)
+        mortal = not isinstance(envelope.message, _IMMORTAL)
         if mortal and envelope.incarnation < sender.incarnation:
             raise ReplayedMessage(f"incarnation {envelope.incarnation}, {sender.incarnation} was heard")
         slot = slot_of(envelope.message)
@@ -84,7 +98,7 @@ def slot_of(message: ControlMessage) -> Slot:
     kind = KIND_OF[type(message)]
     if isinstance(message, PhaseReported | Proposed | VoteCast):
         return kind, message.deployment
-    if isinstance(message, PlanAnnounced):
+    if isinstance(message, _IMMORTAL):
         return kind, decode_plan(message.plan).deployment
     return kind, ""
 

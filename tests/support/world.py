@@ -44,7 +44,7 @@ from shoal_protocol.ids import (
     node_id_of,
 )
 from shoal_protocol.limits import TTL_MS_MAX
-from shoal_protocol.messages import Capacity, ControlMessage, Endpoint, Load, Plan, PlanAnnounced, PlanStage
+from shoal_protocol.messages import Capacity, Cause, ControlMessage, Endpoint, Load, Plan, PlanAnnounced, PlanStage
 from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
 from shoal_protocol.sealing import Ed25519Sealer
 from shoal_protocol.topics import topic_for
@@ -244,7 +244,8 @@ class World:
         edges = [round(index * count / len(hosts)) for index in range(len(hosts) + 1)]
         stages = tuple(PlanStage(host, edges[i], edges[i + 1] - 1) for i, host in enumerate(hosts))
         limit = context or self.facts.context_tokens_max
-        return Plan(TOY, Epoch(epoch), GENESIS_PARENT, model, limit, stages)
+        cause = Cause.GAIN if epoch else Cause.GENESIS
+        return Plan(TOY, Epoch(epoch), GENESIS_PARENT, model, limit, stages, cause=cause)
 
     def said(self, key: Ed25519Sealer, message: ControlMessage, incarnation: int = 1, sequence: int = 1) -> Broadcast:
         """What a member says, as it is published."""

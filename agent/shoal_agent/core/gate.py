@@ -84,7 +84,7 @@ class Gate:
         return envelope
 
     def reopen(self, wire: bytes) -> Envelope:
-        """An envelope this node itself stored after accepting it: verified again, but neither age nor replay matter."""
+        """An envelope this node stored, or that somebody relays: verified, but neither age nor replay matters."""
         return self._opener(wire, None, self._roster, self._cluster)
 
     def _refuse_copy(self, arrival: EnvelopeReceived) -> None:
