@@ -8,11 +8,14 @@ from shoal_agent.core.plan import (
     faults_for_host,
     faults_of,
     kv_bytes_per_token,
+    rendezvous_order,
     resident_bytes,
     span_of,
     stage_of,
+    voter_count,
+    voters_for,
 )
-from shoal_protocol.ids import DeploymentId, Digest, Epoch, node_id_of
+from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, node_id_of
 from shoal_protocol.messages import Plan, PlanStage
 from tests.support.protocol import AGENT, OBSERVER, OPERATOR, STRANGER, WITNESS, node_of, trusted_roster
 from tests.support.toy import MODEL, toy_facts
@@ -85,3 +88,45 @@ def test_a_plan_promises_no_more_context_than_the_model_has():
     assert faults_for_host(replace(PLAN, context_tokens_max=513), HOST, MODELS, 10**9) == [
         "context of 513 tokens, the model has 512"
     ]
+
+
+@pytest.mark.parametrize(
+    ("hosts", "available", "faulty", "count"),
+    [
+        (1, 1, 0, 1),
+        (1, 2, 0, 1),
+        (2, 2, 0, 1),
+        (1, 3, 0, 3),
+        (2, 9, 0, 3),
+        (3, 4, 0, 3),
+        (4, 4, 0, 3),
+        (4, 5, 0, 5),
+        (6, 7, 0, 7),
+        (12, 20, 0, 7),
+        (1, 9, 1, 4),
+        (6, 9, 1, 4),
+        (2, 3, 1, 3),
+        (2, 20, 2, 7),
+    ],
+)
+def test_how_many_vote(hosts, available, faulty, count):
+    assert voter_count(hosts, available, faulty) == count
+
+
+def test_hosts_vote_first_and_everybody_ranks_alike():
+    agents = [NodeId(letter * 32) for letter in "abcdefgh"]
+    voters = voters_for(DeploymentId("toy"), agents[6:8], agents, 0)
+    assert len(voters) == 3
+    assert set(agents[6:8]) <= set(voters)
+    assert voters == voters_for(DeploymentId("toy"), agents[:5:-1], agents[::-1], 0)
+    assert voters_for(DeploymentId("toy"), agents, [], 1) == tuple(rendezvous_order(b"toy", agents)[:4])
+    many = {voters_for(DeploymentId(name), agents[:1], agents, 0)[1] for name in "abcdefghijkl"}
+    assert len(many) > 3, "witnesses differ between deployments"
+
+
+def test_a_witness_stays_while_it_may():
+    agents = [NodeId(letter * 32) for letter in "abcdefgh"]
+    before = voters_for(DeploymentId("toy"), agents[:2], agents, 0)
+    without = [node for node in agents if node not in before]
+    after = voters_for(DeploymentId("toy"), agents[:2], [*agents[:2], before[2], *without[:2]], 0)
+    assert after == before

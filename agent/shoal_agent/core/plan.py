@@ -3,18 +3,26 @@
 A plan is not accepted because others accept it, nor because this node would have computed the same one (two views
 are never equal at one instant): each host checks it against *itself*: its roster, its packages, its memory. Every
 fault is reported, so that an operator mends a plan once.
+
+*Who decides the next one* is part of every plan: its hosts first, for they have most to lose, then witnesses, ranked by
+a hash of (deployment, node), so that everybody ranks alike and witnesses change only when they must. An odd number
+where all are honest: a fourth voter would survive no more crashes than three, and one more would have to be heard.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from shoal_agent.core.facts import ModelFacts, StageSpan
-from shoal_protocol.ids import DIGEST_BYTES, Digest, NodeId
+from shoal_protocol.ids import DIGEST_BYTES, DeploymentId, Digest, NodeId
+from shoal_protocol.limits import VOTERS_MAX
 from shoal_protocol.messages import Plan
 from shoal_protocol.roster import Role, TrustedRoster
 
 GENESIS_PARENT: Final = Digest(bytes(DIGEST_BYTES))
 """What stands where a first plan has no parent."""
+_ODD: Final = (7, 5, 3, 1)
+"""How many voters there may be where nobody lies."""
 
 
 def stage_of(plan: Plan, node: NodeId) -> int | None:
@@ -37,6 +45,31 @@ def resident_bytes(facts: ModelFacts, span: StageSpan) -> int:
 def kv_bytes_per_token(facts: ModelFacts, span: StageSpan) -> int:
     """KV that one token of one session takes on the blocks of ``span``."""
     return sum(block.kv_bytes_per_token for block in facts.blocks[span.first_block : span.last_block + 1])
+
+
+def rendezvous_order(key: bytes, nodes: Iterable[NodeId]) -> list[NodeId]:
+    """``nodes`` as everybody ranks them for ``key``: highest random weight first."""
+    return sorted(nodes, key=lambda n: (hashlib.blake2b(key + n.encode("ascii"), digest_size=8).digest(), n))
+
+
+def voter_count(hosts: int, available: int, faulty: int) -> int:
+    """How many of ``available`` nodes should vote about a plan of ``hosts``, of whom ``faulty`` may lie."""
+    if faulty:
+        return min(3 * faulty + 1, VOTERS_MAX, available)
+    wanted = max(3, min(hosts, VOTERS_MAX))
+    wanted += 1 - wanted % 2
+    return next((count for count in _ODD if count <= min(wanted, available)), 0)
+
+
+def voters_for(
+    deployment: DeploymentId, hosts: Iterable[NodeId], alive: Iterable[NodeId], faulty: int
+) -> tuple[NodeId, ...]:
+    """Who decides the epoch after one with ``hosts``; ``alive`` are the agents that may be witnesses."""
+    key = deployment.encode()
+    first = rendezvous_order(key, hosts)
+    witnesses = [node for node in rendezvous_order(key, alive) if node not in first]
+    count = voter_count(len(first), len(first) + len(witnesses), faulty)
+    return tuple([*first, *witnesses][:count])
 
 
 def faults_of(plan: Plan, roster: TrustedRoster) -> list[str]:
