@@ -22,7 +22,7 @@ from shoal_protocol.limits import TTL_MS_MAX
 from shoal_protocol.messages import ControlMessage, Endpoint, LinkDeath
 from shoal_protocol.roster import TrustedRoster
 from shoal_protocol.sealing import Sealer
-from shoal_protocol.topics import topic_for
+from shoal_protocol.topics import home_shard, topic_for
 
 TTL_MS: Final = 300_000
 """Age at which a broadcast is refused: far above any delay, and above the clock skew we tolerate."""
@@ -55,6 +55,7 @@ class Voice:
     def __init__(self, config: CoreConfig, identity: Identity) -> None:
         self._config = config
         self._identity = identity
+        self._shard = home_shard(identity.node, identity.roster)
         self._sampled: Sampled | None = None
         self._sampled_at = Instant(0.0)
         self._sequence = 0
@@ -121,7 +122,7 @@ class Voice:
 
     def topic_of(self, message: ControlMessage) -> str:
         """Where this node says ``message``."""
-        return topic_for(self._config.cluster, self._identity.node, message)
+        return topic_for(self._config.cluster, self._identity.node, message, self._shard)
 
     def will(self, broker: str, connection: int, now: Instant) -> tuple[str, bytes]:
         """Topic and wire of the last will for one connection to one broker; it may lie there for years."""
