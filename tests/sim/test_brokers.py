@@ -4,7 +4,7 @@ from random import Random
 import pytest
 
 from shoal_agent.core.effects import Broadcast
-from shoal_agent.core.events import BrokerConnected, BrokerLost
+from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived
 from shoal_agent.sim.agenda import Agenda
 from shoal_agent.sim.brokers import GIVEN_UP_S, Brokers
 from shoal_agent.sim.weather import Weather
@@ -19,11 +19,13 @@ class Client:
     events: list = field(default_factory=list)
     got: list = field(default_factory=list)
 
-    def post(self, event):
-        self.events.append(event)
+    filters: tuple = ("t", "will", "other", "t/+")
 
-    def envelope(self, broker, topic, wire):
-        self.got.append((broker, topic, wire))
+    def post(self, event):
+        if isinstance(event, EnvelopeReceived):
+            self.got.append((event.broker, event.topic, event.wire))
+        else:
+            self.events.append(event)
 
     def will(self, broker, connection):
         return Broadcast("will", b"%d" % connection, retain=False, at_least_once=True, expiry_s=0)

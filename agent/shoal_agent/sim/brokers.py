@@ -1,10 +1,13 @@
 """The brokers between the nodes, and each node's links to all of them.
 
-A broker keeps retained messages and hands every message to everybody else that is connected. What a node publishes
-reaches one broker in order; what a broker delivers may come late, twice, out of order or not at all. A broker that is
-down loses its connections at once; one that is frozen, or cut off from a node, only stays silent until the node's
-probes give it up. Retained messages survive a restart (our template sets ``persistence``). A connection that breaks
-leaves the last will behind.
+A broker keeps retained messages and hands every message to everybody else that subscribed to its topic. What a node
+publishes reaches one broker in order; what a broker delivers may come late, twice, out of order or not at all. A broker
+that is down loses its connections at once; one that is frozen, or cut off from a node, only stays silent until the
+node's probes give it up. Retained messages survive a restart (our template sets ``persistence``). A connection that
+breaks leaves the last will behind.
+
+The hearers of one message share one event, and are handed it in at most ``LANES_MAX`` goes: each lane is late by its
+own, so a world of few nodes sees every order there is, and a world of thousands is not busy sorting deliveries.
 """
 
 from dataclasses import dataclass, field
@@ -12,8 +15,9 @@ from random import Random
 from typing import Final, Protocol
 
 from shoal_agent.core.effects import Broadcast
-from shoal_agent.core.events import BrokerConnected, BrokerLost
+from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived
 from shoal_agent.sim.agenda import Agenda
+from shoal_agent.sim.routing import Retained, Subscriptions
 from shoal_agent.sim.weather import Weather
 from shoal_protocol.ids import NodeId
 from shoal_protocol.limits import BROKER_PROBE_S, BROKER_RETRY_S_MIN
@@ -22,25 +26,31 @@ GIVEN_UP_S: Final = 2 * BROKER_PROBE_S
 """A silent broker is probed, and down if that is not answered for as long again."""
 RETRY_S_MAX: Final = 2.0
 """Attempts to connect again come within this; the real ones back off further, up to BROKER_RETRY_S_MAX."""
+LANES_MAX: Final = 8
+"""Moments at which one message arrives somewhere: more than the nodes of most worlds."""
 
 
 class Client(Protocol):
-    """A node, as brokers know it."""
+    """A life of a node, as brokers know it."""
 
     @property
     def alive(self) -> bool: ...
 
-    def post(self, event: BrokerConnected | BrokerLost) -> None: ...
+    @property
+    def filters(self) -> tuple[str, ...]: ...
 
-    def envelope(self, broker: str, topic: str, wire: bytes) -> None: ...
+    def post(self, event: BrokerConnected | BrokerLost | EnvelopeReceived) -> None: ...
 
     def will(self, broker: str, connection: int) -> Broadcast: ...
 
 
-@dataclass
+@dataclass(slots=True, eq=False)
 class _Connection:
+    node: NodeId
     number: int
+    client: Client
     will: Broadcast
+    open: bool = True
 
 
 @dataclass
@@ -48,7 +58,8 @@ class _Broker:
     name: str
     up: bool = True
     frozen: bool = False
-    retained: dict[str, bytes] = field(default_factory=dict)
+    retained: Retained = field(default_factory=Retained)
+    subscriptions: Subscriptions = field(default_factory=Subscriptions)
     links: dict[NodeId, _Connection] = field(default_factory=dict)
     stuck: list[tuple[NodeId | None, Broadcast]] = field(default_factory=list)
     """What came in while it was frozen, in order."""
@@ -105,16 +116,31 @@ class Brokers:
             self._connect_soon(broker, node, BROKER_RETRY_S_MIN)
             return
         self._connections += 1
-        broker.links[node] = _Connection(self._connections, client.will(broker.name, self._connections))
+        number = self._connections
+        broker.links[node] = _Connection(node, number, client, client.will(broker.name, number))
         client.post(BrokerConnected(broker.name))
-        for topic, wire in list(broker.retained.items()):
-            self._deliver(broker, node, topic, wire)
+        self._subscribe(broker, node, client.filters)
+
+    def subscribe(self, node: NodeId) -> None:
+        """``node`` changed its filters: every broker it reaches takes note, the others when it connects."""
+        filters = self._clients[node].filters
+        for broker in self._brokers.values():
+            if node in broker.links:
+                self._subscribe(broker, node, filters)
+
+    def _subscribe(self, broker: _Broker, node: NodeId, filters: tuple[str, ...]) -> None:
+        fresh = broker.subscriptions.set(node, filters)
+        link = broker.links[node]
+        for topic, wire in broker.retained.under(fresh):
+            self._deliver(broker, [link], EnvelopeReceived(broker.name, topic, wire, redelivered=True))
 
     def _break(self, broker: _Broker, node: NodeId, reason: str | None) -> None:
         """The connection is over; ``reason`` is what the node is told, None if nobody is there to tell."""
         connection = broker.links.pop(node, None)
         if connection is None:
             return
+        connection.open = False
+        broker.subscriptions.drop(node)
         self._take_in(broker, None, connection.will)
         client = self._clients.get(node)
         if reason is not None and client is not None:
@@ -196,27 +222,33 @@ class Brokers:
         if not broker.up:
             return
         if effect.retain:
-            broker.retained[effect.topic] = effect.wire
+            broker.retained.keep(effect.topic, effect.wire)
         self._fan_out(broker, source, effect.topic, effect.wire)
 
     def _fan_out(self, broker: _Broker, source: NodeId | None, topic: str, wire: bytes) -> None:
-        weather, rng = self._weather, self._rng
-        for node in broker.links:
-            if node == source or rng.random() < weather.message_loss:
-                continue
-            self._deliver(broker, node, topic, wire)
-            if rng.random() < weather.duplicate:
-                self._deliver(broker, node, topic, wire)
+        loss, twice, draw = self._weather.message_loss, self._weather.duplicate, self._rng.random
+        links = [broker.links[node] for node in broker.subscriptions.hearers(topic) if node != source]
+        if loss:
+            links = [link for link in links if draw() >= loss]
+        if twice:
+            links += [link for link in links if draw() < twice]
+        self._deliver(broker, links, EnvelopeReceived(broker.name, topic, wire))
 
-    def _deliver(self, broker: _Broker, node: NodeId, topic: str, wire: bytes) -> None:
-        number = broker.links[node].number
-        delay_s = self._rng.uniform(*self._weather.broker_s) + self._rng.uniform(0.0, self._weather.reorder_s)
-        self._agenda.after(delay_s, lambda: self._hand_over(broker, node, number, topic, wire))
+    def _deliver(self, broker: _Broker, links: list[_Connection], event: EnvelopeReceived) -> None:
+        """``event`` reaches ``links``, in lanes that are late by different times."""
+        uniform, weather = self._rng.uniform, self._weather
+        lanes = min(len(links), LANES_MAX)
+        for lane in range(lanes):
+            delay_s = uniform(*weather.broker_s) + uniform(0.0, weather.reorder_s)
+            self._hand_over_after(delay_s, broker.name, links[lane::lanes], event)
 
-    def _hand_over(self, broker: _Broker, node: NodeId, number: int, topic: str, wire: bytes) -> None:
-        connection = broker.links.get(node)
-        if connection is None or connection.number != number or (broker.name, node) in self._cut:
-            return
-        self.carried += 1
-        self.carried_bytes += len(wire)
-        self._clients[node].envelope(broker.name, topic, wire)
+    def _hand_over_after(self, delay_s: float, broker: str, links: list[_Connection], event: EnvelopeReceived) -> None:
+        self._agenda.after(delay_s, lambda: self._hand_over(broker, links, event))
+
+    def _hand_over(self, broker: str, links: list[_Connection], event: EnvelopeReceived) -> None:
+        cut = self._cut
+        for link in links:
+            if link.open and not (cut and (broker, link.node) in cut):
+                self.carried += 1
+                self.carried_bytes += len(event.wire)
+                link.client.post(event)

@@ -1,13 +1,16 @@
 """One machine of a world: a real node, the twins of its drivers, a clock that drifts, a disk.
 
 The machine's clock runs at ``rate`` times true time and begins anywhere, as monotonic clocks do; only the machine
-converts. A paused process (SIGSTOP) keeps its sockets: what arrives queues and is handled late, all at once. A crash
-loses everything but the disk; then a new life begins with the next boot number, which the real state directory
-writes before anything is sent.
+converts. A paused process (SIGSTOP) keeps its sockets: what arrives queues and is handled late, all at once. A process
+that waits for a slow disk is paused by itself: what it asked for after a ``Persist`` happens when the write is over,
+and a crash before that loses both. A crash loses everything but the disk; then a new life begins with the next boot
+number, which the real state directory writes before anything is sent.
 
-After every event the node's own invariants are checked; whatever ``handle`` raises is a bug, and ends the world.
+After every event (in large worlds: every so many) the node's own invariants are checked; whatever ``handle`` raises
+is a bug, and ends the world.
 """
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -36,7 +39,6 @@ from shoal_agent.core.effects import (
     UnloadBlocks,
 )
 from shoal_agent.core.events import (
-    EnvelopeReceived,
     Event,
     FrameReceived,
     ModelAvailable,
@@ -45,6 +47,7 @@ from shoal_agent.core.events import (
     ServicesAvailable,
     TimePassed,
 )
+from shoal_agent.core.gate import Opener
 from shoal_agent.core.node import Node
 from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_agent.sim.agenda import Agenda
@@ -54,6 +57,7 @@ from shoal_protocol.headers import Activation, Header
 from shoal_protocol.ids import Incarnation, Instant, NodeId
 from shoal_protocol.messages import Capacity, Load
 from shoal_protocol.sealing import Sealer
+from shoal_protocol.topics import agent_filters, home_shard
 
 WALL_MS: Final = 1_700_000_000_000
 """Unix time at which every world begins."""
@@ -82,7 +86,7 @@ class Surroundings(Protocol):
 
     def send(self, node: NodeId, effect: SendFrame, data: bytes | None) -> None: ...
 
-    def handled(self, seen: Seen) -> None: ...
+    def handled(self, machine: "Machine", event: Event, effects: list[Effect]) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,10 @@ class Setup:
     """How far its wall clock is off."""
     has_services: bool
     memory_bytes: int
+    opener: Opener
+    """How its gate opens envelopes: a world shares what comes out."""
+    check_every: int
+    """Invariants are checked after so many events."""
 
 
 class Machine:
@@ -115,8 +123,12 @@ class Machine:
     ) -> None:
         self.setup = setup
         self.disk: dict[str, bytes] = {}
+        self.disk_s = 0.0
+        """How long a write takes."""
         self.alive = False
         self.paused = False
+        self.boots = 0
+        """Lives it has had; unlike their numbers, these are never lost."""
         self.life = Incarnation(0)
         self.device = device()
         self._identity = identity
@@ -124,15 +136,21 @@ class Machine:
         self._agenda = agenda
         self._around = around
         self._rng = rng
-        self._backlog: list[Callable[[], None]] = []
+        self._writing = False
+        self._backlog: deque[Callable[[], None]] = deque()
+        self._unchecked = 0
         self._armed: Instant | None = None
         self._latest = Instant(setup.origin_s)
-        self.name = identity(self.life).node
+        who = identity(self.life)
+        self.name = who.node
+        self._home = agent_filters(who.roster.cluster, who.node, (home_shard(who.node, who.roster),))
+        self.filters = self._home
+        """What it subscribes to at every broker."""
         self.node = self._born()
 
     def _born(self) -> Node:
         rng = Random(self._rng.getrandbits(64))  # noqa: S311 - chance in a world that must be repeatable
-        return Node(self.setup.config, self._identity(self.life), rng, self.now())
+        return Node(self.setup.config, self._identity(self.life), rng, self.now(), self.setup.opener)
 
     # --- lives ----------------------------------------------------------------------------------------------------
 
@@ -140,10 +158,12 @@ class Machine:
         """Begin a life with what is on the disk."""
         assert not self.alive, "one life at a time"
         self.life = Incarnation(self.life + 1)
-        self.alive, self.paused, self._armed = True, False, None
+        self.boots += 1
+        self.alive, self.paused, self._writing, self._armed = True, False, False, None
         self.device = self._new_device()
+        self.filters = self._home
         self.node = self._born()
-        self._sample(self.life)
+        self._sample()
         if self.device.knows_model:
             self.post(ModelAvailable(self.device.facts))
         if self.setup.has_services:
@@ -165,9 +185,11 @@ class Machine:
     def resume(self) -> None:
         """SIGCONT: everything that waited happens now."""
         self.paused = False
-        backlog, self._backlog = self._backlog, []
-        for act in backlog:
-            self._run(act)
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        while self._backlog and not self.paused and not self._writing:
+            self._run(self._backlog.popleft())
 
     # --- time -----------------------------------------------------------------------------------------------------
 
@@ -178,13 +200,18 @@ class Machine:
 
     def later(self, delay_s: float, act: Callable[[], None]) -> None:
         """``act`` after ``delay_s`` of this machine's clock, if this life lasts; late if it is paused then."""
-        life = self.life
-        self._agenda.after(delay_s / self.setup.rate, lambda: self._do(life, act))
+        boots = self.boots
 
-    def _do(self, life: Incarnation, act: Callable[[], None]) -> None:
-        if not self.alive or life != self.life:
+        def come() -> None:
+            if boots == self.boots:
+                self._do(act)
+
+        self._agenda.after(delay_s / self.setup.rate, come)
+
+    def _do(self, act: Callable[[], None]) -> None:
+        if not self.alive:
             return
-        if self.paused:
+        if self.paused or self._writing:
             self._backlog.append(act)
         else:
             self._run(act)
@@ -211,38 +238,70 @@ class Machine:
         self._latest = Instant(max(self._latest, deadline))
         self._handle(TimePassed())
 
-    def _sample(self, life: Incarnation) -> None:
+    def _sample(self) -> None:
         wall_ms = WALL_MS + self.setup.skew_ms + int(self._agenda.now * 1000)
         memory = self.setup.memory_bytes
         self.post(Sampled(Capacity(1, memory, memory, 10**9, 10**9, ("CPU",)), Load(0, 10**9, None, 0, 0), wall_ms))
-        self.later(SAMPLE_S, lambda: self._sample(life))
+        self.later(SAMPLE_S, self._sample)
 
     # --- events and effects ---------------------------------------------------------------------------------------
 
     def post(self, event: Event) -> None:
         """``event`` happens here, now; nowhere if the machine is dead, later if it is paused."""
-        self._do(self.life, lambda: self._handle(event))
+        if not self.alive:
+            return
+        if self.paused or self._writing:
+            self._backlog.append(lambda: self._handle(event))
+            return
+        try:
+            self._handle(event)
+        except BrokenWorld:
+            raise
+        except Exception as fault:
+            raise BrokenWorld(f"{self.name}: {type(fault).__name__}: {fault}") from fault
 
     def frame(self, peer: NodeId, header: Header, data: bytes | None) -> None:
         """A frame arrives; the payload of an activation becomes a tensor."""
-        self._do(self.life, lambda: self._frame(peer, header, data))
+        self._do(lambda: self._frame(peer, header, data))
 
     def _frame(self, peer: NodeId, header: Header, data: bytes | None) -> None:
         tensor = data is not None and isinstance(header, Activation)
         payload = self.device.put(data) if tensor and data is not None else data
         self._handle(FrameReceived(peer, header, payload))
 
-    def envelope(self, broker: str, topic: str, wire: bytes) -> None:
-        """A broker delivers."""
-        self.post(EnvelopeReceived(broker, topic, wire))
-
     def _handle(self, event: Event) -> None:
         effects = self.node.handle(event, self.now())
-        self.node.check()
-        self._around.handled(Seen(self._agenda.now, self, event, effects))
-        for effect in effects:
+        self._unchecked += 1
+        if self._unchecked >= self.setup.check_every:
+            self._unchecked = 0
+            self.node.check()
+        self._around.handled(self, event, effects)
+        self._carry_out(effects)
+
+    def _carry_out(self, effects: list[Effect]) -> None:
+        for index, effect in enumerate(effects):
+            if self.disk_s and isinstance(effect, Persist):
+                self._write(effect, effects[index + 1 :])
+                return
             self._perform(effect)
         self._wake()
+
+    def _write(self, effect: Persist, rest: list[Effect]) -> None:
+        """The process waits until a slow disk has ``effect``, and then goes on with ``rest``."""
+        self._writing = True
+
+        def written() -> None:
+            self.disk[effect.name] = effect.data
+            self._carry_out(rest)
+
+        def over() -> None:
+            if boots == self.boots and self.alive:
+                self._writing = False
+                self._backlog.appendleft(written)
+                self._catch_up()
+
+        boots = self.boots
+        self._agenda.after(self.disk_s, over)
 
     def _perform(self, effect: Effect) -> None:
         device = self.device

@@ -96,8 +96,5 @@ class Retained:
     def under(self, filters: Iterable[str]) -> list[tuple[str, bytes]]:
         """Topic and wire of everything retained that ``filters`` name."""
         return [
-            branch[_LEAF]
-            for name in filters
-            for branch in _matched(self._tree, name.split("/"))
-            if _LEAF in branch
+            branch[_LEAF] for name in filters for branch in _matched(self._tree, name.split("/")) if _LEAF in branch
         ]
