@@ -62,7 +62,8 @@ def play(scenario: str, seed: int, nodes: int, tell: Callable[[str], None] | Non
         bare_nodes=min(rules.bare_nodes, nodes - 1),
     )
     judge = Judge(settings.blocks, settings.context_tokens)
-    world = World(settings, judge, Trace(tell))
+    trace = Trace(tell)
+    world = World(settings, judge, trace)
     judge.begin(world.roster)
     try:
         _live(world, judge, rules.faults)
@@ -73,7 +74,7 @@ def play(scenario: str, seed: int, nodes: int, tell: Callable[[str], None] | Non
         seed,
         nodes,
         tuple(judge.violations),
-        world.trace.hexdigest(),
+        trace.hexdigest(),
         world.agenda.now,
         world.brokers.carried + world.links.carried,
         world.brokers.carried_bytes + world.links.carried_bytes,
