@@ -5,10 +5,10 @@ from shoal_agent.core.effects import CallService, SendFrame
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import CallId
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.services import Method
+from shoal_agent.core.services import FlushAnswer, FlushRequest, Method, pack
 from shoal_protocol.codec import encode_header
 from shoal_protocol.headers import ServiceCall, ServiceFault, ServiceResult
-from shoal_protocol.ids import NodeId
+from shoal_protocol.ids import NodeId, SessionId
 from shoal_protocol.limits import REASON_CHARS_MAX, SERVICE_CALLS_MAX
 
 HERE, THERE, ELSEWHERE = NodeId("h" * 32), NodeId("t" * 32), NodeId("e" * 32)
@@ -49,6 +49,18 @@ def test_a_call_abroad_is_a_frame_and_its_answer_an_event():
     assert out.effects == [SendFrame(THERE, ServiceCall(call, "tokenizer:0", "encode", 1000), b"text")]
     assert calls.result(THERE, ServiceResult(call, "", None), b"answer") == ServiceReturned(call, b"answer")
     assert calls.result(THERE, ServiceResult(call, "", None), b"again") is None
+
+
+def test_only_what_travels_is_packed():
+    calls, request = Calls(HERE), FlushRequest(SessionId(bytes(16)))
+    here, there = Outbox(HERE), Outbox(HERE)
+    calls.make(HERE, "detokenizer:0", "flush", request, 1000, here)
+    calls.make(THERE, "detokenizer:0", "flush", request, 1000, there)
+    assert here.effects[0].request is request
+    assert there.effects[0].payload == pack(request)
+    asked = served(calls)
+    (frame,) = answer_to(calls, ServiceReturned(asked.call, FlushAnswer("x")))
+    assert frame.payload == pack(FlushAnswer("x"))
 
 
 def test_the_names_that_travel_are_plain_strings():

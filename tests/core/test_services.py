@@ -64,6 +64,17 @@ def test_a_message_survives_the_wire(message):
 
 
 @pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
+def test_what_never_travelled_is_what_it_is_and_packs_only_once(message):
+    assert unpack(type(message), message) is message
+    assert pack(pack(message)) == pack(message)
+
+
+def test_a_message_taken_for_another_is_a_mistake_of_ours():
+    with pytest.raises(AssertionError, match="took a Done for a FlushAnswer"):
+        unpack(FlushAnswer, Done())
+
+
+@pytest.mark.parametrize("message", EXAMPLES, ids=lambda message: type(message).__name__)
 def test_a_message_is_an_array_of_its_fields_in_order(message):
     row = msgpack.unpackb(pack(message), use_list=False)
     assert len(row) == len(dataclasses.fields(message))

@@ -142,6 +142,32 @@ async def test_a_token_is_sampled_at_once_on_the_loop(ready):
     assert (answer.token, answer.end) == (EOS, True)
 
 
+SAID_WITH_EVERY_TOKEN = [
+    (ServiceKind.SAMPLER, "open", services.OpenSamplerRequest(SESSION, (1, 2), Sampling(0.8, 5, 0.9, 1.1, 7, 2))),
+    (ServiceKind.SAMPLER, "sample", services.SampleRequest(SESSION, 2)),
+    (ServiceKind.DETOKENIZER, "open", services.OpenDetokenizerRequest(SESSION, (), True)),
+    (ServiceKind.DETOKENIZER, "push", services.PushRequest(SESSION, 200, (201, 7))),
+    (ServiceKind.DETOKENIZER, "flush", services.FlushRequest(SESSION)),
+]
+
+
+async def test_a_call_from_here_and_one_from_another_node_get_the_same_bytes(ready):
+    """The same conversation twice: requests as messages, then packed."""
+    logits = np.random.default_rng(1).standard_normal((1, 1, vocabulary())).astype(np.float32)
+    told = []
+    for travel in (lambda message: message, pack):
+        for number, (kind, method, message) in enumerate(SAID_WITH_EVERY_TOKEN):
+            handle = ready.tensors.put(logits) if method == "sample" else None
+            ready.host.call(CallService(CallId(number), NAMES[kind], method, travel(message), handle))
+        told.append([event.result for event in ready.events])
+        ready.events.clear()
+    here, abroad = told
+    assert len(abroad) == len(SAID_WITH_EVERY_TOKEN)
+    assert all(isinstance(result, bytes) for result in abroad)
+    assert not any(isinstance(result, bytes) for result in here)
+    assert [pack(result) for result in here] == abroad
+
+
 async def test_calls_that_come_while_a_service_is_built_keep_their_order(caller):
     caller.host.add(assets())
     name = NAMES[ServiceKind.DETOKENIZER]

@@ -212,7 +212,7 @@ class Cell:
             self.post(ServiceFailed(effect.call, f"{effect.method}: {fault.name}", fault))
             return
         try:
-            answer = self.services.serve(effect.service, effect.method, effect.request, logits)
+            answer = self.services.serve(effect.service, effect.method, services.pack(effect.request), logits)
         except (ValueError, RemoteProtocolError) as fault:
             self.post(ServiceFailed(effect.call, str(fault), ServiceFault.REFUSED))
         else:

@@ -10,6 +10,7 @@ from shoal_agent.core.effects import CallService
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import CallId
 from shoal_agent.core.outbox import Outbox, Payload
+from shoal_agent.core.services import Parcel, pack
 from shoal_protocol.headers import ServiceCall, ServiceFault, ServiceResult
 from shoal_protocol.ids import NodeId
 from shoal_protocol.limits import REASON_CHARS_MAX, SERVICE_CALLS_MAX
@@ -31,15 +32,15 @@ class Calls:
         self._next += 1
         return CallId(self._next)
 
-    def make(self, where: NodeId, service: str, method: str, request: bytes, deadline_ms: int, out: Outbox) -> CallId:
-        """Call ``method`` of ``service`` on ``where``."""
+    def make(self, where: NodeId, service: str, method: str, request: Parcel, deadline_ms: int, out: Outbox) -> CallId:
+        """Call ``method`` of ``service`` on ``where``; only a request that travels is packed."""
         call = self.fresh()
         if where == self._node:
             out.add(CallService(call, service, method, request, None))
         else:
             self._abroad[call] = where
             # A member of an enum of strings is a string to Python and none to the codec.
-            out.send(where, ServiceCall(call, str(service), str(method), deadline_ms), request)
+            out.send(where, ServiceCall(call, str(service), str(method), deadline_ms), pack(request))
         return call
 
     def result(self, peer: NodeId, header: ServiceResult, payload: Payload) -> Answer | None:
@@ -72,7 +73,7 @@ class Calls:
         if isinstance(event, ServiceFailed):
             out.send(peer, ServiceResult(theirs, event.reason[:REASON_CHARS_MAX] or "refused", event.fault))
         else:
-            out.send(peer, ServiceResult(theirs, "", None), event.result)
+            out.send(peer, ServiceResult(theirs, "", None), pack(event.result))
 
     def peer_lost(self, peer: NodeId) -> list[CallId]:
         """The calls that ``peer`` will not answer any more; its own calls are forgotten."""

@@ -8,6 +8,7 @@ with an event; none answers twice.
 from dataclasses import dataclass
 
 from shoal_agent.core.facts import CallId, FinishReason, Piece, RejectCode, StageSpan, TensorHandle, Usage
+from shoal_agent.core.services import Parcel
 from shoal_protocol.headers import Header
 from shoal_protocol.ids import Digest, NodeId, SessionId
 
@@ -108,13 +109,15 @@ class CloseStage:
 class CallService:
     """Run a method of a local light service; answered by ServiceReturned or ServiceFailed.
 
-    ``tensor`` (logits for the sampler) is released by the shell after the call.
+    ``request`` is packed if it came from another node, and may be one of the messages of ``services`` if it never
+    travelled: who asks in bytes is answered in bytes. ``tensor`` (logits for the sampler) is released by the shell
+    after the call.
     """
 
     call: CallId
     service: str
     method: str
-    request: bytes
+    request: Parcel
     tensor: TensorHandle | None
 
 

@@ -8,6 +8,7 @@ they happened. Bytes a peer sent arrive either as ``EnvelopeReceived`` (still se
 from dataclasses import dataclass
 
 from shoal_agent.core.facts import CallId, GenerationRequest, ModelFacts, StageSpan, TensorHandle
+from shoal_agent.core.services import Parcel
 from shoal_protocol.headers import Header, ServiceFault
 from shoal_protocol.ids import Digest, NodeId, SessionId
 from shoal_protocol.messages import Capacity, Load
@@ -165,10 +166,10 @@ class StageFailed:
 
 @dataclass(frozen=True, slots=True)
 class ServiceReturned:
-    """A local light service answered: ``result`` is msgpack, the service's own."""
+    """A light service answered: in bytes if it was asked in bytes."""
 
     call: CallId
-    result: bytes
+    result: Parcel
 
 
 @dataclass(frozen=True, slots=True)

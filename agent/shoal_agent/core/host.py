@@ -293,7 +293,7 @@ class Host:
             assert hosted.sampler is not None, "the last stage samples"
             position = done.position + done.token_count
             self._calls[call] = (hosted.key, position)
-            request = services.pack(services.SampleRequest(event.session, position))
+            request = services.SampleRequest(event.session, position)
             out.add(CallService(call, hosted.sampler, services.Method.SAMPLE, request, event.output))
 
     @staticmethod

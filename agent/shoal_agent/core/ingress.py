@@ -118,7 +118,9 @@ class Ingress:
             request = services.pack(services.CheckRequest(prompt.tokens))
             self._call(entry, ServiceKind.TOKENIZER, Method.CHECK, request, now, out)
 
-    def _call(self, entry: Entry, kind: ServiceKind, method: Method, request: bytes, now: Instant, out: Outbox) -> None:
+    def _call(
+        self, entry: Entry, kind: ServiceKind, method: Method, request: services.Parcel, now: Instant, out: Outbox
+    ) -> None:
         service = services.service_name(kind, entry.plan.model)
         where = self._place(entry, service, now)
         if where is None:
@@ -279,7 +281,7 @@ class Ingress:
         if entry.unshown:
             token = entry.unshown[0]
             request = services.PushRequest(entry.session, token.token, tuple(rival for rival, _ in token.top))
-            self._call(entry, ServiceKind.DETOKENIZER, Method.PUSH, services.pack(request), now, out)
+            self._call(entry, ServiceKind.DETOKENIZER, Method.PUSH, request, now, out)
         elif entry.ending:
             request_end = services.FlushRequest(entry.session)
             self._call(entry, ServiceKind.DETOKENIZER, Method.FLUSH, services.pack(request_end), now, out)

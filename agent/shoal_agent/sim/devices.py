@@ -156,7 +156,7 @@ class Device:
         """A light service's answer."""
         logits = None if effect.tensor is None else array("q", self.take(effect.tensor))[-1]
         try:
-            answer = self.services.serve(effect.service, effect.method, effect.request, logits)
+            answer = self.services.serve(effect.service, effect.method, services.pack(effect.request), logits)
         except (ValueError, RemoteProtocolError) as fault:
             return ServiceFailed(effect.call, str(fault), ServiceFault.REFUSED)
         return ServiceReturned(effect.call, services.pack(answer))

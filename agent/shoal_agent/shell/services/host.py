@@ -215,14 +215,15 @@ def _chat_template(source: str, tokenizer: Tokenizer, assets: ModelAssets) -> Ch
 
 def _is_slow(service: Service, effect: CallService) -> bool:
     return isinstance(service, ChatTemplate) or (
-        isinstance(service, Tokenizer) and len(effect.request) > _INLINE_BYTES_MAX
+        isinstance(service, Tokenizer) and isinstance(effect.request, bytes) and len(effect.request) > _INLINE_BYTES_MAX
     )
 
 
 def _answer(service: Service, effect: CallService, tensor: Tensor) -> ServiceReturned | ServiceFailed:
-    """Decode, run, encode. Runs on the loop or in a worker; posts nothing itself."""
+    """Decode, run, encode what came encoded. Runs on the loop or in a worker; posts nothing itself."""
     try:
-        return ServiceReturned(effect.call, pack(_invoke(service, effect, tensor)))
+        answer = _invoke(service, effect, tensor)
+        return ServiceReturned(effect.call, pack(answer) if isinstance(effect.request, bytes) else answer)
     except ServiceBusyError as fault:
         return ServiceFailed(effect.call, str(fault), ServiceFault.BUSY)
     except ServiceError as fault:
