@@ -34,7 +34,7 @@ from shoal_agent.config_values import (
     is_wildcard,
 )
 from shoal_agent.errors import ConfigError
-from shoal_protocol.limits import API_KEYS_MAX
+from shoal_protocol.limits import API_KEYS_MAX, FLIGHT_BYTES_MAX
 
 BROKERS_MAX: Final = 3
 """Every agent connects to all brokers of its cluster; a fourth would add load and no safety."""
@@ -66,6 +66,8 @@ class NodeSection(_Section):
     key_file: PrivateFile = Path("credential:node.key")
     name: Name = "node"
     zone: Name = "default"
+    flight_bytes_max: Annotated[Bytes, Field(le=FLIGHT_BYTES_MAX)] | None = None
+    """Record this node's life for ``shoal sim replay``, up to so many bytes; what clients say is in it."""
 
 
 class OperatorSection(_Section):

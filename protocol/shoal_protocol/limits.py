@@ -172,9 +172,16 @@ API_KEYS_MAX: Final = 64
 METRIC_LABELS_MAX: Final = 64
 """Values of one metric's label; beyond it they are counted together as "other"."""
 
+FLIGHT_BYTES_MAX: Final = 1024 * 1024 * 1024
+"""A flight recording ends here: weeks of a quiet node, hours of a busy one."""
+
 # --- models -----------------------------------------------------------------------------------------------------
-MANIFEST_BYTES_MAX: Final = 4 * 1024 * 1024
-"""A manifest takes about 2 KB per block; BLOCKS_MAX of them fit twice."""
+MANIFEST_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A manifest takes 2 KB per block and 67 bytes per piece of weights: a package of 50 GB in a thousand blocks."""
+BLOCK_US_MAX: Final = 3600 * 1000 * 1000
+"""One run of one block, as a manifest claims it: an hour, which nobody waits for."""
+MACS_PER_S_MAX: Final = 10**18
+"""Speed of a machine, as a manifest claims it: a thousand of the largest accelerators."""
 SHARDS_PER_BLOCK_MAX: Final = 16
 """A layer needs two: its weights and the rotation tables all layers share."""
 GRAPH_BYTES_MAX: Final = 4 * 1024 * 1024

@@ -17,11 +17,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
-from random import SystemRandom
+from random import Random, SystemRandom
 from typing import Final
 
 from shoal_agent.config import Config, api_key_hashes
 from shoal_agent.core.events import ModelAvailable, Restored, Sampled, ServicesAvailable, StopRequested
+from shoal_agent.core.flight import FLIGHT_VERSION, Departure
 from shoal_agent.core.node import Node
 from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_agent.shell import ort
@@ -29,7 +30,7 @@ from shoal_agent.shell.api.app import build_app
 from shoal_agent.shell.api.auth import ApiKeys
 from shoal_agent.shell.api.ports import ApiPorts
 from shoal_agent.shell.api.server import ApiServer
-from shoal_agent.shell.clock import Clock, wall_ms
+from shoal_agent.shell.clock import Clock, unix_s, wall_ms
 from shoal_agent.shell.dataplane import DataPlane
 from shoal_agent.shell.engine import Engine
 from shoal_agent.shell.identity import member_in, open_roster, open_sealer
@@ -38,6 +39,7 @@ from shoal_agent.shell.metrics import Metrics
 from shoal_agent.shell.microbench import measure_speed
 from shoal_agent.shell.model_facts import facts_of
 from shoal_agent.shell.mqtt import MqttControlPlane, broker_address
+from shoal_agent.shell.recorder import FLIGHT_FILE, Recorder, RecordingSealer
 from shoal_agent.shell.runtime import Drivers, Runtime
 from shoal_agent.shell.sensors import Sensors, cores
 from shoal_agent.shell.services.host import ModelAssets, ServiceHost
@@ -50,14 +52,18 @@ from shoal_agent.shell.window import Window
 from shoal_models.errors import ModelError
 from shoal_models.manifest import Manifest
 from shoal_models.package import Store
+from shoal_protocol.ids import Instant
 from shoal_protocol.limits import TOKENIZER_BYTES_MAX
 from shoal_protocol.messages import Endpoint
 from shoal_protocol.roster import Role
+from shoal_protocol.sealing import Sealer
 from shoal_protocol.topics import agent_filters, home_shard
 
 VERSION: Final = version("shoal")
 SAMPLE_S: Final = 5.0
 """Sensors are read this often: a gossiped load older than this would mislead, a fresher one would cost more."""
+SEED_BITS: Final = 128
+"""Of the node's generator: nobody guesses it, and it can be written into a recording."""
 GOODBYE_S: Final = 1.0
 """How long the brokers have to carry the goodbye."""
 STOP_API_S: Final = 5.0
@@ -85,7 +91,9 @@ class _Ground:
 
 async def run_agent(config: Config) -> None:
     """Run one agent until SIGTERM or SIGINT. UserError for what an operator can mend."""
-    sealer = open_sealer(config.node.key_file)
+    sealer: Sealer = open_sealer(config.node.key_file)
+    if config.node.flight_bytes_max is not None:
+        sealer = RecordingSealer(sealer)
     roster = open_roster(config.cluster)
     member = member_in(roster, sealer, Role.AGENT)
     log = Log(config.log, member.node)
@@ -121,8 +129,10 @@ async def _speed(state: StateDir) -> int:
 async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime, Node, "_Tasks"]]:
     """Every driver around the node, and all of them down again at the end."""
     config, identity = ground.config, ground.identity
-    node = Node(_core_config(ground), identity, SystemRandom(), ground.clock.now())
-    runtime = Runtime(node, ground.clock.now)
+    core_config, seed, now = _core_config(ground), SystemRandom().getrandbits(SEED_BITS), ground.clock.now()
+    node = Node(core_config, identity, Random(seed), now)  # noqa: S311 - jitter and choices, no secrets: repeatable
+    mind = _recorded(ground, node, core_config, seed, now)
+    runtime = Runtime(mind, ground.clock.now)
     tensors = Tensors()
     engine = Engine(ground.store, tensors, runtime.post, config.engine.lanes)
     services = ServiceHost(tensors, runtime.post)
@@ -132,7 +142,7 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
         identity.node,
         [broker_address(section) for section in config.brokers],
         agent_filters(identity.roster.cluster, identity.node, (home_shard(identity.node, identity.roster),)),
-        lambda broker, connection: node.will(broker, connection, ground.clock.now()),
+        lambda broker, connection: mind.will(broker, connection, ground.clock.now()),
         runtime.post,
         metrics.count,
         SystemRandom(),
@@ -167,6 +177,30 @@ def _core_config(ground: _Ground) -> CoreConfig:
     kv_bytes_max = config.engine.kv_bytes_max or ground.sensors.memory_bytes // KV_SHARE
     data = Endpoint(config.data.advertise_host, port_of(ground.data_socket))
     return CoreConfig(ground.identity.roster.cluster, data, api, kv_bytes_max, f"shoal {VERSION}")
+
+
+def _recorded(ground: _Ground, node: Node, config: CoreConfig, seed: int, now: Instant) -> Node | Recorder:
+    """``node``, with a recorder around it where the operator wants one."""
+    bytes_max, identity, cluster = ground.config.node.flight_bytes_max, ground.identity, ground.config.cluster
+    if bytes_max is None:
+        return node
+    assert isinstance(identity.sealer, RecordingSealer), "made with the identity"
+    departure = Departure(
+        FLIGHT_VERSION,
+        config,
+        identity.node,
+        identity.sealer.public_key,
+        identity.incarnation,
+        identity.roster.wire,
+        unix_s(),
+        tuple(bytes.fromhex(key) for key in cluster.root_keys),
+        cluster.root_threshold,
+        seed,
+        now,
+    )
+    file = ground.config.node.state_dir / FLIGHT_FILE
+    ground.log.say("warning", "recording everything, clients' words included", {"file": str(file)})
+    return Recorder(node, identity.sealer, departure, file, bytes_max)
 
 
 def _tell_beginnings(ground: _Ground, runtime: Runtime, services: ServiceHost, speed: int) -> None:

@@ -7,6 +7,7 @@ ones, also after a power cut, and a private file never has a mode that others ma
 
 import os
 import tempfile
+from io import FileIO
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,12 @@ def write_private(path: Path, data: bytes) -> None:
 def write_public(path: Path, data: bytes) -> None:
     """As :func:`write_private`, but others may read it: certificates, rosters."""
     _write(path, data, PUBLIC)
+
+
+def create_private(path: Path) -> FileIO:
+    """An empty file at ``path``, mode 0600, unbuffered, in place of any other; OSError if it cannot be made."""
+    write_private(path, b"")
+    return FileIO(path, "ab")
 
 
 def _write(path: Path, data: bytes, mode: int) -> None:

@@ -14,6 +14,7 @@ from shoal_agent.core.effects import (
     Accept,
     Broadcast,
     CallService,
+    Effect,
     Emit,
     Finish,
     Reject,
@@ -22,12 +23,22 @@ from shoal_agent.core.effects import (
 )
 from shoal_agent.core.events import Event
 from shoal_agent.core.facts import GenerationRequest, StageSpan, TensorHandle
-from shoal_protocol.ids import SessionId
+from shoal_protocol.ids import Instant, SessionId
 
 Post = Callable[[Event], None]
 """Hands one event to the node, from the loop's thread; returns when its effects have been begun."""
 
 Array = npt.NDArray[np.generic]
+
+
+class Mind(Protocol):
+    """The node, or a recorder around it."""
+
+    def handle(self, event: Event, now: Instant) -> list[Effect]: ...
+
+    def deadline(self) -> Instant | None: ...
+
+    def check(self) -> None: ...
 
 
 class TensorTable(Protocol):

@@ -39,8 +39,7 @@ from shoal_agent.core.effects import (
 )
 from shoal_agent.core.events import CancelRequested, Event, ModelMissing, RequestArrived, StageFinished, TimePassed
 from shoal_agent.core.facts import GenerationRequest
-from shoal_agent.core.node import Node
-from shoal_agent.shell.ports import Answer, ControlPlane, DataPlane, Engine, Services, TensorTable
+from shoal_agent.shell.ports import Answer, ControlPlane, DataPlane, Engine, Mind, Services, TensorTable
 from shoal_protocol.ids import Instant, SessionId
 
 
@@ -81,7 +80,7 @@ class Drivers:
 class Runtime:
     """Runs one node among its drivers. Create it inside a running loop, then ``attach`` the drivers."""
 
-    def __init__(self, node: Node, clock: Callable[[], Instant]) -> None:
+    def __init__(self, node: Mind, clock: Callable[[], Instant]) -> None:
         self._node = node
         self._clock = clock
         self._drivers: Drivers | None = None
