@@ -53,6 +53,12 @@ DELTA_BYTES_MAX: Final = ENVELOPE_BYTES_MAX // 2
 """All envelopes in one answer of anti-entropy, with room for the digests; what does not fit follows in the next."""
 LINKS_MAX: Final = 64
 """Links a node tells of: its shard's peers, or those it shares a deployment with."""
+RECORD_BYTES_MAX: Final = EVIDENCE_BYTES_MAX
+"""One record as it travels: a thousand models and all links are half of it, and two of them fit into a proof."""
+RECORD_SLOTS_MAX: Final = 64
+"""Records of one node: its state, and its phase in 63 deployments."""
+RECORDS_BYTES_MAX: Final = 64 * 1024 * 1024
+"""All records a node keeps: 600 bytes each of the few hundred nodes it listens to are far below."""
 ROOT_BYTES: Final = 16
 """A heartbeat's root is a hint, checked by the exchange that follows: 128 bits do."""
 SHARD_NODES: Final = 50
