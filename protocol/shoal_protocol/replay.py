@@ -45,7 +45,7 @@ _IMMORTAL: Final = (PlanAnnounced, Certified, RecoveryOrdered)
 _WINDOW: Final = (1 << REPLAY_WINDOW_BITS) - 1
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Window:
     """Bit ``i`` of ``seen`` stands for the sequence ``highest - i``."""
 
@@ -83,13 +83,16 @@ class ReplayWindow:
         if mortal and envelope.incarnation < sender.incarnation:
             raise ReplayedMessage(f"incarnation {envelope.incarnation}, {sender.incarnation} was heard")
         slot = slot_of(envelope.message)
-        window = _slide(sender.slots.get(slot), envelope.incarnation, envelope.sequence)
+        window = sender.slots.get(slot)
+        if window is None:
+            sender.slots[slot] = _Window(envelope.incarnation, envelope.sequence, 1)
+            if len(sender.slots) > REPLAY_SLOTS_MAX:
+                sender.slots.popitem(last=False)
+        else:
+            _slide(window, envelope.incarnation, envelope.sequence)
+            sender.slots.move_to_end(slot)
         if mortal:
             sender.incarnation = envelope.incarnation
-        sender.slots[slot] = window
-        sender.slots.move_to_end(slot)
-        if len(sender.slots) > REPLAY_SLOTS_MAX:
-            sender.slots.popitem(last=False)
         self._senders[envelope.sender] = sender
 
 
@@ -103,19 +106,18 @@ def slot_of(message: ControlMessage) -> Slot:
     return kind, ""
 
 
-def _slide(window: _Window | None, incarnation: Incarnation, sequence: int) -> _Window:
-    """``window`` with ``sequence`` in it; ReplayedMessage if it is there, or below, or of an earlier life."""
-    if window is None or incarnation > window.incarnation:
-        return _Window(incarnation, sequence, 1)
+def _slide(window: _Window, incarnation: Incarnation, sequence: int) -> None:
+    """Enter ``sequence`` into ``window``; ReplayedMessage if it is there, or below, or of an earlier life."""
     if incarnation < window.incarnation:
         raise ReplayedMessage(f"incarnation {incarnation}, {window.incarnation} was heard")
     ahead = sequence - window.highest
-    if ahead >= REPLAY_WINDOW_BITS:
-        return _Window(incarnation, sequence, 1)
-    if ahead > 0:
-        return _Window(incarnation, sequence, (window.seen << ahead | 1) & _WINDOW)
-    if -ahead >= REPLAY_WINDOW_BITS:
+    if incarnation > window.incarnation or ahead >= REPLAY_WINDOW_BITS:
+        window.incarnation, window.highest, window.seen = incarnation, sequence, 1
+    elif ahead > 0:
+        window.highest, window.seen = sequence, (window.seen << ahead | 1) & _WINDOW
+    elif -ahead >= REPLAY_WINDOW_BITS:
         raise ReplayedMessage(f"sequence {sequence} is below the window of {window.highest}")
-    if window.seen >> -ahead & 1:
+    elif window.seen >> -ahead & 1:
         raise ReplayedMessage(f"sequence {sequence} was accepted before")
-    return _Window(incarnation, window.highest, window.seen | 1 << -ahead)
+    else:
+        window.seen |= 1 << -ahead

@@ -50,43 +50,44 @@ class Timers:
     """Named alarms on the caller's clock."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[Instant, int, Alarm]] = []
+        self._heap: list[tuple[Instant, int]] = []
         self._live: dict[Alarm, int] = {}
+        self._names: dict[int, Alarm] = {}
+        """The living by their tickets: every event asks for the deadline, and an integer is looked up fastest."""
         self._tickets = 0
 
     def set(self, name: Alarm, at: Instant) -> None:
         """Ring ``name`` at ``at``, instead of when it was to ring before."""
+        self.clear(name)
         self._tickets += 1
         self._live[name] = self._tickets
-        heapq.heappush(self._heap, (at, self._tickets, name))
+        self._names[self._tickets] = name
+        heapq.heappush(self._heap, (at, self._tickets))
         if len(self._heap) > STALE_PER_LIVE_MAX * len(self._live) + HEAP_ENTRIES_MIN:
-            self._heap = [entry for entry in self._heap if self._is_live(entry)]
+            self._heap = [entry for entry in self._heap if entry[1] in self._names]
             heapq.heapify(self._heap)
 
     def clear(self, name: Alarm) -> None:
         """Forget ``name``; nothing happens if it is not set."""
-        self._live.pop(name, None)
+        ticket = self._live.pop(name, None)
+        if ticket is not None:
+            del self._names[ticket]
 
     def deadline(self) -> Instant | None:
         """The next instant at which something rings."""
-        self._drop_stale()
-        return self._heap[0][0] if self._heap else None
+        heap = self._heap
+        while heap and heap[0][1] not in self._names:
+            heapq.heappop(heap)
+        return heap[0][0] if heap else None
 
     def due(self, now: Instant) -> list[Alarm]:
         """The names that ring by ``now``, in order; they are no longer set."""
         names = []
         while (at := self.deadline()) is not None and at <= now:
-            _, _, name = heapq.heappop(self._heap)
+            name = self._names.pop(heapq.heappop(self._heap)[1])
             del self._live[name]
             names.append(name)
         return names
 
     def __contains__(self, name: Alarm) -> bool:
         return name in self._live
-
-    def _drop_stale(self) -> None:
-        while self._heap and not self._is_live(self._heap[0]):
-            heapq.heappop(self._heap)
-
-    def _is_live(self, entry: tuple[Instant, int, Alarm]) -> bool:
-        return self._live.get(entry[2]) == entry[1]

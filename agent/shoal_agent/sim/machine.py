@@ -306,6 +306,9 @@ class Machine:
     def _perform(self, effect: Effect) -> None:
         device = self.device
         match effect:
+            case Count() | Note() | Accept() | Emit() | Finish() | Reject() | Stop():
+                # What a client is told and what is counted is the oracles' to judge.
+                return
             case SendFrame():
                 data = None if effect.payload is None else device.take(effect.payload)
                 self._around.send(self.name, effect, data)
@@ -333,8 +336,5 @@ class Machine:
                 self.later(0.0, lambda: device.services.close(service, session))
             case ReleaseTensor(handle):
                 del device.tensors[handle]
-            case Accept() | Emit() | Finish() | Reject() | Count() | Note() | Stop():
-                # What a client is told and what is counted is the oracles' to judge.
-                return
             case _:
                 assert_never(effect)
