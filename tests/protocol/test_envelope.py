@@ -14,22 +14,37 @@ from shoal_protocol.errors import (
     UnknownSender,
     WrongCluster,
 )
-from shoal_protocol.ids import ClusterId, Epoch, Incarnation, Sequence
+from shoal_protocol.ids import ClusterId, DeploymentId, Epoch, Incarnation, Sequence, digest_of
 from shoal_protocol.limits import CLOCK_SKEW_MS_MAX, ENVELOPE_BYTES_MAX, TTL_MS_MAX
-from shoal_protocol.messages import Heartbeat, LinkDeath, PlanAnnounced
+from shoal_protocol.messages import (
+    Certified,
+    Heartbeat,
+    LinkDeath,
+    PhaseReported,
+    PlanAnnounced,
+    Proposed,
+    RecoveryOrdered,
+    VoteKind,
+)
 from shoal_protocol.sealing import pae
 from tests.support.protocol import (
     AGENT,
     CLUSTER,
     MEMBERS,
+    NEXT,
     OBSERVER,
     OPERATOR,
     PLAN,
+    RECOVERY,
+    ROUND,
+    SPEAKERS,
     STRANGER,
+    TOY,
     WALL_MS,
     WITNESS,
-    by,
+    cast,
     node_of,
+    said_by,
     sealed,
     trusted_roster,
 )
@@ -41,12 +56,12 @@ ROSTER = trusted_roster()
 BEAT = Heartbeat(beat=1, version=1)
 
 
+def kind(message) -> str:
+    return type(message).__name__
+
+
 def reopen(wire: bytes):
     return open_envelope(wire, ROSTER, CLUSTER)
-
-
-def said_by(sealer, message=BEAT) -> bytes:
-    return sealed(message, **by(sealer))
 
 
 def rewritten(wire: bytes, sealer=None, **changes) -> bytes:
@@ -62,13 +77,13 @@ def rewritten(wire: bytes, sealer=None, **changes) -> bytes:
     return msgpack.packb([statement, signature])
 
 
-@pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
+@pytest.mark.parametrize("message", SAMPLES, ids=kind)
 def test_every_kind_survives(message):
     envelope = reopen(sealed(message, 9))
     assert envelope.message == message
     assert (envelope.cluster, envelope.incarnation, envelope.sequence) == (CLUSTER, 2, 9)
     assert (envelope.ttl_ms, envelope.sent_ms) == (60_000, WALL_MS)
-    assert envelope.sender == node_of(OPERATOR if isinstance(message, PlanAnnounced) else AGENT)
+    assert envelope.sender == node_of(SPEAKERS.get(type(message), AGENT))
 
 
 def test_every_kind_has_a_name_and_roles():
@@ -84,9 +99,9 @@ def test_every_kind_has_a_name_and_roles():
         {"sequence": 2},
         {"ttl_ms": TTL_MS_MAX},
         {"sent_ms": WALL_MS + 1},
-        {"body": msgpack.packb([2, 1])},
+        {"body": msgpack.packb([2, 1, bytes(16), 0])},
         {"kind": 1},
-        {"sender": msgpack.unpackb(msgpack.unpackb(said_by(WITNESS))[0])[3]},
+        {"sender": msgpack.unpackb(msgpack.unpackb(said_by(WITNESS, BEAT))[0])[3]},
     ],
     ids=lambda changes: next(iter(changes)),
 )
@@ -109,7 +124,7 @@ def test_the_signature_is_bound_to_the_kind():
 
 def test_a_stranger_is_refused():
     with pytest.raises(UnknownSender):
-        reopen(said_by(STRANGER))
+        reopen(said_by(STRANGER, BEAT))
 
 
 def test_another_cluster_is_refused():
@@ -119,28 +134,80 @@ def test_another_cluster_is_refused():
         open_envelope(sealed(BEAT), ROSTER, ClusterId("00" * 16))
 
 
-@pytest.mark.parametrize("message", SAMPLES, ids=lambda message: type(message).__name__)
+@pytest.mark.parametrize("message", SAMPLES, ids=kind)
 @pytest.mark.parametrize(
     "sealer", [AGENT, WITNESS, OPERATOR, OBSERVER], ids=["agent", "witness", "operator", "observer"]
 )
 def test_only_a_role_that_may_say_it_is_heard(message, sealer):
-    speakers = (OPERATOR,) if isinstance(message, PlanAnnounced) else (AGENT, WITNESS)
+    speakers = (OPERATOR,) if type(message) in SPEAKERS else (AGENT, WITNESS)
     if sealer in speakers:
-        assert reopen(said_by(sealer, message)).message == message
+        assert type(reopen(said_by(sealer, message)).message) is type(message)
     else:
         with pytest.raises(UnknownSender, match="role"):
             reopen(said_by(sealer, message))
 
 
 def test_an_operator_begins_a_deployment_and_no_more():
-    later = PlanAnnounced(encode_plan(dataclasses.replace(PLAN, epoch=Epoch(1))))
     with pytest.raises(UnknownSender, match="epoch 1"):
-        reopen(sealed(later))
+        reopen(sealed(PlanAnnounced(encode_plan(NEXT))))
 
 
-def test_an_announcement_of_no_plan_is_refused():
+@pytest.mark.parametrize(
+    "message", [message for message in SAMPLES if type(getattr(message, "plan", None)) is bytes], ids=kind
+)
+def test_whatever_carries_a_plan_carries_one_that_is_well_formed(message):
+    if isinstance(message, PhaseReported):
+        return  # its plan is a digest
     with pytest.raises(MalformedMessage):
-        reopen(sealed(PlanAnnounced(b"\x90")))
+        reopen(sealed(dataclasses.replace(message, plan=b"\x90")))
+
+
+FIRST, SECOND, NAMED = encode_plan(PLAN), encode_plan(NEXT), encode_plan(RECOVERY)
+UNFIT = {
+    "a certificate of what nobody votes on": Certified(FIRST, 0, ()),
+    "a recovery for another cause": RecoveryOrdered(SECOND, ()),
+    "a proposal of another epoch's plan": Proposed(TOY, Epoch(2), 0, None, SECOND, ()),
+    "a proposal of another deployment's plan": Proposed(DeploymentId("other"), NEXT.epoch, 0, None, SECOND, ()),
+    "a proposal of a first plan": Proposed(TOY, Epoch(0), 0, None, FIRST, ()),
+    "a proposal that knows of its own round": Proposed(TOY, NEXT.epoch, 3, 3, SECOND, ()),
+}
+
+
+@pytest.mark.parametrize("message", UNFIT.values(), ids=UNFIT.keys())
+def test_what_contradicts_itself_is_refused(message):
+    with pytest.raises(MalformedMessage):
+        reopen(sealed(message))
+
+
+def test_a_recovery_is_proposed_by_nobody_but_operators():
+    assert reopen(sealed(RecoveryOrdered(NAMED, ()))).sender == node_of(OPERATOR)
+    with pytest.raises(UnknownSender):
+        reopen(said_by(AGENT, RecoveryOrdered(NAMED, ())))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"deployment": DeploymentId("other")},
+        {"epoch": Epoch(2)},
+        {"round": ROUND + 1},
+        {"vote": VoteKind.PREVOTE},
+        {"value": digest_of(SECOND)},
+        {"signature": bytes(64)},
+        {"signature": cast(WITNESS, VoteKind.PRECOMMIT, ROUND, None).signature},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_a_vote_bears_its_voters_own_signature(changes):
+    vote = cast(AGENT, VoteKind.PRECOMMIT, ROUND, None)
+    assert reopen(sealed(vote)).message == vote
+    with pytest.raises(BadSignature):
+        reopen(sealed(dataclasses.replace(vote, **changes)))
+
+
+def test_the_words_beside_a_vote_are_not_part_of_it():
+    vote = dataclasses.replace(cast(AGENT, VoteKind.PRECOMMIT, ROUND, None), reason="for another reason")
+    assert reopen(sealed(vote)).message == vote
 
 
 def test_a_revoked_member_is_a_stranger():
@@ -159,7 +226,7 @@ def test_the_body_is_not_read_before_the_signature_is_good():
     "changes",
     [
         {"version": 2},
-        {"kind": 6},
+        {"kind": 15},
         {"kind": 0},
         {"sequence": -1},
         {"ttl_ms": TTL_MS_MAX + 1},

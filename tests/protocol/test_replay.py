@@ -10,12 +10,23 @@ from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import OversizedMessage, ReplayedMessage
 from shoal_protocol.ids import DeploymentId, Digest, Incarnation, Sequence, node_id_from_bytes
 from shoal_protocol.limits import REPLAY_SLOTS_MAX, REPLAY_WINDOW_BITS
-from shoal_protocol.messages import DeploymentPhase, Heartbeat, LinkDeath, PhaseReported, PlanAnnounced
+from shoal_protocol.messages import (
+    Certified,
+    DeploymentPhase,
+    Heartbeat,
+    LinkDeath,
+    PhaseReported,
+    PlanAnnounced,
+    Proposed,
+    RecoveryOrdered,
+    VoteCast,
+)
 from shoal_protocol.replay import ReplayWindow, slot_of
-from tests.support.protocol import AGENT, CLUSTER, MESSAGES, PLAN, WALL_MS, node_of
+from tests.support.protocol import AGENT, CLUSTER, MESSAGES, NEXT, PLAN, WALL_MS, node_of
 
 BEAT = Heartbeat(1, 1)
 ME = node_of(AGENT)
+PROOFS = (PlanAnnounced, Certified, RecoveryOrdered)
 
 
 def envelope(sequence: int, incarnation: int = 1, message=BEAT, sender=ME) -> Envelope:
@@ -115,6 +126,28 @@ def test_plans_of_two_deployments_are_heard_in_any_order():
         window.accept(envelope(1, incarnation=3, message=announced("earlier")))
     with pytest.raises(ReplayedMessage):
         window.accept(envelope(2, incarnation=8, message=announced("later")))
+
+
+def test_a_plan_with_its_proof_outlives_whoever_published_it():
+    window, proofs = ReplayWindow(), [message for message in MESSAGES if isinstance(message, PROOFS)]
+    assert len(proofs) == len(PROOFS)
+    window.accept(envelope(1, incarnation=7))
+    for proof in proofs:
+        window.accept(envelope(3, incarnation=2, message=proof))
+        with pytest.raises(ReplayedMessage, match="before"):
+            window.accept(envelope(3, incarnation=2, message=proof))
+    with pytest.raises(ReplayedMessage, match="incarnation"):
+        window.accept(envelope(9, incarnation=6))
+
+
+def test_what_is_said_of_two_deployments_counts_apart():
+    for message in MESSAGES:
+        if isinstance(message, Proposed | VoteCast):
+            other = dataclasses.replace(message, deployment=DeploymentId("other"))
+            assert slot_of(message)[0] == slot_of(other)[0]
+            assert slot_of(message) != slot_of(other)
+    elsewhere = encode_plan(dataclasses.replace(NEXT, deployment=DeploymentId("other")))
+    assert slot_of(Certified(elsewhere, 0, ())) != slot_of(Certified(encode_plan(NEXT), 0, ()))
 
 
 def test_a_slot_is_the_kind_and_what_it_is_about():

@@ -3,7 +3,7 @@
 import dataclasses
 from enum import IntEnum
 from types import NoneType, UnionType
-from typing import Final, get_args, get_origin, get_type_hints
+from typing import Final, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
@@ -23,26 +23,55 @@ from shoal_protocol.ids import (
     node_id_from_bytes,
     node_id_of,
 )
-from shoal_protocol.limits import INTEGER_MAX, LIST_ITEMS_MAX, TEXT_BYTES_MAX
+from shoal_protocol.limits import (
+    CONTENT_CHUNK_BYTES,
+    EPOCH_LEAP,
+    INTEGER_MAX,
+    LIST_ITEMS_MAX,
+    ROOT_BYTES,
+    TEXT_BYTES_MAX,
+    VOTERS_MAX,
+)
 from shoal_protocol.messages import (
+    Accused,
+    Ack,
+    Ballot,
     Capacity,
+    Cause,
+    Certified,
     ControlMessage,
     DeploymentPhase,
     Endpoint,
+    EvidenceFound,
+    Head,
     Heartbeat,
     HostedStage,
     LinkDeath,
+    LinkMeasured,
     Load,
     NodePhase,
     NodeState,
+    Objective,
     PhaseReported,
     Plan,
     PlanAnnounced,
     PlanStage,
+    Proposed,
+    RecoveryOrdered,
+    Stamp,
+    SwitchMode,
+    Syn,
+    SynAck,
+    Terms,
+    Verdict,
+    VoteCast,
+    VoteKind,
 )
 from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
 from shoal_protocol.sealing import Ed25519Sealer
 from shoal_protocol.tensors import Dtype
+from shoal_protocol.topics import topic_for
+from shoal_protocol.votes import sign_recovery, sign_vote
 
 CLUSTER: Final = ClusterId("5a" * 16)
 WALL_MS: Final = 1_760_000_000_000
@@ -78,58 +107,41 @@ def trusted_roster(members: tuple[Member, ...] = MEMBERS) -> TrustedRoster:
 
 
 PLAN: Final = Plan(
-    TOY,
-    Epoch(0),
-    Digest(bytes(32)),
-    digest_of(b"manifest"),
-    8192,
-    (PlanStage(node_of(AGENT), 0, 4), PlanStage(node_of(WITNESS), 5, 5), PlanStage(node_of(STRANGER), 6, 31)),
+    deployment=TOY,
+    epoch=Epoch(0),
+    parent=Digest(bytes(32)),
+    model=digest_of(b"manifest"),
+    context_tokens_max=8192,
+    stages=(PlanStage(node_of(AGENT), 0, 4), PlanStage(node_of(WITNESS), 5, 5), PlanStage(node_of(STRANGER), 6, 31)),
+    terms=Terms(Objective.THROUGHPUT, 1, 4, 3, 512, 256, ("home", "lab"), 0, 1, 150),
+    voters=(node_of(AGENT), node_of(WITNESS)),
+    score_us=41_200,
+    reason="three nodes, 41.2 ms a token",
 )
-
-MESSAGES: Final[tuple[ControlMessage, ...]] = (
-    NodeState(
-        version=7,
-        phase=NodePhase.READY,
-        data=Endpoint("192.0.2.7", 7400),
-        api="http://192.0.2.7:8080",
-        capacity=Capacity(4, 2 << 30, 4 << 30, 9 << 30, 12_000_000_000, ("CPUExecutionProvider",)),
-        load=Load(125, 1 << 30, None, 2, 3 << 20),
-        hosted=(HostedStage(TOY, Epoch(0), 0, 4),),
-        models=(digest_of(b"manifest"),),
-        services=("tokenizer:0123456789abcdef", "sampler:0123456789abcdef"),
-        software="0.1.0",
-    ),
-    Heartbeat(beat=3600, version=7),
-    LinkDeath(connection=3, broker="mqtts://broker-1:8883"),
-    PlanAnnounced(encode_plan(PLAN)),
-    PhaseReported(TOY, Epoch(0), digest_of(encode_plan(PLAN)), DeploymentPhase.FAILED, "block 3: not enough memory"),
+NEXT: Final = dataclasses.replace(
+    PLAN,
+    epoch=Epoch(1),
+    parent=digest_of(encode_plan(PLAN)),
+    stages=(PlanStage(node_of(AGENT), 0, 15), PlanStage(node_of(WITNESS), 16, 31)),
+    cause=Cause.HOST_LOST,
+    mode=SwitchMode.BREAK_BEFORE_MAKE,
+    score_us=60_900,
+    reason="a host is silent",
 )
+"""What the two voters of PLAN decide."""
+RECOVERY: Final = dataclasses.replace(NEXT, epoch=Epoch(EPOCH_LEAP), cause=Cause.RECOVERY, voters=(node_of(AGENT),))
+ROUND: Final = 2
 
-SAMPLING: Final = headers.Sampling(0.7, 40, 0.95, 1.1, 42, 5)
-HEADERS: Final[tuple[headers.Header, ...]] = (
-    headers.Hello(1, node_of(AGENT), Incarnation(5), 16 << 20),
-    headers.Credit(65_536),
-    headers.OpenSession(TOY, Epoch(0), SESSION, 1, 512, 30_000, SAMPLING),
-    headers.SessionOpened(SESSION, 1),
-    headers.Activation(TOY, Epoch(0), SESSION, 1, 12, 1, True, 29_500, Dtype.F32, (1, 1, 6)),
-    headers.Token(TOY, Epoch(0), SESSION, 13, 4711, False, -0.25, ((4711, -0.25), (9, -1.5))),
-    headers.CloseSession(SESSION, headers.CloseReason.CANCELLED),
-    headers.SessionRefused(SESSION, 1, headers.RefusalCode.KV_FULL, "3 of 3 MiB in use"),
-    headers.Probe(99),
-    headers.ProbeAnswered(99),
-    headers.ServiceCall(17, "tokenizer:0123456789abcdef", "encode", 1_000),
-    headers.ServiceResult(17, "", None),
-)
-PAYLOADS: Final[dict[type, bytes]] = {
-    headers.OpenSession: bytes(range(8)) * 3,
-    headers.Activation: bytes(range(24)),
-    headers.ServiceCall: b"\x91\xa2hi",
-    headers.ServiceResult: b"\x91\x93\x01\x02\x03",
-}
-"""What the frames above carry."""
 
-SPEAKERS: Final = {PlanAnnounced: OPERATOR}
-"""Who says a kind in these tests; the agent says the rest."""
+def cast(sealer: Ed25519Sealer, vote: VoteKind, round_: int, value: Digest | None, reason: str = "") -> VoteCast:
+    """A vote on epoch 1 of the toy, with its voter's signature."""
+    signature = sign_vote(sealer, CLUSTER, TOY, NEXT.epoch, round_, vote, value)
+    return VoteCast(TOY, NEXT.epoch, round_, vote, value, reason, signature)
+
+
+def ballots(vote: VoteKind, round_: int, value: Digest | None, *voters: Ed25519Sealer) -> tuple[Ballot, ...]:
+    """The same votes as they stand in a certificate or behind a proposal."""
+    return tuple(Ballot(node_of(voter), cast(voter, vote, round_, value).signature) for voter in voters)
 
 
 def sealed(message: ControlMessage, sequence: int = 1, **changes: object) -> bytes:
@@ -153,6 +165,88 @@ def by(sealer: Ed25519Sealer) -> dict[str, object]:
     return {"sealer": sealer, "sender": node_of(sealer)}
 
 
+SPEAKERS: Final = {PlanAnnounced: OPERATOR, RecoveryOrdered: OPERATOR}
+"""Who says a kind in these tests; the agent says the rest."""
+
+_VALUE: Final = digest_of(encode_plan(NEXT))
+_LIES: Final = tuple(cast(WITNESS, VoteKind.PREVOTE, 0, value) for value in (_VALUE, None))
+_STAMPS: Final = (
+    Stamp(node_of(AGENT), Incarnation(2), Sequence(70)),
+    Stamp(node_of(WITNESS), Incarnation(5), Sequence(1)),
+)
+_DELTAS: Final = tuple(sealed(Heartbeat(beat, 9), beat, **by(WITNESS)) for beat in (1, 2))
+
+MESSAGES: Final[tuple[ControlMessage, ...]] = (
+    NodeState(
+        version=7,
+        phase=NodePhase.READY,
+        data=Endpoint("192.0.2.7", 7400),
+        api="http://192.0.2.7:8080",
+        capacity=Capacity(4, 2 << 30, 4 << 30, 9 << 30, 12_000_000_000, ("CPUExecutionProvider",)),
+        load=Load(125, 1 << 30, None, 2, 3 << 20, 40),
+        hosted=(HostedStage(TOY, Epoch(0), 0, 4),),
+        models=(digest_of(b"manifest"),),
+        services=("tokenizer:0123456789abcdef", "sampler:0123456789abcdef"),
+        software="0.1.0",
+        links=(LinkMeasured(node_of(WITNESS), 840),),
+        stage_permille=1130,
+        locked=True,
+    ),
+    Heartbeat(beat=3600, version=7, root=bytes(range(ROOT_BYTES)), health=1),
+    LinkDeath(connection=3, broker="mqtts://broker-1:8883"),
+    PlanAnnounced(encode_plan(PLAN)),
+    PhaseReported(TOY, Epoch(0), digest_of(encode_plan(PLAN)), DeploymentPhase.FAILED, "block 3: not enough memory"),
+    Proposed(TOY, NEXT.epoch, ROUND, 0, encode_plan(NEXT), ballots(VoteKind.PREVOTE, 0, _VALUE, AGENT, WITNESS)),
+    cast(AGENT, VoteKind.PRECOMMIT, ROUND, None, "blocks 0-15 need 900 MiB, 700 are free"),
+    Certified(encode_plan(NEXT), ROUND, ballots(VoteKind.PRECOMMIT, ROUND, _VALUE, AGENT, WITNESS)),
+    EvidenceFound(*(sealed(lie, sequence, **by(WITNESS)) for sequence, lie in enumerate(_LIES, 1))),
+    Accused(node_of(WITNESS), Incarnation(5), Sequence(1), Verdict.DEAD, "connection refused"),
+    Syn(node_of(WITNESS), _STAMPS, (Head(TOY, Epoch(1)),)),
+    SynAck(node_of(WITNESS), _STAMPS, (Head(TOY, Epoch(1)),), _DELTAS),
+    Ack(node_of(WITNESS), _DELTAS),
+    RecoveryOrdered(encode_plan(RECOVERY), (sign_recovery(OPERATOR, CLUSTER, encode_plan(RECOVERY)),)),
+)
+
+SAMPLING: Final = headers.Sampling(0.7, 40, 0.95, 1.1, 42, 5)
+HEADERS: Final[tuple[headers.Header, ...]] = (
+    headers.Hello(1, node_of(AGENT), Incarnation(5), 16 << 20),
+    headers.Credit(65_536),
+    headers.OpenSession(TOY, Epoch(0), SESSION, 1, 512, 30_000, SAMPLING),
+    headers.SessionOpened(SESSION, 1),
+    headers.Activation(TOY, Epoch(0), SESSION, 1, 12, 1, True, 29_500, Dtype.F32, (1, 1, 6)),
+    headers.Token(TOY, Epoch(0), SESSION, 13, 4711, False, -0.25, ((4711, -0.25), (9, -1.5))),
+    headers.CloseSession(SESSION, headers.CloseReason.CANCELLED),
+    headers.SessionRefused(SESSION, 1, headers.RefusalCode.KV_FULL, "3 of 3 MiB in use"),
+    headers.Probe(99),
+    headers.ProbeAnswered(99),
+    headers.ServiceCall(17, "tokenizer:0123456789abcdef", "encode", 1_000),
+    headers.ServiceResult(17, "", None),
+    headers.Gossip(topic_for(CLUSTER, node_of(AGENT), MESSAGES[1])),
+    headers.Ping(7),
+    headers.PingAnswered(7),
+    headers.PingRequested(8, node_of(WITNESS)),
+    headers.PingReported(8, node_of(WITNESS), reached=True),
+    headers.ContentRequested(18, headers.ContentKind.BLOB, digest_of(b"weights"), 1 << 20, CONTENT_CHUNK_BYTES),
+    headers.ContentServed(18, 3 << 20, ""),
+)
+PAYLOADS: Final[dict[type, bytes]] = {
+    headers.OpenSession: bytes(range(8)) * 3,
+    headers.Activation: bytes(range(24)),
+    headers.ServiceCall: b"\x91\xa2hi",
+    headers.ServiceResult: b"\x91\x93\x01\x02\x03",
+    headers.Gossip: sealed(MESSAGES[1], 4),
+    headers.ContentServed: bytes(range(32)),
+}
+"""What the frames above carry."""
+
+
+def said_by(sealer: Ed25519Sealer, message: ControlMessage, sequence: int = 1) -> bytes:
+    """``message`` in the name of another, its own vote signed by that one too."""
+    if isinstance(message, VoteCast):
+        message = cast(sealer, message.vote, message.round, message.value, message.reason)
+    return sealed(message, sequence, **by(sealer))
+
+
 def values(hint: object, name: str = "") -> st.SearchStrategy:
     """Every value a field of type ``hint`` called ``name`` may hold, limits included."""
     if get_origin(hint) is tuple:
@@ -160,7 +254,7 @@ def values(hint: object, name: str = "") -> st.SearchStrategy:
         if items[-1] is Ellipsis:
             return st.lists(values(items[0], name), max_size=min(3, fields.ITEMS.get(name, LIST_ITEMS_MAX))).map(tuple)
         return st.tuples(*[values(item, name) for item in items])
-    if isinstance(hint, UnionType):
+    if get_origin(hint) in (Union, UnionType):  # the former where a NewType stands in it
         kept = next(part for part in get_args(hint) if part is not NoneType)
         return st.none() | values(kept, name)
     if isinstance(hint, type) and issubclass(hint, IntEnum):
@@ -204,12 +298,18 @@ def records(cls: type) -> st.SearchStrategy:
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     """Every well-formed plan of up to six stages."""
+    drawn = draw(records(Plan))
+    stages_min, stages_max = sorted((drawn.terms.stages_min, drawn.terms.stages_max))
+    terms = dataclasses.replace(drawn.terms, stages_min=stages_min, stages_max=stages_max)
+    fewest = 3 * terms.faulty + 1 if terms.faulty else 0
+    voters = draw(st.lists(values(NodeId), min_size=fewest, max_size=VOTERS_MAX, unique=True))
+    epoch = Epoch(0 if drawn.cause is Cause.GENESIS else max(1, drawn.epoch))
     widths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
     stages, first = [], 0
     for width in widths:
         stages.append(PlanStage(draw(values(NodeId)), first, first + width - 1))
         first += width
-    return dataclasses.replace(draw(records(Plan)), stages=tuple(stages))
+    return dataclasses.replace(drawn, epoch=epoch, terms=terms, voters=tuple(voters), stages=tuple(stages))
 
 
 CONTROL: Final = st.one_of([records(cls) for cls in get_args(messages.ControlMessage)])
