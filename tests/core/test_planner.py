@@ -5,22 +5,20 @@ import time
 import pytest
 
 from shoal_agent.core.facts import BlockFacts
-from shoal_agent.core.planner import (
+from shoal_agent.core.planner import Genesis, plan_genesis, split_model
+from shoal_agent.core.problem import (
     CANDIDATES_EXACT_MAX,
     Candidate,
-    Genesis,
     Infeasible,
     Link,
     Links,
-    Objective,
+    Rival,
     Split,
     SplitProblem,
     Workload,
-    plan_genesis,
-    split_model,
 )
 from shoal_protocol.ids import DeploymentId, Digest, NodeId
-from shoal_protocol.messages import PlanStage
+from shoal_protocol.messages import Objective, PlanStage, Terms
 
 MB = 1_000_000
 GMAC = 1_000_000_000
@@ -178,18 +176,28 @@ def test_beyond_the_exact_search_memory_is_the_second_guess():
 
 
 def test_genesis_is_epoch_zero_of_the_split():
-    model = Digest(bytes(range(32)))
+    model, terms = Digest(bytes(range(32))), Terms(zones=("home",))
     candidates = [Candidate(A, 10 * GMAC, 29 * MB), Candidate(B, 10 * GMAC, 29 * MB)]
-    genesis = plan_genesis(problem(candidates), DeploymentId("smollm2"), model)
+    genesis = plan_genesis(problem(candidates), DeploymentId("smollm2"), model, terms, lambda hosts: (C, *hosts))
     assert isinstance(genesis, Genesis)
     plan = genesis.plan
     assert (plan.deployment, plan.epoch, plan.parent, plan.model) == ("smollm2", 0, bytes(32), model)
     assert plan.context_tokens_max == 1000
     assert plan.stages == (PlanStage(A, 0, 1), PlanStage(B, 2, 3))
+    assert (plan.terms, plan.voters, plan.score_us) == (terms, (C, A, B), genesis.split.score_us)
 
 
 def test_genesis_of_the_impossible_is_refused():
-    assert isinstance(plan_genesis(problem([]), DeploymentId("smollm2"), Digest(bytes(32))), Infeasible)
+    answer = plan_genesis(problem([]), DeploymentId("smollm2"), Digest(bytes(32)), Terms(), lambda hosts: hosts)
+    assert isinstance(answer, Infeasible)
+
+
+def test_whoever_is_left_out_learns_what_the_best_split_with_it_would_cost():
+    candidates = [Candidate(A, 10 * GMAC, 900 * MB), Candidate(B, 20 * GMAC, 900 * MB), Candidate(C, GMAC, 10 * MB)]
+    split = split_model(problem(candidates))
+    # Four blocks of 300 us on B take 600 us; with A at its side one of them takes 300 us there and three 450 us here.
+    assert (shape(split), split.score_us) == ([(B, 0, 3)], 600)
+    assert split.rivals == (Rival(A, 750), Rival(C, None))
 
 
 def test_thirty_two_blocks_over_eight_nodes_are_planned_at_once():

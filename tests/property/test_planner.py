@@ -5,19 +5,21 @@ from itertools import combinations, pairwise, permutations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal_agent.core.costs import price
 from shoal_agent.core.facts import BlockFacts
-from shoal_agent.core.planner import (
+from shoal_agent.core.planner import split_model
+from shoal_agent.core.problem import (
     Candidate,
     Infeasible,
     Link,
     Links,
-    Objective,
     Split,
     SplitProblem,
     Workload,
-    split_model,
+    stages_of,
 )
 from shoal_protocol.ids import NodeId
+from shoal_protocol.messages import Objective
 
 NODES = tuple(NodeId(letter * 32) for letter in "abcd")
 
@@ -88,13 +90,15 @@ def legs_ns(problem, hosts, cuts):
     return legs
 
 
-def brute_force_us(problem):
-    """The best score there is, or None."""
+def brute_force_us(problem, using=None):
+    """The best score there is (of splits that use the node ``using``), or None."""
     usable = [c for c in problem.candidates if c.speed_macs_per_s and c.memory_bytes]
     join = sum if problem.objective is Objective.LATENCY else max
     best = None
     for stages in range(problem.stages_min, min(problem.stages_max, len(problem.blocks)) + 1):
         for hosts in permutations(usable, stages):
+            if using is not None and all(host.node != using for host in hosts):
+                continue
             for inner in combinations(range(1, len(problem.blocks)), stages - 1):
                 legs = legs_ns(problem, hosts, (0, *inner, len(problem.blocks)))
                 if legs is not None and (best is None or join(legs) < best):
@@ -113,6 +117,22 @@ def test_the_split_is_as_good_as_the_best_of_all(problem):
         return
     assert isinstance(answer, Split)
     assert answer.score_us == best_us
+    assert [(rival.node, rival.score_us) for rival in answer.rivals] == [
+        (candidate.node, brute_force_us(problem, candidate.node))
+        for candidate in sorted(problem.candidates, key=lambda c: c.node)
+        if candidate.speed_macs_per_s
+        and candidate.memory_bytes
+        and candidate.node not in {stage.node for stage in answer.stages}
+    ]
+
+
+@settings(max_examples=200, deadline=None)
+@given(problems())
+def test_the_price_of_the_answer_is_its_score(problem):
+    answer = split_model(problem)
+    if isinstance(answer, Split):
+        priced = price(problem, stages_of(answer))
+        assert priced == Split(answer.stages, answer.score_us)
 
 
 @settings(max_examples=200, deadline=None)

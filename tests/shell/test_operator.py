@@ -8,7 +8,6 @@ from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived, TimePassed
 from shoal_agent.core.facts import BlockFacts, ModelFacts
 from shoal_agent.core.gate import Gate
-from shoal_agent.core.planner import Objective
 from shoal_agent.errors import ConfigError, ExitCode, FailedError, NoPlanError, TimedOutError, UnavailableError
 from shoal_agent.shell import operator as operator_module
 from shoal_agent.shell import survey as survey_module
@@ -21,7 +20,9 @@ from shoal_protocol.messages import (
     DeploymentPhase,
     Heartbeat,
     NodePhase,
+    Objective,
     PlanAnnounced,
+    Terms,
 )
 from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
 from shoal_protocol.sealing import Ed25519Sealer
@@ -127,6 +128,27 @@ async def test_a_dry_run_says_nothing(scene):
     assert not result.active
     assert len(result.plan.stages) == 2
     assert scene.published == []
+
+
+async def test_the_plan_carries_the_terms_and_who_decides_the_next(scene):
+    scene.arrive()
+    wish = {"objective": Objective.THROUGHPUT, "sessions": 3, "zones": ("lab",), "gain_permille": 150}
+    plan = (await scene.found(stages=2, dry_run=True, **wish)).plan
+    assert plan.terms == Terms(Objective.THROUGHPUT, 2, 2, 3, zones=("lab",), gain_permille=150)
+    assert sorted(plan.voters) == sorted(host.node for host in scene.hosts)
+    assert {stage.node for stage in plan.stages} == set(plan.voters[:2])
+
+
+async def test_voters_that_may_lie_take_more_nodes_than_there_are(scene):
+    scene.arrive()
+    with pytest.raises(NoPlanError, match="4 voters are needed where 1 may lie, 3 agents are there"):
+        await scene.found(stages=2, faulty=1)
+
+
+async def test_nodes_of_another_zone_do_not_host(scene):
+    scene.arrive()
+    with pytest.raises(NoPlanError, match="is in zone lab"):
+        await scene.found(stages=1, zones=("vault",))
 
 
 async def test_without_a_broker_it_says_which_were_tried(scene):

@@ -1,6 +1,6 @@
 import pytest
 
-from shoal_agent.core.planner import Candidate
+from shoal_agent.core.problem import Candidate
 from shoal_agent.shell.survey import QUIET_S, Survey, candidate_of, why_not
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.ids import ClusterId, Digest, Incarnation, Instant, NodeId, Sequence
@@ -17,7 +17,7 @@ def state(version=1, phase=NodePhase.READY, models=(MODEL,)):
         data=Endpoint("127.0.0.1", 7600),
         api="",
         capacity=Capacity(4, 8000, 9000, 10_000, 5_000_000, ()),
-        load=Load(250, 7000, None, 0, 0),
+        load=Load(250, 7000, None, 0, 0, foreign_permille=100),
         hosted=(),
         models=models,
         services=(),
@@ -138,4 +138,4 @@ def test_who_can_host(record, reason):
 def test_a_candidate_offers_what_is_free(survey):
     say(survey, A, state())
     say(survey, A, Heartbeat(1, 1))
-    assert candidate_of(survey.heard()[0]) == Candidate(A, 5_000_000, 7000, 250)
+    assert candidate_of(survey.heard()[0]) == Candidate(A, 5_000_000, 7000, 100)

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,9 +10,17 @@ import typer
 
 from shoal_agent.cli.output import AsJson, print_json, progress
 from shoal_agent.config import load_operator_config
-from shoal_agent.core.planner import CANDIDATES_EXACT_MAX, Objective
+from shoal_agent.core.problem import CANDIDATES_EXACT_MAX
 from shoal_agent.shell.operator import DeployResult, DeployWish
 from shoal_agent.shell.operator import deploy as found
+from shoal_protocol.messages import Objective
+
+
+class Aim(StrEnum):
+    """The objectives, in the words of the command line."""
+
+    LATENCY = "latency"
+    THROUGHPUT = "throughput"
 
 
 def deploy(
@@ -19,11 +28,14 @@ def deploy(
     config: Annotated[Path, typer.Option("--config", help="The operator's TOML file.")] = Path("operator.toml"),
     *,
     name: Annotated[str, typer.Option(help="What clients call it; the package's name if not given.")] = "",
-    stages: Annotated[int | None, typer.Option(min=1, max=CANDIDATES_EXACT_MAX, help="Exactly so many.")] = None,
+    stages: Annotated[int | None, typer.Option(min=1, max=CANDIDATES_EXACT_MAX, help="So many.")] = None,
     nodes: Annotated[str, typer.Option(help="Only these: ids or beginnings of ids, with commas.")] = "",
-    objective: Annotated[Objective, typer.Option(help="What the split is best at.")] = Objective.LATENCY,
+    objective: Annotated[Aim, typer.Option(help="What the split is best at, now and later.")] = Aim.LATENCY,
     context_tokens: Annotated[int | None, typer.Option(min=1, help="Longest session to keep room for.")] = None,
     sessions: Annotated[int, typer.Option(min=1, help="Sessions of that length to keep room for.")] = 2,
+    zones: Annotated[str, typer.Option(help="Trust zones that may host, with commas; any if not given.")] = "",
+    faulty: Annotated[int, typer.Option(min=0, max=2, help="Voters that may lie: 1 takes 4 voters, 2 take 7.")] = 0,
+    gain: Annotated[int, typer.Option(min=0, max=100, help="Percent a new plan must be better by.")] = 20,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and announce nothing.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until every host must be active.")] = 120.0,
     as_json: AsJson = False,
@@ -39,18 +51,25 @@ def deploy(
         model,
         name,
         stages,
-        tuple(part.strip() for part in nodes.split(",") if part.strip()),
-        objective,
+        _listed(nodes),
+        Objective[objective.name],
         context_tokens,
         sessions,
         dry_run,
         timeout,
+        _listed(zones),
+        faulty,
+        gain * 10,
     )
     result = asyncio.run(found(settings, wish, progress))
     if as_json:
         print_json(describe(result))
     else:
         print(table(result))
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
 
 
 def describe(result: DeployResult) -> dict[str, Any]:

@@ -13,143 +13,39 @@ dynamic programming needs. S is a bit mask, so "no node twice" is exact, the num
 of S, and memory is checked per stage alone. The arrival at (i, n) is minimised over u before the end j is chosen,
 which leaves 2^N N^2 L + 2^N N L^2 steps: 32 blocks over 8 nodes take 0.1 s of plain Python, 128 blocks 1 s.
 
-*The terms.* What is compared is the time of one typical session, ``prompt_tokens`` in and ``answer_tokens`` out::
-
-    stage(n, i, j) = sum(prefill * prompt / 128 + decode * answer over blocks i..j-1) * reference / (speed_n * idle_n)
-    link(u, n, i)  = rtt / 2 * (answer + 1) + bytes_per_token(i) * (prompt + answer) / bandwidth
-
-so a prompt-heavy service weighs the activations of a long prompt, and a chatty one the round trips. In THROUGHPUT a
-link counts only while bytes are on it (waiting for the other end does not occupy it). Costs are measured per block,
-never counted: SmolLM2's head costs as much as 5.3 of its layers.
-
-All of it is integer arithmetic over candidates sorted by node id, first best wins: whoever solves the same problem
-gets the same split, whatever the order in which it heard of the nodes. Equal scores go to fewer stages, then to lower
-ids in front.
+*The terms* are those of ``costs``, in whole nanoseconds, over candidates sorted by node id, first best wins: whoever
+solves the same problem gets the same split, whatever the order in which it heard of the nodes. Equal scores go to
+fewer stages, then to lower ids in front. For every node left out the programme knows on its way what the best split
+*with* it would cost: that is what a left-out node is told.
 
 *Beyond 8 candidates* the exact search would double with each; eight are chosen by speed times useful memory, and if
 those cannot hold the model, the eight with the most memory.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
-from itertools import accumulate
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from operator import add
 from typing import Final
 
-from shoal_agent.core.facts import BlockFacts
+from shoal_agent.core.costs import Costs, Memory, idle_permille, usable
 from shoal_agent.core.plan import GENESIS_PARENT
+from shoal_agent.core.problem import (
+    CANDIDATES_EXACT_MAX,
+    Candidate,
+    Infeasible,
+    Rival,
+    Split,
+    SplitProblem,
+    SplitStage,
+    stages_of,
+)
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId
-from shoal_protocol.messages import Plan, PlanStage
-
-CANDIDATES_EXACT_MAX: Final = 8
-"""Nodes the exact search looks at: 256 masks; one more node doubles time and memory."""
-BUSY_PERMILLE_MAX: Final = 950
-"""A node that reports itself busier than this still gets a twentieth of a turn: a finite, very bad speed."""
-PREFILL_REFERENCE_TOKENS: Final = 128
-"""The length at which ``BlockFacts.prefill_us`` was measured."""
-TOKEN_BYTES: Final = 8
-"""A token id on a link: int64."""
+from shoal_protocol.messages import Objective, Plan, Terms
 
 _UNREACHED: Final = 1 << 120
 """Dearer than any split: a thousand blocks of an hour each, in nanoseconds, stay below 2^62."""
 
-
-class Objective(StrEnum):
-    """LATENCY: one session alone is over soonest. THROUGHPUT: the busiest stage or link is least busy."""
-
-    LATENCY = "latency"
-    THROUGHPUT = "throughput"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A node that may host a stage, as it described itself; ``memory_bytes`` is what it offers."""
-
-    node: NodeId
-    speed_macs_per_s: int
-    memory_bytes: int
-    busy_permille: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    """One direction between two nodes."""
-
-    rtt_us: int
-    bytes_per_s: int
-
-
-LAN: Final = Link(rtt_us=500, bytes_per_s=100_000_000)
-"""What a pair nobody measured is taken for: gigabit Ethernet with TLS on top."""
-
-
-@dataclass(frozen=True, slots=True)
-class Links:
-    """What is known of the links: measured ordered pairs, and ``default`` for every other one."""
-
-    default: Link = LAN
-    measured: Mapping[tuple[NodeId, NodeId], Link] = field(default_factory=dict)
-
-    def between(self, sender: NodeId, receiver: NodeId) -> Link:
-        """The link from ``sender`` to ``receiver``."""
-        return self.measured.get((sender, receiver), self.default)
-
-
-@dataclass(frozen=True, slots=True)
-class Workload:
-    """What the hosts must have room for, and the session whose time is compared."""
-
-    context_tokens_max: int
-    sessions: int = 1
-    """Sessions of the full context each host keeps KV for."""
-    prompt_tokens: int = 128
-    answer_tokens: int = 128
-
-
-@dataclass(frozen=True, slots=True)
-class SplitProblem:
-    """Everything the planner looks at. ``ingress`` None: any node may be it, so the way in and out is not counted."""
-
-    blocks: tuple[BlockFacts, ...]
-    reference_macs_per_s: int
-    candidates: tuple[Candidate, ...]
-    workload: Workload
-    links: Links = field(default_factory=Links)
-    objective: Objective = Objective.LATENCY
-    stages_min: int = 1
-    stages_max: int = CANDIDATES_EXACT_MAX
-    ingress: NodeId | None = None
-    shared_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class SplitStage:
-    """One stage of an answer. Times are per token answered, the prompt's share included; memory counts KV."""
-
-    node: NodeId
-    first_block: int
-    last_block: int
-    time_us: int
-    link_us: int
-    """Into this stage, from the one before or from the ingress."""
-    memory_bytes: int
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """The best split. ``score_us``: per token answered, the whole way (LATENCY) or the busiest part (THROUGHPUT)."""
-
-    stages: tuple[SplitStage, ...]
-    score_us: int
-
-
-@dataclass(frozen=True, slots=True)
-class Infeasible:
-    """No split exists; ``reason`` is a sentence with the numbers, ``nodes`` one line for each candidate."""
-
-    reason: str
-    nodes: tuple[str, ...]
+Hosts = tuple[NodeId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,26 +59,40 @@ class Genesis:
 def split_model(problem: SplitProblem) -> Split | Infeasible:
     """The cheapest split of ``problem``, exact for up to CANDIDATES_EXACT_MAX candidates."""
     _check(problem)
-    usable = sorted((c for c in problem.candidates if _usable(c)), key=lambda c: c.node)
-    hosts_max = min(len(usable), CANDIDATES_EXACT_MAX, len(problem.blocks))
+    able = sorted((c for c in problem.candidates if usable(c)), key=lambda c: c.node)
+    hosts_max = min(len(able), CANDIDATES_EXACT_MAX, len(problem.blocks))
     if hosts_max < problem.stages_min:
-        reason = f"{problem.stages_min} stages need as many nodes and blocks: {len(usable)} usable nodes, "
+        reason = f"{problem.stages_min} stages need as many nodes and blocks: {len(able)} usable nodes, "
         reason += f"{len(problem.blocks)} blocks, at most {CANDIDATES_EXACT_MAX} stages"
         return Infeasible(reason, _room_of(problem))
-    for shortlist in _shortlists(problem, usable):
-        split = _search(problem, _Costs(problem, shortlist))
+    for shortlist in _shortlists(problem, able):
+        split = _search(problem, _Figures(problem, shortlist))
         if split is not None:
             return split
     return Infeasible(_too_large(problem), _room_of(problem))
 
 
-def plan_genesis(problem: SplitProblem, deployment: DeploymentId, model: Digest) -> Genesis | Infeasible:
-    """The plan of epoch 0 for ``deployment`` of package ``model``, or why there is none."""
+def plan_genesis(
+    problem: SplitProblem, deployment: DeploymentId, model: Digest, terms: Terms, voters: Callable[[Hosts], Hosts]
+) -> Genesis | Infeasible:
+    """The plan of epoch 0 for ``deployment`` of package ``model``, or why there is none.
+
+    ``voters`` names, for the hosts, who decides the epoch after.
+    """
     split = split_model(problem)
     if isinstance(split, Infeasible):
         return split
-    stages = tuple(PlanStage(stage.node, stage.first_block, stage.last_block) for stage in split.stages)
-    plan = Plan(deployment, Epoch(0), GENESIS_PARENT, model, problem.workload.context_tokens_max, stages)
+    plan = Plan(
+        deployment,
+        Epoch(0),
+        GENESIS_PARENT,
+        model,
+        problem.workload.context_tokens_max,
+        stages_of(split),
+        terms,
+        voters(tuple(stage.node for stage in split.stages)),
+        score_us=split.score_us,
+    )
     return Genesis(plan, split)
 
 
@@ -195,98 +105,45 @@ def _check(problem: SplitProblem) -> None:
     assert len({c.node for c in problem.candidates}) == len(problem.candidates), "one candidate per node"
 
 
-def _shortlists(problem: SplitProblem, usable: list[Candidate]) -> Iterator[list[Candidate]]:
+def _shortlists(problem: SplitProblem, able: list[Candidate]) -> Iterator[list[Candidate]]:
     """Which candidates to search, best guess first; each in order of node id."""
-    if len(usable) <= CANDIDATES_EXACT_MAX:
-        yield usable
+    if len(able) <= CANDIDATES_EXACT_MAX:
+        yield able
         return
-    whole = _Memory(problem).needed(0, len(problem.blocks))
+    whole = Memory(problem).needed(0, len(problem.blocks))
 
     def power(candidate: Candidate) -> int:
-        return candidate.speed_macs_per_s * _idle_permille(candidate) * min(candidate.memory_bytes, whole)
+        return candidate.speed_macs_per_s * idle_permille(candidate) * min(candidate.memory_bytes, whole)
 
-    by_power = sorted(usable, key=lambda c: (-power(c), c.node))
-    by_memory = sorted(usable, key=lambda c: (-c.memory_bytes, c.node))
+    by_power = sorted(able, key=lambda c: (-power(c), c.node))
+    by_memory = sorted(able, key=lambda c: (-c.memory_bytes, c.node))
     for order in (by_power, by_memory):
         yield sorted(order[:CANDIDATES_EXACT_MAX], key=lambda c: c.node)
 
 
-def _idle_permille(candidate: Candidate) -> int:
-    return 1000 - min(max(candidate.busy_permille, 0), BUSY_PERMILLE_MAX)
-
-
-class _Memory:
-    """What a stage takes: weights as they are resident, and KV for every session to keep room for."""
-
-    def __init__(self, problem: SplitProblem) -> None:
-        self._tokens = problem.workload.context_tokens_max * problem.workload.sessions
-        self._shared = problem.shared_bytes
-        self._weights = [0, *accumulate(b.resident_bytes for b in problem.blocks)]
-        self._kv_per_token = [0, *accumulate(b.kv_bytes_per_token for b in problem.blocks)]
-
-    def needed(self, start: int, end: int) -> int:
-        """Bytes of blocks ``start..end-1``."""
-        return self._shared + self._weights[end] - self._weights[start] + self.kv(start, end)
-
-    def kv(self, start: int, end: int) -> int:
-        """The share of KV in it."""
-        return (self._kv_per_token[end] - self._kv_per_token[start]) * self._tokens
-
-
-class _Costs:
-    """Every term of the programme, in nanoseconds of one session; nodes and blocks by index."""
+class _Figures:
+    """Every term of the programme, worked out once; nodes and blocks by index."""
 
     def __init__(self, problem: SplitProblem, nodes: list[Candidate]) -> None:
-        self._problem = problem
         self.nodes = nodes
-        load = problem.workload
-        block_ns = (
-            1000 * (b.decode_us * load.answer_tokens + b.prefill_us * load.prompt_tokens // PREFILL_REFERENCE_TOKENS)
-            for b in problem.blocks
-        )
-        self.memory = _Memory(problem)
-        self._work_ns = [0, *accumulate(block_ns)]
+        self.memory = Memory(problem)
+        self._costs = Costs(problem)
         starts = range(len(problem.blocks))
+        self._end = len(problem.blocks)
         self.stage = [[self._stage_costs(node, start) for start in starts] for node in nodes]
         """stage[n][i][k]: blocks i..i+k on node n; the list ends where n's memory does."""
-        self.link = [[[self._hop(u, n, start) for start in starts] for n in nodes] for u in nodes]
+        self.link = [[[self._costs.hop(u.node, n.node, start) for start in starts] for n in nodes] for u in nodes]
         """link[u][n][i]: what leaves block i-1, from node u to node n (unused at i = 0)."""
-        self.enter = [self._from_ingress(node) for node in nodes]
-        self.leave = [self._to_ingress(node) for node in nodes]
+        self.enter = [self._costs.enter(node.node) for node in nodes]
+        self.leave = [self._costs.leave(node.node) for node in nodes]
 
     def _stage_costs(self, node: Candidate, start: int) -> list[int]:
-        problem = self._problem
-        speed = node.speed_macs_per_s * _idle_permille(node)
         costs = []
-        for end in range(start + 1, len(problem.blocks) + 1):
+        for end in range(start + 1, self._end + 1):
             if self.memory.needed(start, end) > node.memory_bytes:
                 break
-            work = (self._work_ns[end] - self._work_ns[start]) * problem.reference_macs_per_s * 1000
-            costs.append(-(-work // speed))
+            costs.append(self._costs.stage(node, start, end))
         return costs
-
-    def _hop(self, sender: Candidate, receiver: Candidate, start: int) -> int:
-        load = self._problem.workload
-        size = self._problem.blocks[start - 1].boundary_bytes_per_token * (load.prompt_tokens + load.answer_tokens)
-        return self._crossing(sender.node, receiver.node, load.answer_tokens + 1, size)
-
-    def _from_ingress(self, node: Candidate) -> int:
-        load = self._problem.workload
-        size = TOKEN_BYTES * (load.prompt_tokens + load.answer_tokens)
-        return self._crossing(self._problem.ingress, node.node, load.answer_tokens + 1, size)
-
-    def _to_ingress(self, node: Candidate) -> int:
-        answers = self._problem.workload.answer_tokens
-        return self._crossing(node.node, self._problem.ingress, answers, TOKEN_BYTES * answers)
-
-    def _crossing(self, sender: NodeId | None, receiver: NodeId | None, frames: int, size_bytes: int) -> int:
-        """``frames`` one-way trips carrying ``size_bytes`` in all."""
-        if sender is None or receiver is None or sender == receiver:
-            return 0
-        link = self._problem.links.between(sender, receiver)
-        transfer_ns = -(-size_bytes * 1_000_000_000 // max(link.bytes_per_s, 1))
-        waiting_ns = link.rtt_us * 500 * frames
-        return transfer_ns + (waiting_ns if self._problem.objective is Objective.LATENCY else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,34 +162,55 @@ _Best = tuple[int, int, int, int]
 """(score_ns, stages, mask, minus the last node): compared in this order, so lower ids serve earlier stages."""
 
 
-def _search(problem: SplitProblem, costs: _Costs) -> Split | None:
+def _search(problem: SplitProblem, figures: _Figures) -> Split | None:
     """The programme of this module's docstring; None if nothing fits."""
     join: _Join = add if problem.objective is Objective.LATENCY else max
-    nodes, ends = len(costs.nodes), len(problem.blocks)
+    nodes, ends = len(figures.nodes), len(problem.blocks)
     rows: _Rows = {}
     best: _Best | None = None
+    best_with = [_UNREACHED] * nodes
     for mask in range(1, 1 << nodes):
         stages = mask.bit_count()
         if stages > problem.stages_max:
             continue
         for last in (n for n in range(nodes) if mask >> n & 1):
-            arrivals = _arrivals(rows, costs, mask ^ 1 << last, last, join)
-            row = rows[mask, last] = _extend(arrivals, costs.stage[last], ends, join)
+            arrivals = _arrivals(rows, figures, mask ^ 1 << last, last, join)
+            row = rows[mask, last] = _extend(arrivals, figures.stage[last], ends, join)
             if stages >= problem.stages_min and row.cost[ends] < _UNREACHED:
-                whole = (join(row.cost[ends], costs.leave[last]), stages, mask, -last)
+                whole = (join(row.cost[ends], figures.leave[last]), stages, mask, -last)
                 best = whole if best is None else min(best, whole)
-    return None if best is None else _trace(problem, costs, rows, best)
+                _note(best_with, mask, whole[0])
+    if best is None:
+        return None
+    split = _trace(problem, figures, rows, best)
+    return replace(split, rivals=tuple(_rivals(problem, figures, best[2], best_with)))
 
 
-def _arrivals(rows: _Rows, costs: _Costs, before: int, last: int, join: _Join) -> list[tuple[int, int, int]]:
+def _note(best_with: list[int], mask: int, score_ns: int) -> None:
+    """A split of the nodes in ``mask`` costs ``score_ns``: no better one with any of them may be known."""
+    for node, known in enumerate(best_with):
+        if mask >> node & 1 and score_ns < known:
+            best_with[node] = score_ns
+
+
+def _rivals(problem: SplitProblem, figures: _Figures, chosen: int, best_with: list[int]) -> Iterator[Rival]:
+    """What it would cost to give each node that was not chosen a stage."""
+    per_token = 1000 * problem.workload.answer_tokens
+    for index, candidate in enumerate(figures.nodes):
+        if not chosen >> index & 1:
+            reached = best_with[index] < _UNREACHED
+            yield Rival(candidate.node, best_with[index] // per_token if reached else None)
+
+
+def _arrivals(rows: _Rows, figures: _Figures, before: int, last: int, join: _Join) -> list[tuple[int, int, int]]:
     """(start, cost, previous node) of every way to come to node ``last`` with the nodes ``before`` already used."""
     if before == 0:
-        return [(0, costs.enter[last], -1)]
-    previous = [u for u in range(len(costs.nodes)) if before >> u & 1]
+        return [(0, figures.enter[last], -1)]
+    previous = [u for u in range(len(figures.nodes)) if before >> u & 1]
     arrivals = []
-    for start in range(before.bit_count(), len(costs.stage[last])):
+    for start in range(before.bit_count(), len(figures.stage[last])):
         ways = (
-            (join(rows[before, u].cost[start], costs.link[u][last][start]), -u)
+            (join(rows[before, u].cost[start], figures.link[u][last][start]), -u)
             for u in previous
             if rows[before, u].cost[start] < _UNREACHED
         )
@@ -355,7 +233,7 @@ def _extend(arrivals: list[tuple[int, int, int]], stage: list[list[int]], ends: 
     return row
 
 
-def _trace(problem: SplitProblem, costs: _Costs, rows: _Rows, best: _Best) -> Split:
+def _trace(problem: SplitProblem, figures: _Figures, rows: _Rows, best: _Best) -> Split:
     """Walk the origins back from the end and name the terms."""
     score_ns, _, mask, minus_last = best
     last = -minus_last
@@ -364,10 +242,10 @@ def _trace(problem: SplitProblem, costs: _Costs, rows: _Rows, best: _Best) -> Sp
     end = len(problem.blocks)
     while last >= 0:
         start, previous = rows[mask, last].origin[end]
-        link_ns = costs.enter[last] if previous < 0 else costs.link[previous][last][start]
-        stage_ns = costs.stage[last][start][end - start - 1]
-        memory = costs.memory.needed(start, end)
-        node = costs.nodes[last].node
+        link_ns = figures.enter[last] if previous < 0 else figures.link[previous][last][start]
+        stage_ns = figures.stage[last][start][end - start - 1]
+        memory = figures.memory.needed(start, end)
+        node = figures.nodes[last].node
         stages.append(SplitStage(node, start, end - 1, stage_ns // per_token, link_ns // per_token, memory))
         mask, last, end = mask ^ 1 << last, previous, start
     return Split(tuple(reversed(stages)), score_ns // per_token)
@@ -375,7 +253,7 @@ def _trace(problem: SplitProblem, costs: _Costs, rows: _Rows, best: _Best) -> Sp
 
 def _too_large(problem: SplitProblem) -> str:
     load = problem.workload
-    memory, blocks = _Memory(problem), len(problem.blocks)
+    memory, blocks = Memory(problem), len(problem.blocks)
     offered = sum(c.memory_bytes for c in problem.candidates)
     return (
         f"no {problem.stages_min} to {problem.stages_max} stages of {blocks} blocks fit: the model takes "
@@ -388,13 +266,9 @@ def _room_of(problem: SplitProblem) -> tuple[str, ...]:
     """One line per candidate: what it offers and the longest run of blocks it could hold."""
     lines = []
     for candidate in sorted(problem.candidates, key=lambda c: c.node):
-        longest = max(len(costs) for costs in _Costs(problem, [candidate]).stage[0]) if _usable(candidate) else 0
+        longest = max(len(costs) for costs in _Figures(problem, [candidate]).stage[0]) if usable(candidate) else 0
         lines.append(
             f"{candidate.node}: offers {candidate.memory_bytes} bytes at {candidate.speed_macs_per_s} MAC/s, "
             f"holds at most {longest} of {len(problem.blocks)} blocks in a row"
         )
     return tuple(lines)
-
-
-def _usable(candidate: Candidate) -> bool:
-    return candidate.speed_macs_per_s > 0 and candidate.memory_bytes > 0

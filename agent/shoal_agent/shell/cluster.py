@@ -11,13 +11,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from shoal_agent.config import load_operator_config
-from shoal_agent.core.planner import Objective
 from shoal_agent.shell.broker import RunningBroker, embedded_broker
 from shoal_agent.shell.clock import unix_s
 from shoal_agent.shell.lab import Lab, LabSettings, Running, make_lab, refuse_dead, start_agent, stop_agents
 from shoal_agent.shell.operator import DeployResult, DeployWish, deploy
 from shoal_protocol.ids import NodeId
-from shoal_protocol.messages import Plan
+from shoal_protocol.messages import Objective, Plan
 
 WATCH_S: Final = 0.5
 """How often a running lab looks after its agents."""

@@ -22,7 +22,9 @@ from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived, Event
 from shoal_agent.core.facts import ModelFacts
 from shoal_agent.core.gate import DuplicateEnvelope, Gate
-from shoal_agent.core.planner import Genesis, Infeasible, Objective, Split, SplitProblem, Workload, plan_genesis
+from shoal_agent.core.plan import voters_for
+from shoal_agent.core.planner import Genesis, plan_genesis
+from shoal_agent.core.problem import CANDIDATES_EXACT_MAX, Infeasible, Split, problem_of
 from shoal_agent.errors import ConfigError, FailedError, NoPlanError, TimedOutError, UnavailableError
 from shoal_agent.shell.clock import Clock, wall_ms
 from shoal_agent.shell.identity import member_in, open_roster, open_sealer
@@ -45,8 +47,8 @@ from shoal_protocol.ids import (
     digest_of,
     parse_deployment_id,
 )
-from shoal_protocol.limits import STAGES_MAX, TTL_MS_MAX
-from shoal_protocol.messages import DeploymentPhase, PhaseReported, Plan, PlanAnnounced
+from shoal_protocol.limits import TTL_MS_MAX
+from shoal_protocol.messages import DeploymentPhase, NodePhase, Objective, PhaseReported, Plan, PlanAnnounced, Terms
 from shoal_protocol.roster import Role, TrustedRoster
 from shoal_protocol.sealing import Sealer
 from shoal_protocol.topics import agent_filters, topic_for
@@ -86,6 +88,11 @@ class DeployWish:
     dry_run: bool = False
     timeout_s: float = 120.0
     """From the announcement until every host is ACTIVE."""
+    zones: tuple[str, ...] = ()
+    """Trust zones that may host, for the life of the deployment; empty: any."""
+    faulty: int = 0
+    """Voters that may lie."""
+    gain_permille: int = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,27 +227,35 @@ class Founding:
         """Solve the split over those who can host; NoPlanError with a line for each who was looked at."""
         wish, facts = self._wish, self._facts
         asked = [each for each in heard if not self._wanted or each.node in self._wanted]
-        faults = {each.node: why_not(each.state, facts.model) for each in asked}
+        faults = {each.node: why_not(each.state, facts.model) or self._zone_fault(each.node) for each in asked}
         faults |= dict.fromkeys(self._wanted - set(faults), "was not heard")
         able = [each for each in asked if faults[each.node] is None]
         self._tell(f"{len(able)} of {len(faults)} nodes can host {facts.name}")
         context = min(wish.context_tokens or CONTEXT_TOKENS, facts.context_tokens_max)
-        problem = SplitProblem(
-            facts.blocks,
-            facts.reference_macs_per_s,
-            tuple(candidate_of(each) for each in able),
-            Workload(context, wish.sessions),
-            objective=wish.objective,
-            stages_min=wish.stages or 1,
-            stages_max=wish.stages or STAGES_MAX,
-            shared_bytes=facts.shared_bytes,
+        terms = terms_of(wish)
+        problem = problem_of(facts, terms, context, tuple(candidate_of(each) for each in able))
+        alive = [each.node for each in heard if each.state.phase is NodePhase.READY]
+        genesis = plan_genesis(
+            problem,
+            self._deployment,
+            facts.model,
+            terms,
+            lambda hosts: voters_for(self._deployment, hosts, alive, terms.faulty),
         )
-        genesis = plan_genesis(problem, self._deployment, facts.model)
         if isinstance(genesis, Infeasible):
             lines = [*genesis.nodes, *(f"{node}: {why}" for node, why in sorted(faults.items()) if why is not None)]
             message = "\n  ".join([genesis.reason, *lines])
             raise NoPlanError(message, "add nodes, import the package on more of them, or ask for less context")
+        voters_min = 3 * terms.faulty + 1
+        if terms.faulty and len(genesis.plan.voters) < voters_min:
+            fault = f"{voters_min} voters are needed where {terms.faulty} may lie, {len(alive)} agents are there"
+            raise NoPlanError(fault, "start more agents, or trust those that are there: --faulty 0")
         return genesis
+
+    def _zone_fault(self, node: NodeId) -> str | None:
+        member, zones = self._operator.roster.member(node), self._wish.zones
+        assert member is not None, "the gate lets members speak only"
+        return None if not zones or member.zone in zones else f"is in zone {member.zone}"
 
     def _refuse_another(self, result: DeployResult) -> None:
         known = self._desk.plans.get(self._deployment)
@@ -339,6 +354,19 @@ def _package(config: OperatorConfig, name: str) -> ModelFacts:
         return facts_of(Store(config.models.store_dir).load(name))
     except ModelError as fault:
         raise ConfigError(str(fault), f"shoal model import {name} --store {config.models.store_dir}") from fault
+
+
+def terms_of(wish: DeployWish) -> Terms:
+    """What ``wish`` fixes for the life of its deployment."""
+    return Terms(
+        wish.objective,
+        wish.stages or 1,
+        wish.stages or CANDIDATES_EXACT_MAX,
+        wish.sessions,
+        zones=wish.zones,
+        faulty=wish.faulty,
+        gain_permille=wish.gain_permille,
+    )
 
 
 def _deployment_id(wish: DeployWish) -> DeploymentId:

@@ -11,7 +11,7 @@ are; the survey is over when there are enough and none was new for ``QUIET_S``, 
 from dataclasses import dataclass
 from typing import Final
 
-from shoal_agent.core.planner import Candidate
+from shoal_agent.core.problem import Candidate
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.ids import Digest, Incarnation, Instant, NodeId
 from shoal_protocol.messages import Heartbeat, NodePhase, NodeState
@@ -89,4 +89,4 @@ def candidate_of(heard: Heard) -> Candidate:
     """``heard`` as the planner sees it: free memory bounds what is offered, so that a second deployment fits too."""
     capacity, load = heard.state.capacity, heard.state.load
     memory = min(capacity.memory_bytes, load.memory_available_bytes)
-    return Candidate(heard.node, capacity.speed_macs_per_s, memory, load.cpu_permille)
+    return Candidate(heard.node, capacity.speed_macs_per_s, memory, load.foreign_permille)

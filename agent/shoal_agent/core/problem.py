@@ -1,0 +1,149 @@
+"""What there is to plan with, and what an answer looks like: the planner's question and answer, as values.
+
+A problem is everything the planner looks at and nothing else, frozen and comparable: whoever is asked the same thing
+again need not think again, and the effect that asks for a solution can cross the border to another thread.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from shoal_agent.core.facts import BlockFacts, ModelFacts
+from shoal_protocol.ids import NodeId
+from shoal_protocol.messages import Objective, PlanStage, Terms
+
+CANDIDATES_EXACT_MAX: Final = 8
+"""Nodes the exact search looks at: 256 masks; one more node doubles time and memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A node that may host a stage, as it described itself; ``memory_bytes`` is what it offers."""
+
+    node: NodeId
+    speed_macs_per_s: int
+    memory_bytes: int
+    busy_permille: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One direction between two nodes."""
+
+    rtt_us: int
+    bytes_per_s: int
+
+
+LAN: Final = Link(rtt_us=500, bytes_per_s=100_000_000)
+"""What a pair nobody measured is taken for: gigabit Ethernet with TLS on top."""
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """What is known of the links: measured ordered pairs, and ``default`` for every other one."""
+
+    default: Link = LAN
+    measured: Mapping[tuple[NodeId, NodeId], Link] = field(default_factory=dict)
+
+    def between(self, sender: NodeId, receiver: NodeId) -> Link:
+        """The link from ``sender`` to ``receiver``."""
+        return self.measured.get((sender, receiver), self.default)
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """What the hosts must have room for, and the session whose time is compared."""
+
+    context_tokens_max: int
+    sessions: int = 1
+    """Sessions of the full context each host keeps KV for."""
+    prompt_tokens: int = 128
+    answer_tokens: int = 128
+
+
+@dataclass(frozen=True, slots=True)
+class SplitProblem:
+    """Everything the planner looks at. ``ingress`` None: any node may be it, so the way in and out is not counted."""
+
+    blocks: tuple[BlockFacts, ...]
+    reference_macs_per_s: int
+    candidates: tuple[Candidate, ...]
+    workload: Workload
+    links: Links = field(default_factory=Links)
+    objective: Objective = Objective.LATENCY
+    stages_min: int = 1
+    stages_max: int = CANDIDATES_EXACT_MAX
+    ingress: NodeId | None = None
+    shared_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SplitStage:
+    """One stage of an answer. Times are per token answered, the prompt's share included; memory counts KV."""
+
+    node: NodeId
+    first_block: int
+    last_block: int
+    time_us: int
+    link_us: int
+    """Into this stage, from the one before or from the ingress."""
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rival:
+    """A candidate the best split leaves out, and the best score any split reaches that gives it a stage.
+
+    None: no split with it fits.
+    """
+
+    node: NodeId
+    score_us: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A split and its price.
+
+    ``score_us``: per token answered, the whole way (LATENCY) or the busiest part (THROUGHPUT).
+    """
+
+    stages: tuple[SplitStage, ...]
+    score_us: int
+    rivals: tuple[Rival, ...] = ()
+    """Those that were searched and are not in it, by node id; a price without a search names none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Infeasible:
+    """No split exists; ``reason`` is a sentence with the numbers, ``nodes`` one line for each candidate."""
+
+    reason: str
+    nodes: tuple[str, ...]
+
+
+def problem_of(
+    facts: ModelFacts,
+    terms: Terms,
+    context_tokens_max: int,
+    candidates: tuple[Candidate, ...],
+    links: Links = Links(),
+) -> SplitProblem:
+    """How ``facts`` are split among ``candidates`` under the ``terms`` of a deployment."""
+    return SplitProblem(
+        facts.blocks,
+        facts.reference_macs_per_s,
+        candidates,
+        Workload(context_tokens_max, terms.sessions, terms.prompt_tokens, terms.answer_tokens),
+        links,
+        terms.objective,
+        terms.stages_min,
+        terms.stages_max,
+        None,
+        facts.shared_bytes,
+    )
+
+
+def stages_of(split: Split) -> tuple[PlanStage, ...]:
+    """``split`` as a plan has it."""
+    return tuple(PlanStage(stage.node, stage.first_block, stage.last_block) for stage in split.stages)

@@ -1,0 +1,39 @@
+from dataclasses import replace
+
+from shoal_agent.core.planner import split_model
+from shoal_agent.core.problem import LAN, Candidate, Link, Links, Split, Workload, problem_of, stages_of
+from shoal_protocol.ids import NodeId
+from shoal_protocol.messages import Objective, PlanStage, Terms
+from tests.support.toy import toy_facts
+
+A, B = (NodeId(letter * 32) for letter in "ab")
+CANDIDATES = (Candidate(A, 10**9, 10**6), Candidate(B, 10**9, 10**6))
+
+
+def test_terms_and_facts_make_a_problem():
+    facts = replace(toy_facts(8, context=512), shared_bytes=7)
+    terms = Terms(Objective.THROUGHPUT, 2, 5, sessions=3, prompt_tokens=100, answer_tokens=50)
+    problem = problem_of(facts, terms, 300, CANDIDATES)
+    assert (problem.blocks, problem.reference_macs_per_s, problem.shared_bytes) == (facts.blocks, 10**9, 7)
+    assert problem.workload == Workload(300, 3, 100, 50)
+    assert (problem.objective, problem.stages_min, problem.stages_max) == (Objective.THROUGHPUT, 2, 5)
+
+
+def test_equal_questions_are_equal():
+    one, other = (
+        problem_of(toy_facts(), Terms(), 512, CANDIDATES, Links(measured={(A, B): Link(10, 20)})) for _ in range(2)
+    )
+    assert one == other
+    assert one != problem_of(toy_facts(), Terms(), 512, CANDIDATES, Links(measured={(A, B): Link(11, 20)}))
+
+
+def test_an_unmeasured_pair_is_a_local_network():
+    links = Links(measured={(A, B): Link(10, 20)})
+    assert links.between(A, B) == Link(10, 20)
+    assert links.between(B, A) == LAN
+
+
+def test_a_split_becomes_stages():
+    split = split_model(problem_of(toy_facts(8), Terms(stages_min=2), 512, CANDIDATES))
+    assert isinstance(split, Split)
+    assert stages_of(split) == (PlanStage(A, 0, 0), PlanStage(B, 1, 7))
