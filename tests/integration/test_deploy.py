@@ -17,13 +17,19 @@ import pytest
 from shoal_agent.config import load_config, load_operator_config
 from shoal_protocol.ids import ClusterId, DeploymentId, NodeId
 from shoal_protocol.topics import (
+    AgreementTopic,
+    AntiEntropyTopic,
     CommandTopic,
     DeathTopic,
+    EvidenceTopic,
     HeartbeatTopic,
     PhaseTopic,
     PlanTopic,
+    RelayTopic,
+    ResultTopic,
     RosterTopic,
     StateTopic,
+    SuspicionTopic,
     agent_filters,
     build,
 )
@@ -104,7 +110,7 @@ async def delivered(broker: Broker, sender: str, *topics: str) -> list[str]:
 
     One connection keeps the order, so what was not delivered before the last one never will be.
     """
-    last = f"{TREE}/n/{sender}/state"
+    last = f"{TREE}/n/0/{sender}/state"
     async with broker.client(BERT) as listener, broker.client(sender) as speaker:
         await listener.subscribe(f"{TREE}/#", qos=1)
         for topic in (*topics, last):
@@ -113,23 +119,34 @@ async def delivered(broker: Broker, sender: str, *topics: str) -> list[str]:
 
 
 @needs_mosquitto
-@pytest.mark.parametrize(
-    "topic", [DeathTopic(CLUSTER, ANNA), PhaseTopic(CLUSTER, LLM, ANNA), HeartbeatTopic(CLUSTER, 0)], ids=build
-)
-async def test_a_node_says_what_is_its_own(broker, topic):
-    assert await delivered(broker, ANNA, build(topic)) == [build(topic)]
+async def test_a_node_says_what_is_its_own_and_what_proves_itself(broker):
+    spoken = [
+        StateTopic(CLUSTER, 12, ANNA),
+        DeathTopic(CLUSTER, 0, ANNA),
+        HeartbeatTopic(CLUSTER, 0),
+        PhaseTopic(CLUSTER, LLM, ANNA),
+        AgreementTopic(CLUSTER, LLM),
+        PlanTopic(CLUSTER, LLM),
+        SuspicionTopic(CLUSTER),
+        EvidenceTopic(CLUSTER),
+        AntiEntropyTopic(CLUSTER, BERT),
+    ]
+    topics = [build(topic) for topic in spoken]
+    assert await delivered(broker, ANNA, *topics) == topics
 
 
 @needs_mosquitto
 @pytest.mark.parametrize(
     "topic",
     [
-        StateTopic(CLUSTER, BERT),
-        DeathTopic(CLUSTER, BERT),
+        StateTopic(CLUSTER, 0, BERT),
+        StateTopic(CLUSTER, 12, BERT),
+        DeathTopic(CLUSTER, 0, BERT),
         PhaseTopic(CLUSTER, LLM, BERT),
-        PlanTopic(CLUSTER, LLM),
         RosterTopic(CLUSTER),
         CommandTopic(CLUSTER, BERT),
+        ResultTopic(CLUSTER, BERT),
+        RelayTopic(CLUSTER, BERT),
     ],
     ids=build,
 )
@@ -148,16 +165,21 @@ async def test_an_agent_hears_all_it_subscribes_to(broker, fleet):
     """The ACL grants every filter of an agent; a filter that is refused would be silent, not an error."""
     spoken = {
         ANNA: [
-            StateTopic(CLUSTER, ANNA),
-            DeathTopic(CLUSTER, ANNA),
-            HeartbeatTopic(CLUSTER, 0),
+            StateTopic(CLUSTER, 7, ANNA),
+            DeathTopic(CLUSTER, 7, ANNA),
+            HeartbeatTopic(CLUSTER, 7),
             PhaseTopic(CLUSTER, LLM, ANNA),
+            AgreementTopic(CLUSTER, LLM),
+            SuspicionTopic(CLUSTER),
+            EvidenceTopic(CLUSTER),
+            AntiEntropyTopic(CLUSTER, BERT),
         ],
         fleet.operator: [PlanTopic(CLUSTER, LLM)],
     }
-    assert len(agent_filters(CLUSTER)) == sum(map(len, spoken.values()))
+    filters = agent_filters(CLUSTER, BERT, (7,))
+    assert len(filters) == sum(map(len, spoken.values()))
     async with broker.client(BERT) as listener:
-        for pattern in agent_filters(CLUSTER):
+        for pattern in filters:
             await listener.subscribe(pattern, qos=1)
         for speaker, topics in spoken.items():
             async with broker.client(speaker) as client:
@@ -167,12 +189,24 @@ async def test_an_agent_hears_all_it_subscribes_to(broker, fleet):
 
 
 @needs_mosquitto
+async def test_an_inbox_is_read_by_its_owner_alone(broker):
+    """What two nodes tell each other costs a third nothing: it is not even delivered."""
+    private, public = build(AntiEntropyTopic(CLUSTER, ANNA)), build(HeartbeatTopic(CLUSTER, 0))
+    async with broker.client(BERT) as curious, broker.client(ANNA) as speaker:
+        for pattern in (private, f"{TREE}/ae/+", f"{TREE}/#"):
+            await curious.subscribe(pattern, qos=1)
+        await speaker.publish(private, b"said", qos=1)
+        await speaker.publish(public, b"said", qos=1)
+        assert await heard_until(curious, public) == [public]
+
+
+@needs_mosquitto
 async def test_a_record_is_kept_for_who_comes_later(broker):
-    topic = f"{TREE}/n/{ANNA}/state"
+    topic = f"{TREE}/n/0/{ANNA}/state"
     async with broker.client(ANNA) as speaker:
         await speaker.publish(topic, b"kept", qos=1, retain=True)
     async with broker.client(BERT) as late:
-        await late.subscribe(f"{TREE}/n/+/state", qos=1)
+        await late.subscribe(f"{TREE}/n/+/+/state", qos=1)
         assert await heard_until(late, topic) == [topic]
 
 

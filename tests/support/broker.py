@@ -63,7 +63,7 @@ def render(folder: Path, cluster: Path, port: int, operators: Sequence[str]) -> 
         shutil.copy(cluster / source, folder / name)
     acl = (DEPLOY / "mosquitto.acl").read_text()
     for operator in operators:
-        acl += f"user {operator}\ntopic write shoal/1/+/d/+/cert\ntopic write shoal/1/+/roster\n"
+        acl += f"user {operator}\ntopic write shoal/1/+/roster\n"
     (folder / "mosquitto.acl").write_text(acl)
     (folder / "mosquitto.acl").chmod(0o600)
     text = (DEPLOY / "mosquitto.conf.template").read_text()
