@@ -1,0 +1,229 @@
+"""Is another plan worth the move? Keep, redistribute or re-split, whichever is the cheapest that pays.
+
+Three classes of answers, cheapest first (fewest bytes move):
+
+    KEEP           the plan stands
+    REDISTRIBUTE   the same cuts on other nodes
+    RESPLIT        other cuts
+
+The incumbent is the plan that runs, or nothing if it cannot run any more. Each class in turn may displace it::
+
+    gain   = (score of the incumbent - score of the option) / score of the incumbent
+    price  = time to move what changes owner / predicted validity
+    the option displaces the incumbent if  gain - price >= the gain the operator asks for
+
+While blocks move, the machines that open them are not quite there; the price counts the deployment as lost for all of
+that time, which is worse than make-before-break ever is, spread over the time the new plan may be expected to stand.
+A host opens one block after the other and hosts work side by side, so the slowest host is the time. Where nothing
+runs any more the first class that is possible is the incumbent, whatever it costs.
+
+Figures that jump must not make blocks jump: a gain has to be there in every evaluation for ``HOLD_S`` (``Hold``).
+Without that, and without a price, a switching queue loses throughput however good each single switch looks (Celik,
+Borst, Whiting, Modiano 2016); too much of it is as bad, so both are small against the hour a plan usually stands.
+
+Scores come from ``costs``, measured figures included; everything here is integer arithmetic in permille, rounded
+against the move. A decision can be explained by its numbers alone: they are its text.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from itertools import permutations
+from typing import Final
+
+from shoal_agent.core.costs import Memory, idle_permille, price, usable
+from shoal_agent.core.facts import BlockFacts
+from shoal_agent.core.problem import Candidate, Split, SplitProblem
+from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.limits import STAGING_MS_MAX
+from shoal_protocol.messages import PlanStage
+
+HOLD_S: Final = 60.0
+"""How long a gain must be there without a break."""
+GAP_S_MAX: Final = 10.0
+"""Evaluations further apart are no longer consecutive: the node slept, or was busy with something else."""
+FETCH_BYTES_PER_S: Final = 32_000_000
+"""What a peer serves by default."""
+OPEN_BYTES_PER_S: Final = 100_000_000
+"""Read, verify, repack, warm: 4 MB blocks take 5 ms where it was measured; a small board is ten times slower."""
+STAGING_MS_MIN: Final = 30_000
+"""However little there is to open, a machine may be busy for seconds, and a process may just be starting."""
+STAGING_FACTOR: Final = 4
+"""Predicted staging times are rough: a deadline leaves so many times the room."""
+SPARES_MAX: Final = 8
+"""Nodes that are tried in place of lost ones, strongest first."""
+LOST_MAX: Final = 2
+"""Stages that are refilled one by one; whoever lost more is better off with a new split."""
+
+
+class Choice(StrEnum):
+    """The classes, cheapest first."""
+
+    KEEP = "keep"
+    REDISTRIBUTE = "redistribute"
+    RESPLIT = "re-split"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What a plan makes its hosts fetch and open, and how long the slowest of them takes."""
+
+    blocks: int = 0
+    fetched_bytes: int = 0
+    opened_bytes: int = 0
+    time_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One way to go on."""
+
+    choice: Choice
+    split: Split
+    move: Move = Move()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do. ``gain_permille`` and ``price_permille`` are the chosen option's over what it displaced, or 0."""
+
+    option: Option
+    gain_permille: int
+    price_permille: int
+    text: str
+
+
+def move_of(problem: SplitProblem, split: Split, held: Sequence[PlanStage], stored: Mapping[NodeId, bool]) -> Move:
+    """What changes owner if ``split`` follows the stages ``held``; ``stored``: who has the package on its disk."""
+    owned = {stage.node: range(stage.first_block, stage.last_block + 1) for stage in held}
+    blocks = fetched = opened = slowest = 0
+    for stage in split.stages:
+        kept = owned.get(stage.node, range(0))
+        new = [index for index in range(stage.first_block, stage.last_block + 1) if index not in kept]
+        size = sum(problem.blocks[index].resident_bytes for index in new)
+        fetch = 0 if stored.get(stage.node, False) else size
+        blocks, fetched, opened = blocks + len(new), fetched + fetch, opened + size
+        slowest = max(slowest, 1000 * fetch // FETCH_BYTES_PER_S + 1000 * size // OPEN_BYTES_PER_S)
+    return Move(blocks, fetched, opened, slowest)
+
+
+def same_cuts(problem: SplitProblem, held: Sequence[PlanStage]) -> SplitProblem:
+    """``problem`` with the stages ``held`` as its only blocks: its answer is the best redistribution."""
+    blocks = tuple(_joined(problem.blocks[stage.first_block : stage.last_block + 1]) for stage in held)
+    return replace(problem, blocks=blocks, stages_min=len(held), stages_max=len(held))
+
+
+def _joined(blocks: Sequence[BlockFacts]) -> BlockFacts:
+    """Several blocks as one; rounding apart, it costs what they cost."""
+    return BlockFacts(
+        sum(block.resident_bytes for block in blocks),
+        sum(block.kv_bytes_per_token for block in blocks),
+        sum(block.decode_us for block in blocks),
+        sum(block.prefill_us for block in blocks),
+        blocks[-1].boundary_bytes_per_token,
+    )
+
+
+def redistributed(problem: SplitProblem, held: Sequence[PlanStage], answer: Split) -> Split:
+    """The ``answer`` to ``same_cuts``, told and priced in the blocks of ``problem``."""
+    nodes = [stage.node for stage in answer.stages]
+    split = price(problem, [replace(stage, node=node) for stage, node in zip(held, nodes, strict=True)])
+    assert split is not None, "an answer names candidates only"
+    return split
+
+
+def refilled(problem: SplitProblem, held: Sequence[PlanStage]) -> Split | None:
+    """The stages ``held`` with spare nodes in place of those that are no candidates any more: the least that moves.
+
+    None if nobody is lost, or too many are, or no spare has the room.
+    """
+    known = {c.node: c for c in problem.candidates if usable(c)}
+    lost = [index for index, stage in enumerate(held) if stage.node not in known]
+    hosts = {stage.node for stage in held}
+    spares = sorted((c for c in known.values() if c.node not in hosts), key=lambda c: (-_power(c), c.node))
+    memory = Memory(problem)
+    best: Split | None = None
+    for chosen in permutations(spares[:SPARES_MAX], len(lost)) if 0 < len(lost) <= LOST_MAX else ():
+        stages, room = list(held), True
+        for index, spare in zip(lost, chosen, strict=True):
+            stage = stages[index] = replace(stages[index], node=spare.node)
+            room = room and memory.needed(stage.first_block, stage.last_block + 1) <= spare.memory_bytes
+        split = price(problem, stages) if room else None
+        if split is not None and (best is None or split.score_us < best.score_us):
+            best = split
+    return best
+
+
+def _power(candidate: Candidate) -> int:
+    return candidate.speed_macs_per_s * idle_permille(candidate)
+
+
+def staging_ms(move: Move) -> int:
+    """Within how long every host should be READY."""
+    return min(STAGING_MS_MIN + STAGING_FACTOR * move.time_ms, STAGING_MS_MAX)
+
+
+def gain_permille(before_us: int, after_us: int) -> int:
+    """How much better ``after_us`` is; negative if it is worse."""
+    return 1000 * (before_us - after_us) // max(before_us, 1)
+
+
+def decide(
+    current: Split | None, options: Sequence[Option], validity_ms: int, gain_min_permille: int
+) -> Decision | None:
+    """The cheapest class that pays, of ``options`` in the order of their classes; None if nothing can run at all."""
+    assert validity_ms > 0, "a plan stands for some time"
+    chosen = None if current is None else Option(Choice.KEEP, current)
+    gained = paid = 0
+    told = ["nothing runs" if current is None else f"now {_ms(current.score_us)}"]
+    for option in options:
+        name = f"{option.choice.value} {_ms(option.split.score_us)}"
+        if chosen is None:
+            chosen = option
+            told.append(f"{name}, moving {_moved(option.move)}")
+            continue
+        gain = gain_permille(chosen.split.score_us, option.split.score_us)
+        price = -(-1000 * max(0, option.move.time_ms - chosen.move.time_ms) // validity_ms)
+        told.append(f"{name}: {_percent(gain)} better than {chosen.choice.value}, moving {_moved(option.move)}")
+        told[-1] += f" costs {_percent(price)}"
+        if gain > 0 and gain - price >= gain_min_permille:
+            chosen, gained, paid = option, gain, price
+    if chosen is None:
+        return None
+    told.append(f"asked are {_percent(gain_min_permille)}: {chosen.choice.value}")
+    return Decision(chosen, gained, paid, "; ".join(told))
+
+
+class Hold:
+    """Whether something was so in every evaluation for ``HOLD_S``."""
+
+    def __init__(self) -> None:
+        self._since: Instant | None = None
+        self._last = Instant(0.0)
+
+    def ripe(self, so: bool, now: Instant) -> bool:  # noqa: FBT001 - it is the evaluation's answer
+        """Take in one evaluation; True once it has been so for long enough."""
+        broken = now - self._last > GAP_S_MAX
+        self._last = now
+        if not so:
+            self._since = None
+            return False
+        if self._since is None or broken:
+            self._since = now
+        return now - self._since >= HOLD_S
+
+    def held_s(self, now: Instant) -> float:
+        """For how long it has been so."""
+        return 0.0 if self._since is None else now - self._since
+
+
+def _ms(score_us: int) -> str:
+    return f"{score_us / 1000:.2f} ms/token"
+
+
+def _percent(permille: int) -> str:
+    return f"{permille / 10:.1f} %"
+
+
+def _moved(move: Move) -> str:
+    return f"{move.blocks} blocks ({move.opened_bytes / 1e6:.1f} MB, {move.time_ms / 1000:.1f} s)"

@@ -1,0 +1,173 @@
+from dataclasses import replace
+
+import pytest
+
+from shoal_agent.core.decision import (
+    HOLD_S,
+    STAGING_MS_MIN,
+    Choice,
+    Hold,
+    Move,
+    Option,
+    decide,
+    gain_permille,
+    move_of,
+    redistributed,
+    refilled,
+    same_cuts,
+    staging_ms,
+)
+from shoal_agent.core.planner import split_model
+from shoal_agent.core.problem import Candidate, Split, problem_of, stages_of
+from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.limits import STAGING_MS_MAX
+from shoal_protocol.messages import PlanStage, Terms
+from tests.support.toy import toy_facts
+
+A, B, C, D = (NodeId(letter * 32) for letter in "abcd")
+HOUR_MS = 3_600_000
+RED, SPLIT = Choice.REDISTRIBUTE, Choice.RESPLIT
+
+
+def scored(score_us):
+    return Split((), score_us)
+
+
+def options(*figures):
+    return [Option(choice, scored(score), Move(1, 0, 0, time_ms)) for choice, score, time_ms in figures]
+
+
+@pytest.mark.parametrize(
+    ("current", "offered", "choice", "gain", "price"),
+    [
+        pytest.param(1000, [], Choice.KEEP, 0, 0, id="nothing else is possible"),
+        pytest.param(1000, [(RED, 1000, 0), (SPLIT, 1000, 0)], Choice.KEEP, 0, 0, id="nothing is better"),
+        pytest.param(1000, [(RED, 900, 0), (SPLIT, 801, 0)], Choice.KEEP, 0, 0, id="a little better is not enough"),
+        pytest.param(1000, [(RED, 800, 0)], RED, 200, 0, id="enough is enough"),
+        pytest.param(1000, [(RED, 800, 0), (SPLIT, 700, 0)], RED, 200, 0, id="the cheaper class wins"),
+        pytest.param(1000, [(RED, 800, 0), (SPLIT, 640, 0)], SPLIT, 200, 0, id="unless the other beats it as well"),
+        pytest.param(1000, [(RED, 950, 0), (SPLIT, 700, 0)], SPLIT, 300, 0, id="the dearer class alone"),
+        pytest.param(1000, [(RED, 800, 1)], Choice.KEEP, 0, 0, id="the move must be paid for, rounded up"),
+        pytest.param(1000, [(RED, 700, HOUR_MS // 10)], RED, 300, 100, id="and can be"),
+        pytest.param(1000, [(RED, 700, HOUR_MS // 9)], Choice.KEEP, 0, 0, id="or not"),
+        pytest.param(None, [(RED, 5000, 10**9)], RED, 0, 0, id="a repair costs what it costs"),
+        pytest.param(None, [(RED, 1000, 500), (SPLIT, 810, 0)], RED, 0, 0, id="a repair moves little"),
+        pytest.param(None, [(RED, 1000, 500), (SPLIT, 790, 0)], SPLIT, 210, 0, id="unless much is gained"),
+        pytest.param(None, [(SPLIT, 900, 0)], SPLIT, 0, 0, id="the only way to go on"),
+    ],
+)
+def test_the_cheapest_class_that_pays(current, offered, choice, gain, price):
+    decision = decide(None if current is None else scored(current), options(*offered), HOUR_MS, 200)
+    assert (decision.option.choice, decision.gain_permille, decision.price_permille) == (choice, gain, price)
+
+
+def test_nothing_can_run():
+    assert decide(None, [], HOUR_MS, 200) is None
+
+
+def test_a_gain_of_nothing_is_never_worth_a_move():
+    assert decide(scored(1000), options((RED, 1000, 0)), HOUR_MS, 0).option.choice is Choice.KEEP
+    assert decide(scored(1000), options((RED, 999, 0)), HOUR_MS, 0).option.choice is RED
+
+
+def test_the_text_has_the_numbers():
+    move = Move(4, 0, 40_000_000, 400)
+    decision = decide(scored(12_000), [Option(RED, scored(11_500), move), Option(SPLIT, scored(9000), move)], 8000, 150)
+    assert decision.text == (
+        "now 12.00 ms/token; "
+        "redistribute 11.50 ms/token: 4.1 % better than keep, moving 4 blocks (40.0 MB, 0.4 s) costs 5.0 %; "
+        "re-split 9.00 ms/token: 25.0 % better than keep, moving 4 blocks (40.0 MB, 0.4 s) costs 5.0 %; "
+        "asked are 15.0 %: re-split"
+    )
+    assert decide(None, options((RED, 11_500, 400)), 8000, 150).text.startswith("nothing runs; redistribute 11.50 ms")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "gain"), [(1000, 800, 200), (1000, 1200, -200), (3, 2, 333), (3, 4, -334), (0, 5, -5000)]
+)
+def test_gain_is_rounded_against_the_move(before, after, gain):
+    assert gain_permille(before, after) == gain
+
+
+def problem(*nodes, blocks=6, terms=None, memory=10**6):
+    facts = toy_facts(blocks)
+    facts = replace(facts, blocks=tuple(replace(b, resident_bytes=32_000_000) for b in facts.blocks))
+    return problem_of(facts, terms or Terms(), 512, tuple(Candidate(n, 10**9, memory * 10**3) for n in nodes))
+
+
+def test_only_what_changes_owner_moves():
+    held = (PlanStage(A, 0, 2), PlanStage(B, 3, 5))
+    after = Split(split_model(problem(A, B, terms=Terms(stages_min=2))).stages, 1)
+    assert [(s.first_block, s.last_block) for s in after.stages] == [(0, 0), (1, 5)]
+    move = move_of(problem(A, B), after, held, {A: True})
+    assert move == Move(2, 2 * 32_000_000, 2 * 32_000_000, 2 * 1320)
+    assert move_of(problem(A, B), after, held, {A: True, B: True}) == Move(2, 0, 2 * 32_000_000, 640)
+    assert move_of(problem(A, B), after, stages_of(after), {}) == Move()
+
+
+def test_hosts_open_side_by_side():
+    after = Split(split_model(problem(A, B, terms=Terms(stages_min=2))).stages, 1)
+    assert move_of(problem(A, B), after, (), {A: True, B: True}).time_ms == 5 * 320
+
+
+def test_a_deadline_leaves_room():
+    assert staging_ms(Move()) == STAGING_MS_MIN
+    assert staging_ms(Move(time_ms=1000)) == STAGING_MS_MIN + 4000
+    assert staging_ms(Move(time_ms=10**12)) == STAGING_MS_MAX
+
+
+HELD = (PlanStage(A, 0, 1), PlanStage(B, 2, 3), PlanStage(C, 4, 5))
+
+
+def test_a_spare_takes_the_place_of_the_lost():
+    split = refilled(problem(A, C, D), HELD)
+    assert stages_of(split) == (HELD[0], replace(HELD[1], node=D), HELD[2])
+
+
+def test_the_better_spare_is_taken():
+    slow, fast = Candidate(B, 10**8, 10**9), Candidate(D, 10**9, 10**9)
+    base = problem(C)
+    split = refilled(replace(base, candidates=(*base.candidates, slow, fast)), (PlanStage(A, 0, 4), PlanStage(C, 5, 5)))
+    assert [stage.node for stage in split.stages] == [D, C]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "memory"), [((A, B, C, D), 10**6), ((A, C), 10**6), ((A, D), 10**6), ((D,), 10**6), ((A, C, D), 60)]
+)
+def test_there_may_be_nothing_to_refill_with(nodes, memory):
+    assert refilled(problem(*nodes, memory=memory), HELD) is None
+
+
+def test_a_redistribution_keeps_the_cuts():
+    base = problem(A, B, C)
+    fast = tuple(replace(c, speed_macs_per_s=10**9 * (1 + (c.node == C))) for c in base.candidates)
+    asked, held = replace(base, candidates=fast), (PlanStage(A, 0, 3), PlanStage(B, 4, 5))
+    merged = same_cuts(asked, held)
+    assert (len(merged.blocks), merged.stages_min, merged.stages_max) == (2, 2, 2)
+    split = redistributed(asked, held, split_model(merged))
+    assert [(stage.node, stage.first_block, stage.last_block) for stage in split.stages] == [(C, 0, 3), (A, 4, 5)]
+
+
+def hold_of(*evaluations):
+    hold = Hold()
+    return [hold.ripe(so, Instant(at)) for at, so in evaluations]
+
+
+def test_a_gain_must_last():
+    steady = [(float(at), True) for at in range(100, 170, 5)]
+    assert hold_of(*steady) == [at - 100 >= HOLD_S for at, _ in steady]
+
+
+def test_a_gap_in_the_gain_begins_again():
+    assert not any(hold_of(*((float(at), at != 130) for at in range(100, 190, 5))))
+
+
+def test_evaluations_that_did_not_happen_prove_nothing():
+    assert hold_of((100.0, True), (165.0, True)) == [False, False]
+
+
+def test_how_long_it_has_held_is_told():
+    hold = Hold()
+    assert hold.held_s(Instant(50.0)) == 0
+    hold.ripe(True, Instant(100.0))
+    assert hold.held_s(Instant(107.0)) == 7
