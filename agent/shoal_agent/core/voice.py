@@ -15,12 +15,14 @@ from typing import Final
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import Sampled
 from shoal_agent.core.outbox import Outbox
+from shoal_agent.core.records import RECORD_KINDS, Record
 from shoal_protocol.envelope import seal
 from shoal_protocol.headers import Gossip
 from shoal_protocol.ids import ClusterId, Incarnation, Instant, NodeId, Sequence
 from shoal_protocol.limits import TTL_MS_MAX
-from shoal_protocol.messages import ControlMessage, Endpoint, LinkDeath
+from shoal_protocol.messages import ControlMessage, Endpoint, Heartbeat, LinkDeath
 from shoal_protocol.roster import TrustedRoster
+from shoal_protocol.replay import Slot, slot_of
 from shoal_protocol.sealing import Sealer
 from shoal_protocol.topics import home_shard, topic_for
 
@@ -59,6 +61,8 @@ class Voice:
         self._sampled: Sampled | None = None
         self._sampled_at = Instant(0.0)
         self._sequence = 0
+        self.lasting: dict[Slot, Record] = {}
+        """What was said of itself in this life and stands: gossip passes it on to whoever missed it."""
 
     @property
     def identity(self) -> Identity:
@@ -90,6 +94,7 @@ class Voice:
         assert incarnation > self._identity.incarnation, "a life is never lived twice"
         self._identity = replace(self._identity, incarnation=incarnation)
         self._sequence = 0
+        self.lasting.clear()
 
     def seal(self, message: ControlMessage, now: Instant, ttl_ms: int = TTL_MS) -> bytes:
         """``message`` as it travels, with the next number of this life."""
@@ -110,15 +115,28 @@ class Voice:
     ) -> bytes:
         """Tell every broker, and the nodes ``direct`` by frames as well; the sealed wire.
 
-        ``retain``: brokers keep it for those who come later, and take it at least once.
+        ``retain``: brokers keep it for those who come later. All but heartbeats are taken at least once; the next
+        heartbeat is sooner there than a repetition of the last.
         """
         topic = self.topic_of(message)
         wire = self.seal(message, now, ttl_ms)
-        out.add(Broadcast(topic, wire, retain, retain, ttl_ms // 1000))
+        out.add(Broadcast(topic, wire, retain, not isinstance(message, Heartbeat), ttl_ms // 1000))
         for peer in direct:
             if peer != self._identity.node:
                 out.send(peer, Gossip(topic), wire)
+        if isinstance(message, RECORD_KINDS):
+            slot = slot_of(message)
+            self.lasting[slot] = Record(self.sequence, wire, slot)
         return wire
+
+    def tell(self, peer: NodeId, message: ControlMessage, now: Instant, out: Outbox, *, direct: bool) -> None:
+        """Tell ``peer`` alone: by a frame if ``direct``, else in its inbox on the brokers."""
+        topic = self.topic_of(message)
+        wire = self.seal(message, now)
+        if direct:
+            out.send(peer, Gossip(topic), wire)
+        else:
+            out.add(Broadcast(topic, wire, retain=False, at_least_once=False, expiry_s=TTL_MS // 1000))
 
     def topic_of(self, message: ControlMessage) -> str:
         """Where this node says ``message``."""
