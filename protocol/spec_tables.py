@@ -18,21 +18,37 @@ from shoal_protocol.codec import HEADERS, KIND_OF, MESSAGES
 from shoal_protocol.envelope import ROLES, SealedStatement, Statement, payload_type
 from shoal_protocol.fields import field_coders
 from shoal_protocol.frames import PAYLOAD_KINDS, UNMETERED
-from shoal_protocol.headers import CloseReason, RefusalCode, Sampling, ServiceFault
+from shoal_protocol.headers import CloseReason, ContentKind, RefusalCode, Sampling, ServiceFault
 from shoal_protocol.roster import Member, Role, RootSignature, Roster, SignedRoster
 from shoal_protocol.tensors import Dtype
 from shoal_protocol.topics import TREE
+from shoal_protocol.votes import RecoveryStatement, VoteStatement
 
 SPEC: Final = Path(__file__).with_name("SPEC.md")
-PARTS: Final = (messages.Endpoint, messages.Capacity, messages.Load, messages.HostedStage)
+PARTS: Final = (
+    messages.Endpoint,
+    messages.Capacity,
+    messages.Load,
+    messages.HostedStage,
+    messages.LinkMeasured,
+    messages.Ballot,
+    messages.Stamp,
+    messages.Head,
+)
 ENUMS: Final[tuple[type[IntEnum], ...]] = (
     messages.NodePhase,
     messages.DeploymentPhase,
+    messages.VoteKind,
+    messages.Verdict,
+    messages.Objective,
+    messages.Cause,
+    messages.SwitchMode,
     Role,
     Dtype,
     RefusalCode,
     CloseReason,
     ServiceFault,
+    ContentKind,
 )
 
 
@@ -114,7 +130,8 @@ def sections() -> dict[str, str]:
         "messages": "\n".join((*_messages(), *_records(PARTS))),
         "headers": "\n".join((*_headers(), *_records((Sampling,), signed=False))),
         "envelope": "\n".join(_records((SealedStatement, Statement))),
-        "plan": "\n".join(_records((messages.Plan, messages.PlanStage))),
+        "plan": "\n".join(_records((messages.Plan, messages.Terms, messages.PlanStage))),
+        "votes": "\n".join(_records((VoteStatement, RecoveryStatement))),
         "roster": "\n".join(_records((SignedRoster, RootSignature, Roster, Member))),
         "enums": "\n".join(_enums()),
         "topics": "\n".join(_topics()),

@@ -20,7 +20,7 @@ GENERATED: Final = ("__pycache__", ".egg-info")
 MACHINE_PATH: Final = re.compile(r"(?<![\w.])/(?:home|Users|roo[t]|wor[k]|tm[p]/brief)/\w")
 LINK: Final = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 CODE: Final = re.compile(r"```[a-z]*\n(.*?)```|`([^`\n]+)`", re.DOTALL)
-UNIT: Final = re.compile(r"_(BYTES|BITS|TOKENS|CHARS|ITEMS|FRAMES|MS|S)(_MAX|_MIN)?$|_(MAX|MIN)$")
+UNIT: Final = re.compile(r"_(BYTES|BITS|TOKENS|CHARS|ITEMS|FRAMES|NODES|MS|S)(_MAX|_MIN)?$|_(MAX|MIN)$|^EPOCH_LEAP$")
 ADR_SECTIONS: Final = ("Status: ", "## Context", "## Decision", "## Consequences")
 
 

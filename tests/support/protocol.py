@@ -7,7 +7,7 @@ from typing import Final, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from shoal_protocol import fields, headers, messages
+from shoal_protocol import bounds, headers, messages
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import seal
 from shoal_protocol.ids import (
@@ -252,7 +252,7 @@ def values(hint: object, name: str = "") -> st.SearchStrategy:
     if get_origin(hint) is tuple:
         items = get_args(hint)
         if items[-1] is Ellipsis:
-            return st.lists(values(items[0], name), max_size=min(3, fields.ITEMS.get(name, LIST_ITEMS_MAX))).map(tuple)
+            return st.lists(values(items[0], name), max_size=min(3, bounds.ITEMS.get(name, LIST_ITEMS_MAX))).map(tuple)
         return st.tuples(*[values(item, name) for item in items])
     if get_origin(hint) in (Union, UnionType):  # the former where a NewType stands in it
         kept = next(part for part in get_args(hint) if part is not NoneType)
@@ -280,12 +280,12 @@ def _scalars(hint: object, name: str) -> st.SearchStrategy:
     if hint is str:
         return st.text(max_size=TEXT_BYTES_MAX // 4)
     if hint is bytes:
-        low, high = fields.BYTES[name]
+        low, high = bounds.BYTES[name]
         return st.binary(min_size=low, max_size=min(high, max(low, 100)))
     if hint is float:
-        low, high = fields.FLOATS.get(name, (None, None))
+        low, high = bounds.FLOATS.get(name, (None, None))
         return st.floats(low, high, allow_nan=False, allow_infinity=False)
-    low, high = fields.INTEGERS.get(name, (0, INTEGER_MAX))
+    low, high = bounds.INTEGERS.get(name, (0, INTEGER_MAX))
     return st.integers(low, high) | st.sampled_from([low, high])
 
 
