@@ -28,10 +28,13 @@ class Story:
 
     def __init__(self) -> None:
         self._entries: deque[Entry] = deque(maxlen=STORY_ENTRIES_MAX)
+        self.told = 0
+        """Decisions ever added."""
 
     def tell(self, at: Instant, subject: str, text: str) -> None:
         """Add a decision; the oldest one falls out when the ring is full."""
         self._entries.append(Entry(at, subject, text))
+        self.told += 1
 
     def about(self, subject: str) -> tuple[Entry, ...]:
         """Everything still remembered about ``subject``, oldest first."""
