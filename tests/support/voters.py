@@ -8,8 +8,9 @@ import heapq
 import itertools
 from random import Random
 
-from shoal_agent.core.agreement import Agreement, Arm, Cast, Decided, Equivocated, Propose, Remember
+from shoal_agent.core.agreement import Agreement
 from shoal_agent.core.ballots import NO_ROUND, Proposal, Vote
+from shoal_agent.core.motions import Arm, Cast, Decided, Equivocated, Judge, Propose, Remember
 from shoal_protocol.ids import Digest, NodeId
 from shoal_protocol.messages import VoteKind
 
@@ -21,12 +22,12 @@ X, Y = Digest(b"x" * 32), Digest(b"y" * 32)
 class World:
     """Voters in virtual time."""
 
-    def __init__(self, seed, voters, faulty=0, liars=0, *, faults=True, amnesia=False, certificates=True):
+    def __init__(self, seed, voters, faulty=0, liars=0, *, faults=True, amnesia=False, certificates=True, doubt=0.0):
         self.rng = Random(seed)
         self.now, self.heap, self.ties = 0.0, [], itertools.count()
         self.names = [NodeId(chr(97 + index) * 32) for index in range(voters)]
         self.order = self.rng.sample(self.names, voters)
-        self.faulty, self.amnesia, self.certificates = faulty, amnesia, certificates
+        self.faulty, self.amnesia, self.certificates, self.doubt = faulty, amnesia, certificates, doubt
         self.liars = set(self.rng.sample(self.names, liars))
         self.honest = [name for name in self.names if name not in self.liars]
         self.memory = dict.fromkeys(self.names)
@@ -88,10 +89,17 @@ class World:
                     life = self.lives[name]
                     drift = 0.8 + 0.4 * self.rng.random()
                     self.later(seconds * drift, lambda a=alarm, r=round_, n=life: self.ring(name, n, a, r))
+                case Judge(value):
+                    self.later(0.0, lambda v=value: self.judge(name, v))
                 case Decided():
                     self.decided[name] = fact
                 case Equivocated(voter):
                     self.evidence.add(voter)
+
+    def judge(self, name, value):
+        """What a voter thinks of a plan may change from one time to the next."""
+        if name not in self.down:
+            self.perform(name, self.nodes[name].judged(value, acceptable=self.rng.random() >= self.doubt))
 
     def ring(self, name, life, alarm, round_):
         if name not in self.down and life == self.lives[name]:
@@ -120,7 +128,7 @@ class World:
             return
         self.seen.add((author, statement))
         if isinstance(statement, Proposal):
-            self.perform(target, node.proposed(author, statement, acceptable=True))
+            self.perform(target, node.proposed(author, statement))
         else:
             self.perform(target, node.voted(author, statement))
 
@@ -143,13 +151,15 @@ class World:
             node = self.nodes.get(name)
             if node is None or name in self.down:
                 continue
-            for statement in node.statements:
+            for statement in node.memory.standing:
                 self.say(name, statement)
             for voter, vote in node.support:
                 for target in self.names:
                     self.send(name, voter, target, vote)
             if self.certificates and (done := self.decided.get(name)):
-                proposal = node.proof()
+                proposal = next(
+                    each for each in node._heard.known() if (each.round, each.value) == (done.round, done.value)
+                )
                 for target in self.names:
                     self.send(name, self.order[done.round % len(self.order)], target, proposal)
                     for voter in done.voters:

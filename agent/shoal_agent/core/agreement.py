@@ -11,125 +11,65 @@ rounds; each round has a proposer (the voters in rendezvous order, one after the
 
 A locked voter prevotes another plan only if it is shown a quorum of prevotes for that plan in a round at least as
 late as its lock; that is what makes two decisions impossible. Rounds exist only for liveness: who hears nothing
-prevotes nothing, and time-outs grow with the round until they exceed any delay. f + 1 voters in a later round pull the
+prevotes nothing, and time-outs grow with the rounds until they exceed any delay. f + 1 voters in later rounds pull the
 others along: at least one of them is honest.
 
-Four rules of the house. A vote is remembered (``Remember``, durable) before it is cast, so that a restart cannot make
-a voter say two things. Whoever says two things is *evidence*, and counts for both, which safety survives for up to f
-of them. Nothing here reads a clock: time-outs leave as ``Arm`` and come back as ``rang``. And validity is not decided
-here: the caller says of each proposal whether this voter, looking at itself, can live with it.
+Six rules of the house.
 
-Constants: a proposer has 3 s in round 0 (it may have to solve a plan), votes 2 s; both are far above a broker's delay
-and only matter when somebody is missing.
+*Durable.* A vote is remembered (``Remember``) before it is cast, so that a restart cannot make a voter say two things.
+
+*Two-tongued.* Who says two things is evidence, and counts for both, which safety survives for up to f of them.
+
+*Validity is each voter's own*, so here it is only asked for (``Judge``), of fresh proposals alone. A plan that a quorum
+prevoted before passes unasked: f + 1 voters or more judged it, and one of them was honest. Asking again would block
+for ever if hosts of a plan died while voters were locked on it: they could neither accept it nor anything else. It is
+decided, fails to become ready, and the next epoch repairs that.
+
+*A lost round is left at once.* When Q voters precommitted nothing in a round, no plan can gather Q precommits there:
+the two quorums would share an honest voter that precommitted twice. So nobody gains by waiting, and a vote for
+nothing is safe at any time: a voter need not wait for a proposer it knows to be gone (``absent``), nor a proposer,
+having no plan of its own, for the others' patience to end.
+
+*Pause, never abandon.* After n rounds of nothing in a row the voters wait (``patience`` says how long); a new wish ends
+the pause at once, and a single voter heard in a later round shortens it, for it may be the only one that noticed
+something. No lock is ever given up.
+
+*Bounded.* Rounds further away than ROUNDS_KEPT are not kept, but for those that locks and proposals refer to. Nothing
+here reads a clock: time-outs leave as ``Arm`` and come back as ``rang``.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from enum import Enum
+import math
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
-from shoal_agent.core.ballots import NO_ROUND, Ballots, Proposal, Vote
+from shoal_agent.core.ballots import NO_ROUND, Ballots, Memory, Proposal, Vote
+from shoal_agent.core.motions import (
+    STEPS,
+    TRANSITIONS,
+    Alarm,
+    Arm,
+    Cast,
+    Decided,
+    Equivocated,
+    Fact,
+    Judge,
+    Propose,
+    Remember,
+    Step,
+)
+from shoal_agent.core.patience import VOTE_S, Patience
 from shoal_protocol.ids import Digest, NodeId
+from shoal_protocol.limits import ROUNDS_MAX
 from shoal_protocol.messages import VoteKind
 from shoal_protocol.votes import quorum
 
-PROPOSE_S: Final = 3.0
-PROPOSE_GROWTH_S: Final = 1.5
-VOTE_S: Final = 2.0
-VOTE_GROWTH_S: Final = 0.5
-ROUND_MAX: Final = 1 << 16
-"""Rounds end here; with growing time-outs that is years away, so a higher number is somebody's nonsense."""
-
-
-class Step(Enum):
-    """What a voter waits for in its round."""
-
-    PROPOSE = "propose"
-    PREVOTE = "prevote"
-    PRECOMMIT = "precommit"
-
-
-class Alarm(Enum):
-    """What a voter may wait for too long."""
-
-    PROPOSAL = "proposal"
-    PREVOTES = "prevotes"
-    PRECOMMITS = "precommits"
-
-
-TRANSITIONS: Final[Mapping[Step, tuple[Step, ...]]] = {
-    Step.PROPOSE: (Step.PREVOTE,),
-    Step.PREVOTE: (Step.PRECOMMIT,),
-    Step.PRECOMMIT: (),
-}
-"""Within a round; a new round begins at PROPOSE."""
-
-
-@dataclass(frozen=True, slots=True)
-class Memory:
-    """What must survive a crash: where a voter is, what holds it, and every ballot it cast."""
-
-    round: int = 0
-    locked: Digest | None = None
-    locked_round: int = NO_ROUND
-    valid: Digest | None = None
-    valid_round: int = NO_ROUND
-    cast: tuple[Proposal | Vote, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Remember:
-    """Make ``memory`` durable before anything that follows in the list."""
-
-    memory: Memory
-
-
-@dataclass(frozen=True, slots=True)
-class Propose:
-    """Tell every voter."""
-
-    proposal: Proposal
-
-
-@dataclass(frozen=True, slots=True)
-class Cast:
-    """Tell every voter."""
-
-    vote: Vote
-
-
-@dataclass(frozen=True, slots=True)
-class Arm:
-    """Come back with ``rang(alarm, round)`` after ``seconds``."""
-
-    alarm: Alarm
-    round: int
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Decided:
-    """``value`` is the plan of this epoch; ``voters`` precommitted it in ``round``."""
-
-    value: Digest
-    round: int
-    voters: tuple[NodeId, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Equivocated:
-    """``voter`` cast two ballots of one kind in one round."""
-
-    voter: NodeId
-    first: Vote
-    second: Vote
-
-
-Fact = Remember | Propose | Cast | Arm | Decided | Equivocated
+ROUNDS_KEPT: Final = 8
+"""Rounds before and after its own of which a voter keeps the ballots: seven proposers have had their turn in eight."""
 
 
 class Agreement:
-    """One voter's part in one (deployment, epoch)."""
+    """One voter's part in one (deployment, epoch); ``voters`` in the order of their turns."""
 
     def __init__(self, me: NodeId, voters: Iterable[NodeId], faulty: int, memory: Memory | None = None) -> None:
         self._me = me
@@ -139,13 +79,15 @@ class Agreement:
         self._memory = memory or Memory()
         self._step = Step.PROPOSE
         self._heard = Ballots()
-        self._acceptable: dict[Digest, bool] = {}
-        self._armed: dict[tuple[Alarm, int], None] = {}
         self._wish: Digest | None = None
+        self._absent: dict[NodeId, None] = {}
         self._decided: Decided | None = None
         self._out: list[Fact] = []
-        for statement in self._memory.cast:
-            self._hear(me, statement)
+        self._verdicts: dict[Digest, bool | None] = {}
+        self._armed: dict[Alarm, float] = {}
+        self._patience = Patience(len(self._voters), self._memory.round)
+        for voter, statement in (*self.support, *((me, each) for each in self._memory.cast)):
+            self._hear(voter, statement)
 
     @property
     def round(self) -> int:
@@ -158,38 +100,45 @@ class Agreement:
         return self._step
 
     @property
+    def memory(self) -> Memory:
+        """What holds it and what it has said."""
+        return self._memory
+
+    @property
+    def pausing(self) -> bool:
+        """Whether its round is lost and the next not begun."""
+        return Alarm.PAUSE in self._armed
+
+    @property
     def decision(self) -> Decided | None:
         """The end of it, if it has come."""
         return self._decided
 
     @property
-    def statements(self) -> tuple[Proposal | Vote, ...]:
-        """Everything this voter has said, to be said again until all have decided."""
-        return self._memory.cast
+    def asked(self) -> tuple[Digest, ...]:
+        """Plans of this round about which this voter was asked and has not answered."""
+        return tuple(value for value, verdict in self._verdicts.items() if verdict is None)
 
     @property
     def support(self) -> tuple[tuple[NodeId, Vote], ...]:
-        """The prevotes that make this voter's valid plan valid, to be shown along with what it says itself.
+        """The prevotes that make this voter's valid plan valid, to be shown along with what it says itself."""
+        vote = Vote(VoteKind.PREVOTE, self._memory.valid_round, self._memory.valid)
+        return tuple((voter, vote) for voter in self._memory.support)
 
-        A proposal that names an earlier round is only believed by voters who know that round's prevotes. Some of them
-        may be a liar's, who showed them to this voter alone: unless they are passed on, the proposal never passes.
-        """
-        memory = self._memory
-        if memory.valid is None:
-            return ()
-        voters = self._heard.voters_for(VoteKind.PREVOTE, memory.valid_round, memory.valid)
-        vote = Vote(VoteKind.PREVOTE, memory.valid_round, memory.valid)
-        return tuple((voter, vote) for voter in voters)
-
-    def proof(self) -> Proposal:
-        """The proposal that was decided."""
-        assert self._decided is not None, "asked after the decision"
-        done = self._decided
-        return next(each for each in self._heard.proposals[done.round] if each.value == done.value)
+    @property
+    def values(self) -> tuple[Digest, ...]:
+        """Every plan that may still be spoken of: keep their bytes."""
+        held = [self._wish, self._memory.valid, self._memory.locked]
+        named = [each.value for each in self._heard.known()]
+        return tuple(dict.fromkeys(value for value in (*held, *named) if value is not None))
 
     def proposer(self, round_: int) -> NodeId:
         """Whose turn a round is."""
         return self._voters[round_ % len(self._voters)]
+
+    def knows(self, proposal: Proposal) -> bool:
+        """Whether ``proposal`` was heard, and proven if it needs proof."""
+        return proposal in self._heard.known() and self._proven(proposal)
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
@@ -198,26 +147,43 @@ class Agreement:
         self._enter(self._memory.round)
         return self._flush()
 
-    def wish(self, value: Digest) -> list[Fact]:
-        """This voter would propose ``value``, which it finds valid, when it is its turn."""
+    def wish(self, value: Digest | None) -> list[Fact]:
+        """This voter would propose ``value``, which it finds valid, when it is its turn; None: nothing any more."""
+        if value == self._wish:
+            return []
         self._wish = value
-        self._acceptable[value] = True
-        self._propose()
+        if value is not None:
+            self._patience.hurry(self.round)
+            if self.pausing:
+                self._enter(self.round + 1)
+            else:
+                self._propose()
         return self._flush()
 
-    def proposed(self, sender: NodeId, proposal: Proposal, *, acceptable: bool) -> list[Fact]:
-        """A proposal was heard; ``acceptable`` is this voter's own judgement of its plan."""
-        if sender != self.proposer(proposal.round) or not self._plausible(proposal.round):
+    def judged(self, value: Digest, *, acceptable: bool) -> list[Fact]:
+        """The answer to ``Judge``; one that comes when the round is over means nothing."""
+        if value in self._verdicts:
+            self._verdicts[value] = acceptable
+        return self._flush()
+
+    def absent(self, node: NodeId, *, gone: bool) -> list[Fact]:
+        """``node`` is known to be gone, or back again."""
+        if gone:
+            self._absent[node] = None
+        else:
+            self._absent.pop(node, None)
+        return self._flush()
+
+    def proposed(self, sender: NodeId, proposal: Proposal) -> list[Fact]:
+        """A proposal was heard."""
+        if sender != self.proposer(proposal.round) or not NO_ROUND <= proposal.valid_round < proposal.round:
             return []
-        if not NO_ROUND <= proposal.valid_round < proposal.round:
-            return []
-        self._acceptable.setdefault(proposal.value, acceptable)
         self._hear(sender, proposal)
         return self._flush()
 
     def voted(self, sender: NodeId, vote: Vote) -> list[Fact]:
         """A ballot was heard."""
-        if sender not in self._voters or not self._plausible(vote.round):
+        if sender not in self._voters:
             return []
         self._hear(sender, vote)
         return self._flush()
@@ -227,27 +193,31 @@ class Agreement:
         if self._decided is None and round_ == self.round:
             match alarm, self._step:
                 case Alarm.PROPOSAL, Step.PROPOSE:
-                    self._prevote(None)
+                    self._cast(VoteKind.PREVOTE, None)
                 case Alarm.PREVOTES, Step.PREVOTE:
-                    self._precommit(None)
-                case Alarm.PRECOMMITS, _:
+                    self._cast(VoteKind.PRECOMMIT, None)
+                case ((Alarm.PRECOMMITS | Alarm.PAUSE), _) if (alarm is Alarm.PAUSE) is self.pausing:
                     self._enter(self.round + 1)
-                case _:
-                    pass
         return self._flush()
 
-    @staticmethod
-    def _plausible(round_: int) -> bool:
-        return 0 <= round_ <= ROUND_MAX
-
     def _hear(self, sender: NodeId, statement: Proposal | Vote) -> None:
-        self._heard.speak(sender, statement.round)
-        if isinstance(statement, Proposal):
-            self._heard.propose(statement)
+        if not 0 <= statement.round < ROUNDS_MAX:
             return
-        other = self._heard.vote(sender, statement)
+        self._heard.speak(sender, statement.round)
+        if not self._keeps(statement.round):
+            return
+        if isinstance(statement, Proposal):
+            other: Proposal | Vote | None = self._heard.propose(statement)
+        else:
+            other = self._heard.vote(sender, statement)
         if other is not None:
             self._out.append(Equivocated(sender, other, statement))
+
+    def _keeps(self, round_: int) -> bool:
+        """Whether ballots of ``round_`` may still matter here."""
+        if abs(round_ - self.round) <= ROUNDS_KEPT or round_ in (self._memory.valid_round, self._memory.locked_round):
+            return True
+        return any(each.valid_round == round_ for each in self._heard.known())
 
     # --- the rules --------------------------------------------------------------------------------------------------
 
@@ -259,42 +229,75 @@ class Agreement:
         return out
 
     def _apply_one(self) -> bool:
-        return self._decide() or self._skip() or self._answer_proposal() or self._lock() or self._pass_over()
+        return (
+            self._decide()
+            or self._skip()
+            or self._answer_proposal()
+            or self._expect_nothing()
+            or self._lock()
+            or self._pass_over()
+            or self._leave()
+        )
 
     def _decide(self) -> bool:
         """A quorum precommitted one plan, in whatever round."""
-        for round_ in sorted(self._heard.proposals):
-            for proposal in self._heard.proposals[round_]:
-                voters = self._heard.voters_for(VoteKind.PRECOMMIT, round_, proposal.value)
-                if len(voters) >= self._quorum:
-                    self._decided = Decided(proposal.value, round_, voters)
-                    self._out.append(self._decided)
-                    return True
+        for proposal in self._heard.known():
+            voters = self._heard.voters_for(VoteKind.PRECOMMIT, proposal.round, proposal.value)
+            if len(voters) >= self._quorum:
+                self._decided = Decided(proposal.value, proposal.round, voters)
+                self._out.append(self._decided)
+                return True
         return False
 
     def _skip(self) -> bool:
-        """More voters than may lie are in a later round: go there."""
-        later = [round_ for round_, voters in self._heard.speakers.items() if len(voters) > self._faulty]
-        furthest = max(later, default=self.round)
-        if furthest <= self.round:
-            return False
-        self._enter(furthest)
-        return True
+        """More voters than may lie have come further: follow."""
+        furthest = self._heard.round_reached(self._faulty)
+        if furthest > self.round:
+            self._enter(furthest)
+            return True
+        return False
 
     def _answer_proposal(self) -> bool:
         """Prevote the round's proposal, or nothing if this voter cannot accept it."""
         proposals = self._heard.proposals.get(self.round)
         if self._step is not Step.PROPOSE or not proposals:
             return False
-        proposal, memory = proposals[0], self._memory
-        if proposal.valid_round == NO_ROUND:
-            free = memory.locked_round == NO_ROUND or memory.locked == proposal.value
-        elif len(self._heard.voters_for(VoteKind.PREVOTE, proposal.valid_round, proposal.value)) >= self._quorum:
-            free = memory.locked_round <= proposal.valid_round or memory.locked == proposal.value
-        else:
+        accepted = self._opinion(proposals[0])
+        if accepted is None:
             return False
-        self._prevote(proposal.value if free and self._acceptable[proposal.value] else None)
+        self._cast(VoteKind.PREVOTE, proposals[0].value if accepted else None)
         return True
+
+    def _opinion(self, proposal: Proposal) -> bool | None:
+        """Whether to prevote ``proposal``; None: that cannot be said yet."""
+        memory, value = self._memory, proposal.value
+        if proposal.valid_round != NO_ROUND:
+            free = memory.locked_round <= proposal.valid_round or memory.locked == value
+            return free if self._proven(proposal) else None
+        if memory.locked is not None:
+            return memory.locked == value
+        if value == self._wish:
+            return True
+        if value not in self._verdicts:
+            self._verdicts[value] = None
+            self._out.append(Judge(value))
+        return self._verdicts[value]
+
+    def _proven(self, proposal: Proposal) -> bool:
+        if proposal.valid_round == NO_ROUND:
+            return True
+        return len(self._heard.voters_for(VoteKind.PREVOTE, proposal.valid_round, proposal.value)) >= self._quorum
+
+    def _expect_nothing(self) -> bool:
+        """No proposal will come: its proposer is gone; or it is this voter, has no plan, and others wait no longer."""
+        if self._step is not Step.PROPOSE or self._heard.proposals.get(self.round):
+            return False
+        proposer = self.proposer(self.round)
+        idle = proposer == self._me and self._heard.turnout(VoteKind.PREVOTE, self.round) > 0
+        if proposer in self._absent or idle:
+            self._cast(VoteKind.PREVOTE, None)
+            return True
+        return False
 
     def _lock(self) -> bool:
         """A quorum prevoted a proposal of this round: lock on it and precommit, or only remember that it could be."""
@@ -303,10 +306,11 @@ class Agreement:
             voters = self._heard.voters_for(VoteKind.PREVOTE, self.round, proposal.value)
             if self._step is Step.PROPOSE or len(voters) < self._quorum or memory.valid_round >= self.round:
                 continue
-            self._memory = replace(memory, valid=proposal.value, valid_round=self.round)
+            self._patience.nil_rounds = 0
+            self._memory = replace(memory, valid=proposal.value, valid_round=self.round, support=voters)
             if self._step is Step.PREVOTE:
                 self._memory = replace(self._memory, locked=proposal.value, locked_round=self.round)
-                self._precommit(proposal.value)
+                self._cast(VoteKind.PRECOMMIT, proposal.value)
             else:
                 self._out.append(Remember(self._memory))
             return True
@@ -316,62 +320,73 @@ class Agreement:
         """A quorum voted for nothing, or for nothing in particular: go on, at once or after a while."""
         if self._step is Step.PREVOTE:
             if len(self._heard.voters_for(VoteKind.PREVOTE, self.round, None)) >= self._quorum:
-                self._precommit(None)
+                self._cast(VoteKind.PRECOMMIT, None)
                 return True
             if self._heard.turnout(VoteKind.PREVOTE, self.round) >= self._quorum:
-                self._arm(Alarm.PREVOTES, VOTE_S + VOTE_GROWTH_S * self.round)
+                self._arm(Alarm.PREVOTES, self._patience.votes_s(self.round))
         if self._heard.turnout(VoteKind.PRECOMMIT, self.round) >= self._quorum:
-            self._arm(Alarm.PRECOMMITS, VOTE_S + VOTE_GROWTH_S * self.round)
+            self._arm(Alarm.PRECOMMITS, self._patience.votes_s(self.round))
+        return False
+
+    def _leave(self) -> bool:
+        """A quorum precommitted nothing: this round is lost. Begin the next, or pause if that happens again and again.
+
+        Whoever pauses goes on soon if a single voter was heard in a later round.
+        """
+        if len(self._heard.voters_for(VoteKind.PRECOMMIT, self.round, None)) < self._quorum:
+            return False
+        if self.pausing:
+            if self._heard.round_reached(0) > self.round:
+                self._arm(Alarm.PAUSE, VOTE_S)
+            return False
+        seconds = self._patience.lost_s(wishful=self._wish is not None or self._memory.valid is not None)
+        if seconds == 0:
+            self._enter(self.round + 1)
+            return True
+        self._arm(Alarm.PAUSE, seconds)
         return False
 
     # --- what is done -------------------------------------------------------------------------------------------------
 
     def _enter(self, round_: int) -> None:
+        if self.pausing and self._wish is None:
+            self._patience.fresh_round = round_
         self._memory = replace(self._memory, round=round_)
+        self._verdicts.clear()
+        self._armed.clear()
+        self._heard.forget(self._keeps)
         self._step = Step.PROPOSE
-        for statement in self._memory.cast:
+        for kind in VoteKind:
             # After a restart in mid-round: what was said stands, so the step is the one after it.
-            if isinstance(statement, Vote) and statement.round == round_:
-                self._step = Step.PREVOTE if statement.kind is VoteKind.PREVOTE else Step.PRECOMMIT
+            self._step = STEPS[kind] if self._memory.spoke(kind) else self._step
         self._propose()
         if self._step is Step.PROPOSE:
-            self._arm(Alarm.PROPOSAL, PROPOSE_S + PROPOSE_GROWTH_S * round_)
+            self._arm(Alarm.PROPOSAL, self._patience.proposal_s(round_))
 
     def _propose(self) -> None:
         memory = self._memory
         value = memory.valid if memory.valid is not None else self._wish
-        spoke = any(isinstance(each, Proposal) and each.round == memory.round for each in memory.cast)
-        if value is None or spoke or self._decided is not None or self.proposer(memory.round) != self._me:
+        if value is None or memory.spoke(None) or self._decided is not None or self.proposer(memory.round) != self._me:
             return
-        self._acceptable.setdefault(value, True)
         proposal = Proposal(memory.round, value, memory.valid_round)
         self._say(proposal, Propose(proposal))
 
-    def _prevote(self, value: Digest | None) -> None:
-        self._go(Step.PREVOTE)
-        self._vote(Vote(VoteKind.PREVOTE, self.round, value))
-
-    def _precommit(self, value: Digest | None) -> None:
-        self._go(Step.PRECOMMIT)
-        self._vote(Vote(VoteKind.PRECOMMIT, self.round, value))
-
-    def _go(self, step: Step) -> None:
-        assert step in TRANSITIONS[self._step], f"no way from {self._step} to {step}"
-        self._step = step
-
-    def _vote(self, vote: Vote) -> None:
-        said = any(
-            isinstance(each, Vote) and (each.kind, each.round) == (vote.kind, vote.round) for each in self._memory.cast
-        )
-        assert not said, "one ballot of a kind in a round"
+    def _cast(self, kind: VoteKind, value: Digest | None) -> None:
+        assert STEPS[kind] in TRANSITIONS[self._step], f"no way from {self._step} to {STEPS[kind]}"
+        assert not self._memory.spoke(kind), "one ballot of a kind in a round"
+        self._step = STEPS[kind]
+        vote = Vote(kind, self.round, value)
         self._say(vote, Cast(vote))
 
     def _say(self, statement: Proposal | Vote, fact: Propose | Cast) -> None:
-        self._memory = replace(self._memory, cast=(*self._memory.cast, statement))
+        self._memory = self._memory.adding(statement, self.round - ROUNDS_KEPT)
         self._out += [Remember(self._memory), fact]
         self._hear(self._me, statement)
 
     def _arm(self, alarm: Alarm, seconds: float) -> None:
-        if (alarm, self.round) not in self._armed:
-            self._armed[alarm, self.round] = None
+        """Ask for ``alarm`` in this round, unless it comes sooner anyway."""
+        if alarm in self._armed and seconds >= self._armed[alarm]:
+            return
+        self._armed[alarm] = seconds
+        if seconds < math.inf:
             self._out.append(Arm(alarm, self.round, seconds))
