@@ -11,7 +11,7 @@ def test_one_object_for_scripts():
     assert ended.code == 0
     keys = {"scenarios", "seeds", "nodes", "violations", "undecided", "agreement_s", "messages_per_node_s"}
     keys |= {"bytes_per_node_s", "failures"}
-    assert keys <= set(ended.json)
+    assert set(ended.json) == keys
     assert (ended.json["scenarios"], ended.json["seeds"], ended.json["nodes"]) == (["calm"], 2, 3)
     assert ended.json["agreement_s"] == {"p50": None, "p99": None}
 
@@ -49,6 +49,16 @@ def test_a_trace_tells_every_step_and_the_hash():
     assert json.loads(ended.out)["violations"] == 0
 
 
-def test_help_says_what_is_not_there_yet():
-    ended = shoal("sim", "--help")
-    assert "agreement_s is null" in " ".join(ended.out.split())
+def test_processes_change_nothing_but_the_time():
+    told = [
+        shoal("sim", "--scenario", "calm", "--seeds", "1..3", "--nodes", "2,3", "--json", "--jobs", jobs).json
+        for jobs in (1, 2)
+    ]
+    assert told[0] == told[1]
+    assert told[0]["nodes"] == [2, 3]
+
+
+def test_what_hearing_each_other_costs_is_printed_for_every_size():
+    ended = shoal("sim", "--scenario", "scale", "--seeds", "1", "--nodes", "4,10")
+    assert ended.code == 0
+    assert [line.split()[:2] for line in ended.out.splitlines()[1:]] == [["4", "nodes:"], ["10", "nodes:"]]

@@ -143,7 +143,8 @@ class Machine:
         self._latest = Instant(setup.origin_s)
         who = identity(self.life)
         self.name = who.node
-        self._home = agent_filters(who.roster.cluster, who.node, (home_shard(who.node, who.roster),))
+        self.shard = home_shard(who.node, who.roster)
+        self._home = agent_filters(who.roster.cluster, who.node, (self.shard,))
         self.filters = self._home
         """What it subscribes to at every broker."""
         self.node = self._born()
@@ -276,7 +277,10 @@ class Machine:
             self._unchecked = 0
             self.node.check()
         self._around.handled(self, event, effects)
-        self._carry_out(effects)
+        if effects:
+            self._carry_out(effects)
+        else:
+            self._wake()
 
     def _carry_out(self, effects: list[Effect]) -> None:
         for index, effect in enumerate(effects):

@@ -20,6 +20,7 @@ from shoal_agent.core.effects import Accept, Broadcast, Count, Emit, Finish, Rej
 from shoal_agent.core.events import EnvelopeReceived, FrameReceived
 from shoal_agent.core.facts import ChatPrompt, FinishReason, GenerationRequest, TextPrompt
 from shoal_agent.core.services import RenderRequest, unpack
+from shoal_agent.core.view import PeerView
 from shoal_agent.sim.machine import Machine, Seen
 from shoal_agent.sim.toy import toy_tokens
 from shoal_agent.sim.world import TOY, World
@@ -239,18 +240,32 @@ class Judge:
 
 def views_converge(world: World, _: Judge) -> str | None:
     """Every node sees every living node's latest record, present, and in its present life."""
+    return converged(world, world.names)
+
+
+def converged(world: World, asked: Iterable[NodeId]) -> str | None:
+    """Those ``asked`` see every living node of their share of the cluster as it is."""
     living = world.living()
+    shards: dict[int, list[Machine]] = {}
     for machine in living:
-        view = machine.node.snapshot(machine.now())
-        known = {peer.node: peer for peer in view.nodes}
-        for other in living:
-            own = {peer.node: peer for peer in other.node.snapshot(other.now()).nodes}.get(other.name)
-            seen = known.get(other.name)
-            if own is None or own.state.phase is not NodePhase.READY:
+        shards.setdefault(machine.shard, []).append(machine)
+    own = {machine.name: _record(machine, machine.name) for machine in living}
+    for name in asked:
+        machine = world.machines[name]
+        if not machine.alive:
+            continue
+        known = {peer.node: peer for peer in machine.node.snapshot(machine.now()).nodes}
+        for other in shards[machine.shard]:
+            record, seen = own[other.name], known.get(other.name)
+            if record is None or record.state.phase is not NodePhase.READY:
                 return f"{other.name[:8]} is not ready"
-            if seen is None or not seen.present or seen.state != own.state or seen.incarnation != own.incarnation:
+            if seen is None or not seen.present or seen.state != record.state or seen.incarnation != record.incarnation:
                 return f"{machine.name[:8]} does not see {other.name[:8]} as it is"
     return None
+
+
+def _record(machine: Machine, name: NodeId) -> PeerView | None:
+    return next((peer for peer in machine.node.snapshot(machine.now()).nodes if peer.node == name), None)
 
 
 def serves_again(world: World, _: Judge) -> str | None:

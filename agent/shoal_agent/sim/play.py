@@ -7,12 +7,12 @@ whole follows from (scenario, seed, nodes), so these three are the replay.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
-from shoal_agent.sim import faults, workload
+from shoal_agent.sim import faults, scale, workload
 from shoal_agent.sim.machine import BrokenWorld
-from shoal_agent.sim.oracles import CALM_S_MAX, LIVENESS, Judge, Violation, serves_again
+from shoal_agent.sim.oracles import CALM_S_MAX, LIVENESS, Judge, serves_again
+from shoal_agent.sim.outcome import Outcome
 from shoal_agent.sim.scenarios import SCENARIOS
 from shoal_agent.sim.seeds import generator
 from shoal_agent.sim.trace import Trace
@@ -28,31 +28,11 @@ NODES_MIN: Final = 2
 HOSTS_MAX: Final = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What one run came to."""
-
-    scenario: str
-    seed: int
-    nodes: int
-    violations: tuple[Violation, ...]
-    trace: str
-    seconds: float
-    """Virtual time."""
-    messages: int
-    """Envelopes and frames delivered."""
-    message_bytes: int
-    requests: int
-
-    @property
-    def replay(self) -> str:
-        """The command line that runs this again."""
-        return f"shoal sim --scenario {self.scenario} --seeds {self.seed}..{self.seed} --nodes {self.nodes}"
-
-
 def play(scenario: str, seed: int, nodes: int, tell: Callable[[str], None] | None = None) -> Outcome:
     """Run ``scenario`` with ``seed`` on ``nodes`` nodes; ``tell`` hears every event and effect."""
     rules = SCENARIOS[scenario]
+    if rules.crowd:
+        return scale.count(scenario, seed, nodes)
     settings = Settings(
         seed=seed,
         nodes=nodes,

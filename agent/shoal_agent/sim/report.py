@@ -1,9 +1,9 @@
 """What many runs say together: one object, fit for a script.
 
-``agreement_s`` is how long the cluster took to agree on a plan. There is no agreement yet, so its values are null and
-``undecided`` is 0; both keys stand here already, so that a script need not change.
-
-Messages and bytes are what was delivered, over brokers and links, per node and virtual second.
+``agreement_s`` is how long it took from whatever called for another plan to the certificate of one; null where nothing
+did. ``undecided`` counts runs that ended without an agreed and active plan, ``violations`` everything else that was
+broken. Messages and bytes are what was delivered, over brokers and links, per node and virtual second; where worlds of
+several sizes were run, they and ``nodes`` are lists.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,11 +11,30 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shoal_agent.errors import ExitCode, UserError
-from shoal_agent.sim.play import Outcome
+from shoal_agent.sim.outcome import Outcome
+from shoal_agent.sim.play import NODES_MIN
 from shoal_agent.sim.scenarios import ALL, SCENARIOS
 
 FAILURES_MAX = 100
 """Failures told in full; one bug can fail every seed."""
+NODES_MAX = 10_000
+
+
+@dataclass
+class Traffic:
+    """What was delivered in all worlds of one size."""
+
+    node_seconds: float = 0.0
+    messages: int = 0
+    message_bytes: int = 0
+
+    def messages_per_node_s(self) -> float:
+        """0 before the first run."""
+        return round(self.messages / self.node_seconds, 2) if self.node_seconds else 0.0
+
+    def bytes_per_node_s(self) -> float:
+        """0 before the first run."""
+        return round(self.message_bytes / self.node_seconds, 1) if self.node_seconds else 0.0
 
 
 @dataclass
@@ -25,41 +44,57 @@ class Report:
     scenarios: dict[str, int] = field(default_factory=dict)
     """Runs per scenario."""
     violations: int = 0
+    undecided: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
-    nodes: list[int] = field(default_factory=list)
-    node_seconds: float = 0.0
-    messages: int = 0
-    message_bytes: int = 0
+    failed: dict[str, int] = field(default_factory=dict)
+    """Runs per scenario in which something was broken or missing."""
+    traffic: dict[int, Traffic] = field(default_factory=dict)
+    """By nodes."""
+    agreements: list[float] = field(default_factory=list)
     requests: int = 0
 
     def add(self, outcome: Outcome) -> None:
         """One more run."""
         self.scenarios[outcome.scenario] = self.scenarios.get(outcome.scenario, 0) + 1
-        if outcome.nodes not in self.nodes:
-            self.nodes.append(outcome.nodes)
-        self.node_seconds += outcome.seconds * outcome.nodes
-        self.messages += outcome.messages
-        self.message_bytes += outcome.message_bytes
+        traffic = self.traffic.setdefault(outcome.nodes, Traffic())
+        traffic.node_seconds += outcome.seconds * outcome.nodes
+        traffic.messages += outcome.messages
+        traffic.message_bytes += outcome.message_bytes
         self.requests += outcome.requests
-        self.violations += len(outcome.violations)
-        for violation in first_of_each(outcome):
+        self.agreements += outcome.agreements
+        self.violations += outcome.broken
+        self.undecided += outcome.undecided
+        if outcome.violations:
+            self.failed[outcome.scenario] = self.failed.get(outcome.scenario, 0) + 1
+        for failure in first_of_each(outcome):
             if len(self.failures) < FAILURES_MAX:
-                self.failures.append(violation)
+                self.failures.append({key: failure[key] for key in ("scenario", "seed", "oracle", "replay")})
 
     def as_json(self, seeds: Sequence[int]) -> dict[str, Any]:
         """The object that ``shoal sim --json`` prints."""
+        traffic = [self.traffic[nodes] for nodes in sorted(self.traffic)]
         return {
             "scenarios": list(self.scenarios),
             "seeds": len(seeds),
-            "nodes": self.nodes[0] if len(self.nodes) == 1 else self.nodes,
+            "nodes": _one_or_all(sorted(self.traffic)),
             "violations": self.violations,
-            "undecided": 0,
-            "agreement_s": {"p50": None, "p99": None},
-            "messages_per_node_s": round(self.messages / self.node_seconds, 2) if self.node_seconds else None,
-            "bytes_per_node_s": round(self.message_bytes / self.node_seconds, 1) if self.node_seconds else None,
-            "requests": self.requests,
+            "undecided": self.undecided,
+            "agreement_s": {"p50": percentile(self.agreements, 50), "p99": percentile(self.agreements, 99)},
+            "messages_per_node_s": _one_or_all([each.messages_per_node_s() for each in traffic]),
+            "bytes_per_node_s": _one_or_all([each.bytes_per_node_s() for each in traffic]),
             "failures": self.failures,
         }
+
+
+def _one_or_all(values: list[Any]) -> Any:  # noqa: ANN401 - a value or the list of them, for JSON
+    return values[0] if len(values) == 1 else values
+
+
+def percentile(values: Sequence[float], percent: int) -> float | None:
+    """The least value that ``percent`` of all do not exceed, to the millisecond; None if there is none."""
+    if not values:
+        return None
+    return round(sorted(values)[-(-len(values) * percent // 100) - 1], 3)
 
 
 def first_of_each(outcome: Outcome) -> Iterable[dict[str, Any]]:
@@ -91,10 +126,24 @@ def chosen(name: str) -> list[str]:
 
 def seeds_of(text: str) -> range:
     """``A..B`` (both included) or one number, as a range; UserError otherwise."""
+    found = _range_of(text)
+    if found is None:
+        raise UserError(f"no range of seeds: {text!r}", "--seeds 0..99, or one number", ExitCode.USAGE)
+    return found
+
+
+def nodes_of(text: str) -> list[int]:
+    """``A..B`` (both included) or numbers with commas between them, as sizes of worlds; UserError otherwise."""
+    parts = [_range_of(part) for part in text.split(",")]
+    found = [nodes for part in parts if part is not None for nodes in part]
+    if None in parts or not all(NODES_MIN <= nodes <= NODES_MAX for nodes in found):
+        hint = f"--nodes 5, --nodes 3..7 or --nodes 10,100,1000; {NODES_MIN} to {NODES_MAX}"
+        raise UserError(f"no number of nodes: {text!r}", hint, ExitCode.USAGE)
+    return list(dict.fromkeys(found))
+
+
+def _range_of(text: str) -> range | None:
     first, dots, last = text.partition("..")
     if not first.isdecimal() or (dots and not last.isdecimal()):
-        raise UserError(f"no range of seeds: {text!r}", "--seeds 0..99, or one number", ExitCode.USAGE)
-    found = range(int(first), int(last or first) + 1)
-    if not found:
-        raise UserError(f"an empty range of seeds: {text!r}", "--seeds 0..99", ExitCode.USAGE)
-    return found
+        return None
+    return range(int(first), int(last or first) + 1) or None

@@ -21,6 +21,8 @@ class Scenario:
     kv_bytes_max: int = 10**9
     bare_nodes: int = 0
     """So many nodes run no light service and call other nodes' for it."""
+    crowd: bool = False
+    """Nothing goes wrong and nothing is judged on the way: only counted (``scale``)."""
 
 
 DRIFT: Final = 0.2
@@ -43,6 +45,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         "brokers forge and replay, peers repeat themselves and mistake the epoch",
         ("forgeries", "repeated-frames", "wrong-epoch", "duplicates"),
     ),
+    "scale": Scenario("many nodes: what hearing each other costs", (), crowd=True),
     "mixed": Scenario("everything at once", tuple(FAULTS), drift=DRIFT, bare_nodes=1),
 }
 """Every scenario by its name."""

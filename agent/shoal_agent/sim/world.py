@@ -66,6 +66,8 @@ class Settings:
     kv_bytes_max: int = 10**9
     bare_nodes: int = 0
     """So many of the last nodes run no light service."""
+    bundle_s: float = 0.0
+    """Nodes read their brokers' sockets this often; 0: whenever something comes."""
     check_every: int = 1
     """The invariants of a node are checked after so many of its events."""
 
@@ -117,7 +119,7 @@ class World:
         self._witness = witness
         network = generator(settings.seed, "network")
         names = tuple(f"broker-{index}" for index in range(settings.brokers))
-        self.brokers = Brokers(names, self.agenda, self.weather, network)
+        self.brokers = Brokers(names, self.agenda, self.weather, network, settings.bundle_s)
         self.links = Links(self.agenda, self.weather, network)
         keys = [Ed25519Sealer(seed_bytes(f"{settings.seed}/key/{index}") * 2) for index in range(settings.nodes)]
         self._operator = Ed25519Sealer(seed_bytes(f"{settings.seed}/operator") * 2)
