@@ -29,6 +29,7 @@ from shoal_agent.config_values import (
     Port,
     PrivateFile,
     ReadableFile,
+    Room,
     Whole,
     is_loopback,
     is_wildcard,
@@ -40,6 +41,8 @@ BROKERS_MAX: Final = 3
 """Every agent connects to all brokers of its cluster; a fourth would add load and no safety."""
 CONFIG_BYTES_MAX: Final = 1024 * 1024
 """A configuration is a page; whatever is longer is not one."""
+CONTENT_BYTES_PER_S_MIN: Final = 64 * 1024
+"""A piece takes four seconds then; whoever waits for it gives up after twenty."""
 MQTT_PORTS: Final = {"mqtt": 1883, "mqtts": 8883}
 
 ENVIRONMENT: Final[Mapping[str, str]] = {
@@ -177,9 +180,25 @@ class ApiSection(_Section):
 
 
 class ModelsSection(_Section):
-    """Where packages live."""
+    """Where packages live, and how much of the disk they may take (0: no budget)."""
 
     store_dir: Directory
+    disk_bytes_max: Room = 0
+
+
+class ContentSection(_Section):
+    """Packages between nodes. ``bytes_per_s_max`` bounds each direction (0: no bound)."""
+
+    bytes_per_s_max: Room = 32_000_000
+    catalog: bool = True
+    """Import a package from the catalog when no node has it."""
+
+    @field_validator("bytes_per_s_max")
+    @classmethod
+    def _enough(cls, value: int) -> int:
+        if 0 < value < CONTENT_BYTES_PER_S_MIN:
+            raise ValueError(f"0 for no bound, or at least {CONTENT_BYTES_PER_S_MIN} bytes per second")
+        return value
 
 
 class EngineSection(_Section):
@@ -219,6 +238,7 @@ class Config(_Section):
     data: DataSection
     api: ApiSection
     models: ModelsSection
+    content: ContentSection = ContentSection()
     engine: EngineSection = EngineSection()
     log: LogSection = LogSection()
 

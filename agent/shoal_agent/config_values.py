@@ -128,5 +128,7 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 Port = Annotated[Whole, Field(ge=0, le=65535)]
 Count = Annotated[Whole, Field(ge=1, le=1024)]
 Bytes = Annotated[int, BeforeValidator(_size), Field(gt=0)]
+Room = Annotated[int, BeforeValidator(_size), Field(ge=0)]
+"""As Bytes; 0 means no bound."""
 Hash = Annotated[str, AfterValidator(_hash)]
 Name = Annotated[str, AfterValidator(_name)]

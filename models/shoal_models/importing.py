@@ -19,8 +19,9 @@ from shoal_models.durable import file_sha256
 from shoal_models.importers.gguf import read_llama
 from shoal_models.importers.gguf_file import Value, read_gguf
 from shoal_models.llama import LlamaShape, LlamaSource
-from shoal_models.manifest import Block, Boundary, Cost, Dimensions, Manifest, Numeric, Source
+from shoal_models.manifest import Block, Boundary, Cost, Dimensions, Manifest, Numeric, Pieces, Source
 from shoal_models.package import Store
+from shoal_models.pieces import PIECE_BYTES, piece_count, piece_digests
 from shoal_models.ports import BlockRunner, Clock, Progress
 from shoal_models.tokenizer import read_text_interface
 from shoal_protocol.ids import parse_deployment_id
@@ -80,9 +81,22 @@ def import_gguf(
             tokenizer=tokenizer,
             chat_template=template,
             special_tokens=text.special_tokens,
+            piece_bytes=PIECE_BYTES,
+            pieces=(),
         )
+        manifest = manifest.model_copy(update={"pieces": _pieces(store, manifest)})
         store.publish(manifest)
     return manifest
+
+
+def _pieces(store: Store, manifest: Manifest) -> tuple[Pieces, ...]:
+    """The pieces of every blob that has several."""
+    several = [ref for ref in manifest.blobs if piece_count(ref.bytes) > 1]
+    digests = [piece_digests(store.blob_path(ref.id)) for ref in several]
+    return tuple(
+        Pieces(blob=ref.digest, digests=tuple(digest.hex() for digest in listed))
+        for ref, listed in zip(several, digests, strict=True)
+    )
 
 
 def _stated_licence(fields: Mapping[str, Value]) -> str:

@@ -14,9 +14,9 @@ that convert one source with one converter measure different costs, and yet hold
 proposes must find the other. So the digest is BLAKE2b-256 of the canonical form without ``cost`` and
 ``reference_macs_per_s``, which stay in the file.
 
-Whoever has a manifest from somebody else can therefore verify by its digest every name, shape, graph and shard in it,
-but not its measurements: those are the sender's word. They weigh in a planner and nowhere else, so a lie costs a bad
-balance and never a wrong answer; who does not trust the sender measures again.
+Whoever has a manifest from somebody else can therefore verify by its digest every name, shape, graph, shard and piece
+of one, but not its measurements: those are the sender's word, and bounded. They weigh in a planner and nowhere else,
+so a lie costs a bad balance and never a wrong answer; who does not trust the sender measures again.
 """
 
 import json
@@ -27,8 +27,17 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shoal_models.errors import ManifestInvalid
+from shoal_models.pieces import piece_count
 from shoal_protocol.ids import DIGEST_BYTES, Digest, digest_of
-from shoal_protocol.limits import BLOCKS_MAX, MANIFEST_BYTES_MAX, SHARDS_PER_BLOCK_MAX, TENSOR_RANK_MAX, TEXT_BYTES_MAX
+from shoal_protocol.limits import (
+    BLOCK_US_MAX,
+    BLOCKS_MAX,
+    MACS_PER_S_MAX,
+    MANIFEST_BYTES_MAX,
+    SHARDS_PER_BLOCK_MAX,
+    TENSOR_RANK_MAX,
+    TEXT_BYTES_MAX,
+)
 
 FORMAT_VERSION: Final = 1
 
@@ -36,6 +45,7 @@ Hex = Annotated[str, Field(pattern=rf"^[0-9a-f]{{{2 * DIGEST_BYTES}}}$")]
 Text = Annotated[str, Field(min_length=1, max_length=TEXT_BYTES_MAX)]
 Positive = Annotated[int, Field(gt=0, lt=2**63)]
 Natural = Annotated[int, Field(ge=0, lt=2**63)]
+Microseconds = Annotated[int, Field(gt=0, le=BLOCK_US_MAX)]
 Dimension = Annotated[int, Field(gt=0, lt=2**31)] | Annotated[str, Field(pattern=r"^[a-z_]{1,32}$")]
 Shape = Annotated[tuple[Dimension, ...], Field(max_length=TENSOR_RANK_MAX)]
 ElementType = Literal["f32", "f16", "i64", "i32", "u8", "i8"]
@@ -82,9 +92,9 @@ class StatePair(_Record):
 class Cost(_Record):
     """Measured microseconds of one run, on a device of ``reference_macs_per_s``. No part of the digest."""
 
-    decode_us: Positive
+    decode_us: Microseconds
     """1 token."""
-    prefill_us: Positive
+    prefill_us: Microseconds
     """``costs.PREFILL_TOKENS`` tokens."""
 
 
@@ -112,6 +122,13 @@ class Block(_Record):
     def blobs(self) -> tuple[BlobRef, ...]:
         """Everything a host must have to open the block: its graph first."""
         return (self.graph, *self.shards)
+
+
+class Pieces(_Record):
+    """The digests of the pieces of one blob, in order; see ``pieces``."""
+
+    blob: Hex
+    digests: Annotated[tuple[Hex, ...], Field(min_length=2)]
 
 
 class Boundary(_Record):
@@ -161,12 +178,15 @@ class Manifest(_Record):
     source: Source
     dimensions: Dimensions
     context_tokens_max: Positive
-    reference_macs_per_s: Positive
+    reference_macs_per_s: Annotated[int, Field(gt=0, le=MACS_PER_S_MAX)]
     boundary: Boundary
     blocks: Annotated[tuple[Block, ...], Field(min_length=3, max_length=BLOCKS_MAX)]
     tokenizer: BlobRef
     chat_template: BlobRef | None
     special_tokens: SpecialTokens
+    piece_bytes: Literal[262144]
+    pieces: tuple[Pieces, ...]
+    """Of every blob that is larger than one piece, in the order of ``blobs``."""
 
     @property
     def digest(self) -> Digest:
@@ -179,6 +199,17 @@ class Manifest(_Record):
         texts = (self.tokenizer, *([self.chat_template] if self.chat_template is not None else []))
         refs = [ref for block in self.blocks for ref in block.blobs]
         return tuple({ref.digest: ref for ref in (*refs, *texts)}.values())
+
+    @property
+    def texts(self) -> tuple[BlobRef, ...]:
+        """What a node must have to plan for the model and to serve it light services: every blob but the weights."""
+        weights = {shard.digest for block in self.blocks for shard in block.shards}
+        return tuple(ref for ref in self.blobs if ref.digest not in weights)
+
+    def piece_digests(self, ref: BlobRef) -> tuple[Digest, ...]:
+        """The digests of the pieces of one of :attr:`blobs`."""
+        listed = next((each.digests for each in self.pieces if each.blob == ref.digest), (ref.digest,))
+        return tuple(Digest(bytes.fromhex(digest)) for digest in listed)
 
     @property
     def package_bytes(self) -> int:
@@ -240,6 +271,10 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
     sizes = {ref.digest: ref.bytes for ref in manifest.blobs}
     if any(sizes[ref.digest] != ref.bytes for block in blocks for ref in block.blobs):
         yield "blocks", "one blob is given two sizes"
+    listed = [(each.blob, len(each.digests)) for each in manifest.pieces]
+    counts = ((ref.digest, piece_count(ref.bytes)) for ref in manifest.blobs)
+    if listed != [(digest, count) for digest, count in counts if count > 1]:
+        yield "pieces", "are not those of the blobs"
     special = (*manifest.special_tokens.eos, manifest.special_tokens.bos or 0)
     if max(special) >= manifest.dimensions.vocabulary:
         yield "special_tokens", "a token lies outside the vocabulary"

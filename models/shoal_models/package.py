@@ -4,7 +4,12 @@
 
     <root>/blobs/<64 hex>           a shard, a graph, a tokenizer, a chat template; the name is BLAKE2b-256 of the bytes
     <root>/packages/<name>.json     a manifest; it appears last, so a package that is there is whole
-    <root>/lock                     held by whoever writes
+    <root>/fetched/<64 hex>.json    a manifest that came from a peer, under its model's digest; appears first
+    <root>/partial/<64 hex>         a blob of which some pieces are here (see ``partial``)
+    <root>/lock                     held by whoever imports
+
+An operator's packages are *pinned*: nothing of them goes before ``remove``. Of a fetched package a node keeps what its
+blocks need; its weights are the first to go when the disk gets scarce (see ``budget``), and can be fetched again.
 
 A crash leaves at most a temporary file, never half a blob under a good name (see ``durable``). A blob that is already
 there is hashed again before it is trusted, so importing twice repairs damage. Reading verifies once per file state
@@ -13,17 +18,22 @@ there is hashed again before it is trusted, so importing twice repairs damage. R
 
 import fcntl
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
+from typing import Final
 
 from shoal_models.durable import TEMPORARY, file_digest, room_at, sync_directory, write_whole
 from shoal_models.errors import CorruptShard, ManifestInvalid, PackageNotFound, StoreBusy
 from shoal_models.manifest import BlobRef, Block, Manifest
 from shoal_protocol.errors import MalformedMessage
-from shoal_protocol.ids import Digest, digest_of, parse_deployment_id
+from shoal_protocol.ids import DIGEST_BYTES, Digest, digest_of, parse_deployment_id
 from shoal_protocol.limits import GRAPH_BYTES_MAX
+
+_BLOB_NAME: Final = re.compile(rf"[0-9a-f]{{{2 * DIGEST_BYTES}}}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,9 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.blobs = root / "blobs"
+        self.partial = root / "partial"
         self._packages = root / "packages"
+        self._fetched = root / "fetched"
         self._verified: dict[Digest, tuple[int, int, int]] = {}
 
     def names(self) -> tuple[str, ...]:
@@ -67,8 +79,17 @@ class Store:
             raise ManifestInvalid((("name", f"the file of {name} holds the manifest of {manifest.name}"),))
         return manifest
 
+    def fetched(self) -> tuple[Digest, ...]:
+        """Models whose manifest came from a peer."""
+        names = (path.stem for path in sorted(self._fetched.glob("*.json")))
+        return tuple(Digest(bytes.fromhex(name)) for name in names if _BLOB_NAME.fullmatch(name))
+
     def find(self, model: Digest) -> Manifest:
-        """The package whose manifest has the digest ``model``, or PackageNotFound."""
+        """The package whose manifest has the digest ``model``, pinned or fetched; PackageNotFound."""
+        with suppress(FileNotFoundError, ManifestInvalid):
+            manifest = Manifest.parse(self._fetched_path(model).read_bytes())
+            if manifest.digest == model:
+                return manifest
         for name in self.names():
             with suppress(PackageNotFound, ManifestInvalid):
                 manifest = self.load(name)
@@ -91,6 +112,16 @@ class Store:
         if digest_of(data) != ref.id:
             raise CorruptShard(block, ref.id, digest_of(data), "blob was changed")
         return data
+
+    def lacking(self, refs: Iterable[BlobRef]) -> tuple[BlobRef, ...]:
+        """Those of ``refs`` that are not here as they should be. Hashes what was not hashed before."""
+        absent = []
+        for ref in refs:
+            try:
+                self.check(ref, ref.digest)
+            except CorruptShard:
+                absent.append(ref)
+        return tuple(absent)
 
     def open_block(self, manifest: Manifest, index: int) -> OpenedBlock:
         """Block ``index`` with its graph and all its shards verified. CorruptShard names block, expected and found."""
@@ -167,6 +198,26 @@ class Store:
         write_whole(self._package_path(manifest.name), manifest.encode())
         sync_directory(self._packages)
 
+    def adopt(self, manifest: Manifest) -> None:
+        """Keep a manifest that a peer gave; its blobs follow. Neither needs :meth:`exclusive`."""
+        with room_at(self.root):
+            self._fetched.mkdir(parents=True, exist_ok=True)
+        write_whole(self._fetched_path(manifest.digest), manifest.encode())
+        sync_directory(self._fetched)
+
+    def take_over(self, other: "Store", name: str) -> None:
+        """Move the package ``name`` of ``other``, on the same disk, here as a fetched one. PackageNotFound."""
+        manifest = other.load(name)
+        self.adopt(manifest)
+        with room_at(self.root):
+            self.blobs.mkdir(parents=True, exist_ok=True)
+            for ref in manifest.blobs:
+                other.blob_path(ref.id).rename(self.blob_path(ref.id))
+            sync_directory(self.blobs)
+
+    def partial_path(self, blob: Digest) -> Path:
+        return self.partial / blob.hex()
+
     def remove(self, name: str) -> int:
         """Forget ``name`` and every blob only it used; bytes freed. PackageNotFound, StoreBusy."""
         try:
@@ -186,6 +237,9 @@ class Store:
     def _package_path(self, name: str) -> Path:
         return self._packages / f"{parse_deployment_id(name)}.json"
 
+    def _fetched_path(self, model: Digest) -> Path:
+        return self._fetched / f"{model.hex()}.json"
+
     def _blob_bytes(self) -> int:
         return sum(path.stat().st_size for path in self.blobs.iterdir())
 
@@ -197,6 +251,10 @@ class Store:
                 wanted |= {ref.digest for ref in self.load(name).blobs}
             except ManifestInvalid:
                 return
-        for path in (*self.blobs.iterdir(), *self._packages.glob(f"{TEMPORARY}*")):
+        for model in self.fetched():
+            with suppress(PackageNotFound):  # a fetched manifest that is damaged is fetched again
+                wanted |= {ref.digest for ref in self.find(model).blobs}
+        folders = (folder for folder in (self.blobs, self.partial) if folder.is_dir())
+        for path in (*chain(*(folder.iterdir() for folder in folders)), *self._packages.glob(f"{TEMPORARY}*")):
             if path.name not in wanted:
                 path.unlink(missing_ok=True)

@@ -65,6 +65,22 @@ SHARD_NODES: Final = 50
 """Nodes that hear each other's heartbeats: 50 beats a second cost 1 % of a core, and hold more hosts than any plan."""
 CONTENT_CHUNK_BYTES: Final = 256 * 1024
 """One piece of a shard between peers: 10 ms of a slow link, so that tokens on the same link do not wait for it."""
+BULK_FRAMES_MAX: Final = 16
+"""Pieces that wait on one link: 4 MB; nobody honest has so many on order from one node."""
+CONTENT_ORDERS_MAX: Final = 2
+"""Pieces one node has on order from one peer: one on its way while the next is read from the disk."""
+CONTENT_PEERS_MAX: Final = 4
+"""Peers one node fetches from at once: together they fill its link, and are eight pieces of memory."""
+CONTENT_QUEUE_MAX: Final = 64
+"""Requests for pieces that wait at one node; they are small, and who is refused asks somebody else."""
+CONTENT_WAIT_S_MAX: Final = 5.0
+"""A node whose pieces would leave later than this says that it is busy."""
+CONTENT_ANSWER_S_MAX: Final = 20.0
+"""From a request for a piece to the piece: to connect, to wait in line, and 256 KiB over 25 KB/s."""
+CONTENT_STRIKES_MAX: Final = 3
+"""Requests in a row that one peer may leave without an answer before others take over."""
+CONTENT_BUSY_MAX: Final = 16
+"""Times in a row that one peer may say it is busy; with growing pauses that is two minutes."""
 SIGNATURE_BYTES: Final = 64
 """Ed25519."""
 CERTIFICATE_BYTES_MAX: Final = 4096

@@ -93,7 +93,7 @@ def test_anything_else_that_differs_is_another_model(manifest):
                 continue
             assert (digest == manifest.digest) == (other == value), path
             changed.add(path)
-    assert set(named) - changed == {"format", "version", "architecture", "source.format"}
+    assert set(named) - changed == {"format", "version", "architecture", "source.format", "piece_bytes"}
 
 
 def test_what_it_says_of_the_tiny_model(manifest):

@@ -16,12 +16,13 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from random import Random, SystemRandom
 from typing import Final
 
 from shoal_agent.config import Config, api_key_hashes
-from shoal_agent.core.events import ModelAvailable, Restored, Sampled, ServicesAvailable, StopRequested
+from shoal_agent.core.events import Restored, Sampled, StopRequested
 from shoal_agent.core.flight import FLIGHT_VERSION, Departure
 from shoal_agent.core.node import Node
 from shoal_agent.core.voice import CoreConfig, Identity
@@ -30,19 +31,21 @@ from shoal_agent.shell.api.app import build_app
 from shoal_agent.shell.api.auth import ApiKeys
 from shoal_agent.shell.api.ports import ApiPorts
 from shoal_agent.shell.api.server import ApiServer
+from shoal_agent.shell.catalog_source import CatalogSource, child_environment
 from shoal_agent.shell.clock import Clock, unix_s, wall_ms
+from shoal_agent.shell.content import Content, ContentSettings
 from shoal_agent.shell.dataplane import DataPlane
 from shoal_agent.shell.engine import Engine
 from shoal_agent.shell.identity import member_in, open_roster, open_sealer
 from shoal_agent.shell.logs import Log
 from shoal_agent.shell.metrics import Metrics
 from shoal_agent.shell.microbench import measure_speed
-from shoal_agent.shell.model_facts import facts_of
 from shoal_agent.shell.mqtt import MqttControlPlane, broker_address
+from shoal_agent.shell.packages import Packages
 from shoal_agent.shell.recorder import FLIGHT_FILE, Recorder, RecordingSealer
 from shoal_agent.shell.runtime import Drivers, Runtime
 from shoal_agent.shell.sensors import Sensors, cores
-from shoal_agent.shell.services.host import ModelAssets, ServiceHost
+from shoal_agent.shell.services.host import ServiceHost
 from shoal_agent.shell.sockets import listen, port_of
 from shoal_agent.shell.store import StateDir
 from shoal_agent.shell.systemd import Systemd
@@ -50,10 +53,8 @@ from shoal_agent.shell.tensors import Tensors
 from shoal_agent.shell.tls import data_tls
 from shoal_agent.shell.window import Window
 from shoal_models.errors import ModelError
-from shoal_models.manifest import Manifest
 from shoal_models.package import Store
 from shoal_protocol.ids import Instant
-from shoal_protocol.limits import TOKENIZER_BYTES_MAX
 from shoal_protocol.messages import Endpoint
 from shoal_protocol.roster import Role
 from shoal_protocol.sealing import Sealer
@@ -152,11 +153,14 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
         identity.node, identity.incarnation, tls, ground.data_socket, tensors, window.resolve, runtime.post
     )
     tasks = _Tasks(runtime)
-    _tell_beginnings(ground, runtime, services, speed)
-    runtime.attach(Drivers(control, data, engine, services, tensors, ground.state, metrics, ground.log))
+    packages = Packages(ground.store, services, runtime.post)
+    content = _content(ground, packages, engine, data, runtime, metrics)
+    _tell_beginnings(ground, runtime, packages, speed)
+    runtime.attach(Drivers(control, data, engine, content, services, tensors, ground.state, metrics, ground.log))
     try:
         tasks.run("control plane", control.run())
         tasks.run("data plane", data.run())
+        tasks.run("content", content.run())
         tasks.run("sensors", _sense(ground, runtime, speed))
         if ground.api_socket is not None:
             keys = ApiKeys(api_key_hashes(config.api))
@@ -168,6 +172,28 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
         await tasks.stop()
         await engine.close()
         await services.shut_down()
+
+
+def _content(
+    ground: _Ground, packages: Packages, engine: Engine, data: DataPlane, runtime: Runtime, metrics: Metrics
+) -> Content:
+    """Packages between nodes: what the data plane keeps from the core."""
+    config, store = ground.config, ground.store
+    settings = ContentSettings(config.content.bytes_per_s_max, config.models.disk_bytes_max)
+    catalog = CatalogSource(store, child_environment(os.environ, store.root)) if config.content.catalog else None
+    content = Content(
+        settings,
+        store,
+        packages.announce,
+        engine,
+        catalog,
+        data.send_content,
+        runtime.post,
+        metrics.count,
+        ground.log.say,
+    )
+    data.divert(content)
+    return content
 
 
 def _core_config(ground: _Ground) -> CoreConfig:
@@ -203,30 +229,20 @@ def _recorded(ground: _Ground, node: Node, config: CoreConfig, seed: int, now: I
     return Recorder(node, identity.sealer, departure, file, bytes_max)
 
 
-def _tell_beginnings(ground: _Ground, runtime: Runtime, services: ServiceHost, speed: int) -> None:
+def _tell_beginnings(ground: _Ground, runtime: Runtime, packages: Packages, speed: int) -> None:
     """What the node must know before anything else happens: the machine, its packages, its earlier life."""
     runtime.post(_reading(ground, speed))
-    for name in ground.store.names():
+    store = ground.store
+    loads = [(name, partial(store.load, name)) for name in store.names()]
+    loads += [(model.hex(), partial(store.find, model)) for model in store.fetched()]
+    for name, load in loads:
         try:
-            manifest = ground.store.load(name)
-            services.add(_assets(ground.store, manifest))
+            packages.announce_now(load())
         except ModelError as fault:
             ground.log.say("error", "package refused", {"package": name, "why": str(fault)})
-            continue
-        runtime.post(ModelAvailable(facts_of(manifest)))
-    runtime.post(ServicesAvailable(services.names))
     for name in ground.state.names():
         if name.startswith("plan."):
             runtime.post(Restored(name, ground.state.restore(name) or b""))
-
-
-def _assets(store: Store, manifest: Manifest) -> ModelAssets:
-    tokenizer = store.read(manifest.tokenizer, "tokenizer", TOKENIZER_BYTES_MAX)
-    template = None
-    if manifest.chat_template is not None:
-        template = store.read(manifest.chat_template, "chat template", TOKENIZER_BYTES_MAX).decode()
-    special = manifest.special_tokens
-    return ModelAssets(manifest.digest, tokenizer, template, manifest.dimensions.vocabulary, special.bos, special.eos)
 
 
 def _reading(ground: _Ground, speed: int) -> Sampled:

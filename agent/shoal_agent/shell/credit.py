@@ -35,6 +35,10 @@ class SendCredit:
         """Whether a frame may be sent now."""
         return frame_bytes <= self._left or (frame_bytes > self._granted and self._left == self._granted)
 
+    def spares(self, frame_bytes: int) -> bool:
+        """Whether a frame that nobody waits for may be sent now: half of the grant stays for the others."""
+        return self._left - frame_bytes >= self._granted // 2 or self._left == self._granted
+
     def must_ask(self, frame_bytes: int) -> bool:
         """Whether what a receiver may hold back could keep this frame waiting for ever."""
         return frame_bytes > self._granted - self._granted // RETURN_PART

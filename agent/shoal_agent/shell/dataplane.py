@@ -21,11 +21,11 @@ import numpy as np
 from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.events import FrameReceived, PeerConnected, PeerLost, PeerMisbehaved
 from shoal_agent.shell.links import Fault, Here, Link, Pace
-from shoal_agent.shell.ports import Post, TensorTable
+from shoal_agent.shell.ports import ContentHeader, ContentPeer, Post, TensorTable
 from shoal_agent.shell.sockets import port_of
 from shoal_agent.shell.tls import DataTls
 from shoal_protocol.frames import Frame, Payload
-from shoal_protocol.headers import Activation
+from shoal_protocol.headers import Activation, ContentRequested, ContentServed
 from shoal_protocol.ids import Incarnation, NodeId
 from shoal_protocol.limits import (
     LINK_CLOSE_S_MAX,
@@ -66,6 +66,7 @@ class DataPlane:
         self._tensors = tensors
         self._resolve = resolve
         self._post = post
+        self._content: ContentPeer | None = None
         self._pace = pace if pace is not None else Pace()
         self._loop = asyncio.get_running_loop()
         self._outgoing: dict[NodeId, Link] = {}
@@ -84,19 +85,34 @@ class DataPlane:
         """Links in either direction, also those that are being dialled."""
         return len(self._outgoing) + len(self._incoming)
 
+    def divert(self, content: ContentPeer) -> None:
+        """From now on content frames go to ``content``; without it they are dropped."""
+        self._content = content
+
     # --- the port of the runtime -------------------------------------------------------------------------------------
 
     def send(self, effect: SendFrame) -> None:
         """Send one frame, dialling if there is no link yet. Takes the payload's tensor out of the table."""
-        peer = effect.peer
-        assert peer != self._here.node, "frames to ourselves never leave the core"
         payload = self._payload(effect)
+        self._link(effect.peer).send(effect.header, payload)
+
+    def send_content(self, peer: NodeId, header: ContentHeader, payload: bytes | None) -> None:
+        """Send what the content driver says: pieces when nothing else wants to leave, the rest at once."""
+        link = self._link(peer)
+        if payload is None:
+            link.send(header, None)
+        else:
+            link.send_bulk(header, payload)
+
+    def _link(self, peer: NodeId) -> Link:
+        """The link to ``peer``, dialled if there is none yet."""
+        assert peer != self._here.node, "frames to ourselves never leave the core"
         link = self._outgoing.get(peer)
         if link is None:
             link = Link(self._here, self, peer)
             self._outgoing[peer] = link
             self._spawn(self._dial(link, peer))
-        link.send(effect.header, payload)
+        return link
 
     async def run(self) -> None:
         """Accept links and watch over them until cancelled; then close all of them."""
@@ -228,7 +244,10 @@ class DataPlane:
         """A frame for the node."""
         peer, header, payload = link.peer, frame.header, frame.payload
         assert peer is not None
-        if payload is None:
+        if isinstance(header, ContentRequested | ContentServed):
+            if self._content is not None:
+                self._content.received(peer, header, payload)
+        elif payload is None:
             self._post(FrameReceived(peer, header, None))
         elif isinstance(header, Activation):
             # The view keeps the buffer alive that the socket filled, and nothing else knows that buffer.
@@ -247,4 +266,6 @@ class DataPlane:
             return
         del table[peer]
         if link.dialled is not None or link.was_open:
+            if self._content is not None:
+                self._content.lost(peer, reason)
             self._post(PeerLost(peer, reason))

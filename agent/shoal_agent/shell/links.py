@@ -13,6 +13,9 @@ This is an asyncio.Protocol and not a pair of streams because a token crosses it
 that need not be. A small frame leaves as one write, hence one TLS record and one packet. A large payload leaves in
 slices and only as fast as the socket takes them, so that no second copy of it, encrypted, piles up in memory.
 
+Bulk (pieces of shards) waits in a line of its own and goes one frame at a time, when nothing else wants to leave and
+half of the credit is still there: a token waits for the rest of one piece at the longest.
+
 A link ends once, for one reason. What the peer did wrong is reported apart, by a word from ``Fault``, because it is
 counted; everything a peer can do ends in one of the two, never in an exception.
 """
@@ -32,6 +35,7 @@ from shoal_protocol.frames import Frame, FrameReader, Payload, encode_frame, is_
 from shoal_protocol.headers import Credit, Header, Hello, Probe, ProbeAnswered
 from shoal_protocol.ids import Incarnation, NodeId
 from shoal_protocol.limits import (
+    BULK_FRAMES_MAX,
     CREDIT_BYTES,
     LINK_HELLO_S_MAX,
     LINK_QUIET_S,
@@ -122,6 +126,7 @@ class Link(asyncio.Protocol):
         self._reader = FrameReader()
         self._queue: deque[tuple[bytes, Payload | None, int]] = deque()
         self._queued_bytes = 0
+        self._bulk: deque[tuple[bytes, Payload | None, int]] = deque()
         self._rest: memoryview | None = None
         self._sending = SendCredit(0)
         self._receiving = ReceiveCredit(here.credit_bytes)
@@ -156,6 +161,16 @@ class Link(asyncio.Protocol):
         if self.was_open:
             self._pump()
 
+    def send_bulk(self, header: Header, payload: Payload | None) -> None:
+        """Send when nothing else wants to leave; dropped if too much waits: whoever asked will ask again."""
+        assert self.dialled is not None, "frames go on the connection this node dialled"
+        if self._ended or len(self._bulk) >= BULK_FRAMES_MAX:
+            return
+        head, payload = encode_frame(header, payload)
+        self._bulk.append((head, payload, len(head) + (0 if payload is None else memoryview(payload).nbytes)))
+        if self.was_open:
+            self._pump()
+
     def _write(self, head: bytes, payload: Payload | None) -> None:
         """Begin a frame; of a large one only the head, the payload is left to ``_pump``."""
         transport = self._transport
@@ -179,6 +194,7 @@ class Link(asyncio.Protocol):
                 transport.write(piece)
                 continue
             if not self._queue:
+                self._pump_bulk()
                 return
             head, payload, wire_bytes = self._queue[0]
             if not self._sending.covers(wire_bytes):
@@ -189,9 +205,27 @@ class Link(asyncio.Protocol):
             self._sending.spend(wire_bytes)
             self._write(head, payload)
 
+    def _pump_bulk(self) -> None:
+        """One frame of bulk; the next when the socket has taken this one."""
+        while self._bulk and self._writable and not self._ended:
+            head, payload, wire_bytes = self._bulk[0]
+            if not self._sending.spares(wire_bytes):
+                self._ask_for_all()
+                return
+            del self._bulk[0]
+            self._sending.spend(wire_bytes)
+            assert self._transport is not None
+            self._transport.write(head)
+            if payload is not None:
+                self._transport.write(payload)
+
     def _ask(self, frame_bytes: int) -> None:
         """Make the receiver return what it is saving up, if the frame could wait for it for ever."""
-        if not self._asked and self._sending.must_ask(frame_bytes):
+        if self._sending.must_ask(frame_bytes):
+            self._ask_for_all()
+
+    def _ask_for_all(self) -> None:
+        if not self._asked:
             self._asked = True
             self._say(self._next_probe())
 
@@ -337,6 +371,7 @@ class Link(asyncio.Protocol):
         self._ended = True
         self._queue.clear()
         self._queued_bytes = 0
+        self._bulk.clear()
         self._rest = None
         if self._transport is not None:
             self._transport.abort()

@@ -28,6 +28,8 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "broadcasts_dropped": ("reason", "Broadcasts that no broker could take in time"),
     "broadcasts_refused": ("code", "Broadcasts a broker answered with an error"),
     "broker_links": ("change", "Times a link to a broker came up or went down"),
+    "content_bytes": ("direction", "Bytes of packages served to peers (out) or taken from them and verified (in)"),
+    "content_pieces_rejected": ("reason", "Pieces from peers that were not what the manifest says, or unasked for"),
     "frames_dropped": ("kind", "Data-plane frames that no session here was waiting for"),
     "links_lost": ("plane", "Data-plane links that broke"),
     "links_opened": ("plane", "Data-plane links that came up"),
@@ -128,14 +130,14 @@ class Metrics:
             "shoal_stage_run_seconds", "One run of one stage on this node", buckets=_STAGE_S, registry=self._registry
         )
 
-    def count(self, name: str, label: str) -> None:
-        """Add one to a counter. ``name`` is a row of ``FAMILIES``."""
+    def count(self, name: str, label: str, amount: int = 1) -> None:
+        """Add to a counter. ``name`` is a row of ``FAMILIES``."""
         known = self._labels[name]
         if label not in known:
             if len(known) >= METRIC_LABELS_MAX:
                 label = _OTHER
             known.add(label)
-        self._counters[name].labels(label).inc()
+        self._counters[name].labels(label).inc(amount)
 
     def stage_run(self, seconds: float) -> None:
         """A stage of this node ran."""

@@ -23,7 +23,8 @@ from shoal_agent.core.effects import (
 )
 from shoal_agent.core.events import Event
 from shoal_agent.core.facts import GenerationRequest, StageSpan, TensorHandle
-from shoal_protocol.ids import Instant, SessionId
+from shoal_protocol.headers import ContentRequested, ContentServed
+from shoal_protocol.ids import Digest, Instant, NodeId, SessionId
 
 Post = Callable[[Event], None]
 """Hands one event to the node, from the loop's thread; returns when its effects have been begun."""
@@ -72,12 +73,42 @@ class DataPlane(Protocol):
     async def run(self) -> None: ...
 
 
-class Engine(Protocol):
-    """Blocks and their KV. Loading, running and closing never block the loop."""
+ContentHeader = ContentRequested | ContentServed
+"""Frames about files, which never reach the core."""
+
+
+class ContentPeer(Protocol):
+    """Who deals with them."""
+
+    def received(self, peer: NodeId, header: ContentHeader, payload: memoryview | None) -> None:
+        """``payload`` may be kept: nobody writes to it."""
+
+    def lost(self, peer: NodeId, reason: str) -> None:
+        """A link to or from ``peer`` broke."""
+
+
+class Content(Protocol):
+    """Packages: what a node lacks is fetched. Blocks are opened by the engine once everything is here."""
+
+    def load(self, span: StageSpan, sources: tuple[NodeId, ...]) -> None: ...
+
+    def unload(self, span: StageSpan) -> None: ...
+
+    def fetch_model(self, model: Digest, sources: tuple[NodeId, ...]) -> None: ...
+
+    async def run(self) -> None: ...
+
+
+class Loader(Protocol):
+    """Blocks that open: the part of an engine that content drives."""
 
     def load(self, span: StageSpan) -> None: ...
 
     def unload(self, span: StageSpan) -> None: ...
+
+
+class Engine(Protocol):
+    """Sessions on open blocks, and their KV. Running and closing never block the loop."""
 
     def open_stage(self, session: SessionId, stage: int, span: StageSpan, tokens_max: int) -> None: ...
 

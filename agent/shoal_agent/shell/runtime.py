@@ -37,9 +37,9 @@ from shoal_agent.core.effects import (
     Stop,
     UnloadBlocks,
 )
-from shoal_agent.core.events import CancelRequested, Event, ModelMissing, RequestArrived, StageFinished, TimePassed
+from shoal_agent.core.events import CancelRequested, Event, RequestArrived, StageFinished, TimePassed
 from shoal_agent.core.facts import GenerationRequest
-from shoal_agent.shell.ports import Answer, ControlPlane, DataPlane, Engine, Mind, Services, TensorTable
+from shoal_agent.shell.ports import Answer, Content, ControlPlane, DataPlane, Engine, Mind, Services, TensorTable
 from shoal_protocol.ids import Instant, SessionId
 
 
@@ -70,6 +70,7 @@ class Drivers:
     control: ControlPlane
     data: DataPlane
     engine: Engine
+    content: Content
     services: Services
     tensors: TensorTable
     journal: Journal
@@ -186,12 +187,12 @@ class Runtime:
                 drivers.control.publish(effect)
             case Persist(name, data):
                 drivers.journal.persist(name, data)
-            case LoadBlocks(span):
-                drivers.engine.load(span)
-            case FetchModel(model):
-                self.post(ModelMissing(model, "this agent cannot fetch packages"))
+            case LoadBlocks(span, sources):
+                drivers.content.load(span, sources)
+            case FetchModel(model, sources):
+                drivers.content.fetch_model(model, sources)
             case UnloadBlocks(span):
-                drivers.engine.unload(span)
+                drivers.content.unload(span)
             case OpenStage(session, stage, span, tokens_max):
                 drivers.engine.open_stage(session, stage, span, tokens_max)
             case CloseStage(session, stage):
