@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from shoal_agent.core import services
 from shoal_agent.core.effects import (
     Accept,
+    AdoptIncarnation,
     Broadcast,
     CallService,
     CloseService,
@@ -22,6 +23,7 @@ from shoal_agent.core.effects import (
     Emit,
     FetchModel,
     Finish,
+    Listen,
     LoadBlocks,
     Note,
     OpenStage,
@@ -54,6 +56,7 @@ from shoal_protocol.ids import (
     SessionId,
 )
 from shoal_protocol.sealing import Ed25519Sealer
+from shoal_protocol.topics import agent_filters, home_shard
 from tests.support.toy import ToyServices, toy_blocks
 
 E = TypeVar("E")
@@ -93,7 +96,20 @@ class Cell:
     """A run whose session closed ends all the same, with an output."""
     dead: bool = False
     subscribed: bool = False
-    """Brokers deliver to it."""
+    """Brokers deliver to it what its filters name."""
+    filters: tuple[str, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        roster = self.world.roster
+        self.filters = agent_filters(roster.cluster, self.name, (home_shard(self.name, roster),))
+
+    def hears(self, topic: str) -> bool:
+        levels = topic.split("/")
+        wanted = [filter_.split("/") for filter_ in self.filters]
+        return any(
+            len(names) == len(levels) and all(name in ("+", level) for name, level in zip(names, levels, strict=True))
+            for names in wanted
+        )
 
     def post(self, event: Event) -> None:
         if self.dead:
@@ -123,8 +139,12 @@ class Cell:
                 self.world.carry(self, effect)
             case Broadcast():
                 self.world.publish(effect)
+            case Listen(shards):
+                self.filters = agent_filters(self.world.roster.cluster, self.name, shards)
             case Persist(name, data):
                 self.disk[name] = data
+            case AdoptIncarnation(incarnation):
+                self.incarnation = incarnation
             case LoadBlocks(span):
                 self.load(span)
             case FetchModel(model, sources):

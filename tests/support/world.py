@@ -185,7 +185,7 @@ class World:
         if effect.retain:
             self.retained[effect.topic] = effect.wire
         for cell in self.cells.values():
-            for broker in BROKERS if cell.subscribed else ():
+            for broker in BROKERS if cell.subscribed and cell.hears(effect.topic) else ():
                 cell.later(self.rng.uniform(0.001, 0.01), EnvelopeReceived(broker, effect.topic, effect.wire))
 
     def carry(self, source: Cell, effect: SendFrame) -> None:

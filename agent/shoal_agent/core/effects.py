@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from shoal_agent.core.facts import CallId, FinishReason, Piece, RejectCode, StageSpan, TensorHandle, Usage
 from shoal_agent.core.services import Parcel
 from shoal_protocol.headers import Header
-from shoal_protocol.ids import Digest, NodeId, SessionId
+from shoal_protocol.ids import Digest, Incarnation, NodeId, SessionId
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,20 @@ class Persist:
 
     name: str
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Hear the heartbeats and records of exactly these shares of the nodes, on every broker, now and ever after."""
+
+    shards: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AdoptIncarnation:
+    """The boot counter was lost and others remember it: go on as life ``incarnation``. As durable as a ``Persist``."""
+
+    incarnation: Incarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +211,9 @@ class Stop:
 
 Effect = (
     Broadcast
+    | Listen
     | Persist
+    | AdoptIncarnation
     | SendFrame
     | LoadBlocks
     | FetchModel

@@ -62,6 +62,9 @@ class ControlPlane(Protocol):
 
     def publish(self, effect: Broadcast) -> None: ...
 
+    def listen(self, shards: tuple[int, ...]) -> None:
+        """Hear the heartbeats and records of exactly these shares of the nodes."""
+
     async def run(self) -> None: ...
 
 

@@ -17,6 +17,7 @@ from typing import Protocol
 
 from shoal_agent.core.effects import (
     Accept,
+    AdoptIncarnation,
     Broadcast,
     CallService,
     CloseService,
@@ -26,6 +27,7 @@ from shoal_agent.core.effects import (
     Emit,
     FetchModel,
     Finish,
+    Listen,
     LoadBlocks,
     Note,
     OpenStage,
@@ -40,13 +42,15 @@ from shoal_agent.core.effects import (
 from shoal_agent.core.events import CancelRequested, Event, RequestArrived, StageFinished, TimePassed
 from shoal_agent.core.facts import GenerationRequest
 from shoal_agent.shell.ports import Answer, Content, ControlPlane, DataPlane, Engine, Mind, Services, TensorTable
-from shoal_protocol.ids import Instant, SessionId
+from shoal_protocol.ids import Incarnation, Instant, SessionId
 
 
 class Journal(Protocol):
     """Durable small files."""
 
     def persist(self, name: str, data: bytes) -> None: ...
+
+    def adopt(self, incarnation: Incarnation) -> None: ...
 
 
 class Meters(Protocol):
@@ -170,7 +174,9 @@ class Runtime:
     def _perform_rarely(
         self,
         effect: Broadcast
+        | Listen
         | Persist
+        | AdoptIncarnation
         | LoadBlocks
         | FetchModel
         | UnloadBlocks
@@ -185,8 +191,12 @@ class Runtime:
         match effect:
             case Broadcast():
                 drivers.control.publish(effect)
+            case Listen(shards):
+                drivers.control.listen(shards)
             case Persist(name, data):
                 drivers.journal.persist(name, data)
+            case AdoptIncarnation(incarnation):
+                drivers.journal.adopt(incarnation)
             case LoadBlocks(span, sources):
                 drivers.content.load(span, sources)
             case FetchModel(model, sources):

@@ -18,6 +18,7 @@ from typing import Final, Protocol, assert_never
 
 from shoal_agent.core.effects import (
     Accept,
+    AdoptIncarnation,
     Broadcast,
     CallService,
     CloseService,
@@ -27,6 +28,7 @@ from shoal_agent.core.effects import (
     Emit,
     FetchModel,
     Finish,
+    Listen,
     LoadBlocks,
     Note,
     OpenStage,
@@ -318,8 +320,13 @@ class Machine:
                 self._around.send(self.name, effect, data)
             case Broadcast():
                 self._around.publish(self.name, effect)
+            case Listen(shards):
+                self.filters = agent_filters(self.setup.config.cluster, self.name, shards)
+                self._around.listen(self.name)
             case Persist(name, data):
                 self.disk[name] = data
+            case AdoptIncarnation(incarnation):
+                self.life = incarnation
             case LoadBlocks(span):
                 self.later(device.fetch_s(span) + device.load_s(span), lambda: self._handle(device.load(effect)))
             case FetchModel():
