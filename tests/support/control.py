@@ -16,7 +16,7 @@ import pytest
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import EnvelopeReceived, Event
 from shoal_agent.shell.broker import RunningBroker
-from shoal_agent.shell.mqtt import BrokerAddress, MqttControlPlane, Will
+from shoal_agent.shell.mqtt import BrokerAddress, Filters, MqttControlPlane, Will
 
 EVENT_S_MAX: Final = 15.0
 SUBSCRIBE: Final = 0x82
@@ -84,10 +84,11 @@ async def member(
     filters: Sequence[str] = ("t/#",),
     will: Will | None = None,
     rng: Random | None = None,
+    filters_of: Filters | None = None,
 ) -> AsyncIterator[Member]:
     """A control plane for the time of the block; afterwards nothing of it is left."""
     made = Member()
-    made.plane = MqttControlPlane(name, brokers, filters, will, made.post, made.count, rng or Random(7))
+    made.plane = MqttControlPlane(name, brokers, filters, will, made.post, made.count, rng or Random(7), filters_of)
     running = asyncio.create_task(made.plane.run())
     try:
         yield made

@@ -139,14 +139,16 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     services = ServiceHost(tensors, runtime.post)
     window = Window(node, ground.clock, identity.roster.cluster, engine, tensors)
     metrics = Metrics(window.readings, VERSION)
+    filters_of = partial(agent_filters, identity.roster.cluster, identity.node)
     control = MqttControlPlane(
         identity.node,
         [broker_address(section) for section in config.brokers],
-        agent_filters(identity.roster.cluster, identity.node, (home_shard(identity.node, identity.roster),)),
+        filters_of((home_shard(identity.node, identity.roster),)),
         lambda broker, connection: mind.will(broker, connection, ground.clock.now()),
         runtime.post,
         metrics.count,
         SystemRandom(),
+        filters_of,
     )
     tls = data_tls(identity.node, config.data.certificate_file, config.data.key_file, identity.roster)
     data = DataPlane(
