@@ -19,9 +19,10 @@ Q ballots must stand, further ones are not looked at. A voter who left the roste
 is the only source of keys; if that leaves a certificate short, its deployment needs a recovery.
 
 **Recovery.** When the voters are lost, ``operators_min`` operators (the terms of the deployment say how many, and no
-plan changes its terms) name a plan that leaps ``EPOCH_LEAP`` epochs ahead. Whatever the lost voters may still decide
-among themselves stays below it, and epochs only grow. Its ``parent`` is what the operators knew and is not judged:
-the last plan may be lost with its voters.
+plan changes its terms) name a plan that leaps ``EPOCH_LEAP`` epochs ahead of what they know. Whatever the lost voters
+decided beyond that, or may still decide, stays below it; so a node asks only that the order is above what it knows
+itself, for it may know more than the operators did. Its ``parent`` is their newest plan and is not judged: the last one
+may be lost with its voters.
 """
 
 from collections.abc import Iterable, Sequence
@@ -140,7 +141,7 @@ def open_recovery(order: RecoveryOrdered, known: bytes, roster: TrustedRoster, c
     MalformedMessage if it does not replace that plan, BadSignature if too few operators approve of it.
     """
     plan, before = decode_plan(order.plan), decode_plan(known)
-    if plan.cause is not Cause.RECOVERY or plan.epoch < before.epoch + EPOCH_LEAP:
+    if plan.cause is not Cause.RECOVERY or plan.epoch < EPOCH_LEAP or plan.epoch <= before.epoch:
         raise MalformedMessage(f"{plan.cause.name} {plan.epoch} recovers nothing at epoch {before.epoch}")
     _require_same_deployment(plan, before)
     signed = pae(RECOVERY_TYPE, encode(_RECOVERY, RecoveryStatement(cluster, order.plan)))

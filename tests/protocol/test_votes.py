@@ -239,6 +239,16 @@ def test_what_recovers_nothing_is_refused(plan):
         open_recovery(order(plan), PARENT, ROSTER, CLUSTER)
 
 
+@pytest.mark.parametrize(("known", "accepted"), [(7, True), (EPOCH_LEAP - 1, True), (EPOCH_LEAP, False)])
+def test_a_node_that_knows_more_than_the_operators_did_accepts_their_order(known, accepted):
+    parent = encode_plan(dataclasses.replace(FIRST, epoch=Epoch(known)))
+    if accepted:
+        assert open_recovery(order(), parent, ROSTER, CLUSTER) == RECOVERY
+    else:
+        with pytest.raises(MalformedMessage, match="recovers nothing"):
+            open_recovery(order(), parent, ROSTER, CLUSTER)
+
+
 def test_an_approval_is_for_one_plan_in_one_cluster():
     data = encode_plan(RECOVERY)
     other = encode_plan(dataclasses.replace(RECOVERY, score_us=1))
