@@ -105,7 +105,7 @@ class World:
 def build(script: Script) -> tuple[Runtime, World]:
     runtime = Runtime(script, Clock().now)
     world = World(runtime)
-    runtime.attach(Drivers(world, world, world, world, world, Tensors(), world, world, world))
+    runtime.attach(Drivers(world, world, world, world, world, Tensors(), world, world, world, world))
     return runtime, world
 
 
@@ -134,7 +134,7 @@ async def test_events_posted_before_the_drivers_are_attached_are_not_lost():
     runtime.post(BrokerConnected("early"))
     assert script.seen == []
     world = World(runtime)
-    runtime.attach(Drivers(world, world, world, world, world, Tensors(), world, world, world))
+    runtime.attach(Drivers(world, world, world, world, world, Tensors(), world, world, world, world))
     assert script.seen == [BrokerConnected("early")]
 
 

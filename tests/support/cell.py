@@ -32,7 +32,9 @@ from shoal_agent.core.effects import (
     ReleaseTensor,
     RunStage,
     SendFrame,
+    Solve,
     Stop,
+    UnloadBlocks,
 )
 from shoal_agent.core.events import (
     BlocksFailed,
@@ -42,6 +44,7 @@ from shoal_agent.core.events import (
     ModelMissing,
     ServiceFailed,
     ServiceReturned,
+    Solved,
     StageFailed,
     StageFinished,
 )
@@ -49,6 +52,7 @@ from shoal_agent.core.facts import StageSpan, TensorHandle
 from shoal_agent.core.node import Node
 from shoal_agent.core.timers import Routine
 from shoal_agent.core.view import DeploymentView
+from shoal_agent.sim.solutions import solution
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.headers import ServiceFault
 from shoal_protocol.ids import (
@@ -84,6 +88,7 @@ class Cell:
     handles: itertools.count = field(default_factory=lambda: itertools.count(1))
     run_s: float = 0.001
     load_s: float = 0.05
+    solve_s: float = 0.01
     load_fault: str = ""
     """Not empty: blocks cannot be opened, for this reason."""
     slow: set[str] = field(default_factory=set)
@@ -153,6 +158,10 @@ class Cell:
                     self.load_s,
                     ModelAvailable(self.world.facts) if known else ModelMissing(model, f"asked {len(sources)} peers"),
                 )
+            case Solve(ticket, problem):
+                self.later(self.solve_s, Solved(ticket, solution(problem)))
+            case UnloadBlocks(span):
+                self.loaded.remove(span)
             case OpenStage(session, stage, span, _):
                 assert span in self.loaded, "a session opens on loaded blocks"
                 assert (session, stage) not in self.stages, "a session opens once per stage"

@@ -6,11 +6,16 @@ with an event; none answers twice.
 """
 
 from dataclasses import dataclass
+from typing import Final
 
 from shoal_agent.core.facts import CallId, FinishReason, Piece, RejectCode, StageSpan, TensorHandle, Usage
+from shoal_agent.core.problem import SplitProblem
 from shoal_agent.core.services import Parcel
 from shoal_protocol.headers import Header
 from shoal_protocol.ids import Digest, Incarnation, NodeId, SessionId
+
+SOLVES_MAX: Final = 2
+"""Solutions asked for at once: a plan with new cuts and one with the old ones are looked for side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,14 @@ class FetchModel:
 
     model: Digest
     sources: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Solve:
+    """Find the best split; answered by Solved with the same ``ticket``. At most ``SOLVES_MAX`` are under way."""
+
+    ticket: int
+    problem: SplitProblem
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +230,7 @@ Effect = (
     | SendFrame
     | LoadBlocks
     | FetchModel
+    | Solve
     | UnloadBlocks
     | OpenStage
     | RunStage

@@ -8,6 +8,7 @@ they happened. Bytes a peer sent arrive either as ``EnvelopeReceived`` (still se
 from dataclasses import dataclass
 
 from shoal_agent.core.facts import CallId, GenerationRequest, ModelFacts, StageSpan, TensorHandle
+from shoal_agent.core.problem import Infeasible, Split
 from shoal_agent.core.services import Parcel
 from shoal_protocol.headers import Header, ServiceFault
 from shoal_protocol.ids import Digest, NodeId, SessionId
@@ -196,6 +197,21 @@ class CancelRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class Solved:
+    """The planner answered."""
+
+    ticket: int
+    answer: Split | Infeasible
+
+
+@dataclass(frozen=True, slots=True)
+class LockChanged:
+    """The operator put ``reconfig.lock`` in its place, or took it away."""
+
+    held: bool
+
+
+@dataclass(frozen=True, slots=True)
 class StopRequested:
     """The process was asked to end: say goodbye."""
 
@@ -222,5 +238,7 @@ Event = (
     | ServiceFailed
     | RequestArrived
     | CancelRequested
+    | Solved
+    | LockChanged
     | StopRequested
 )

@@ -25,6 +25,7 @@ from shoal_agent.core.events import (
     EnvelopeReceived,
     Event,
     FrameReceived,
+    LockChanged,
     ModelAvailable,
     ModelMissing,
     PeerConnected,
@@ -36,6 +37,7 @@ from shoal_agent.core.events import (
     ServiceFailed,
     ServiceReturned,
     ServicesAvailable,
+    Solved,
     StageFailed,
     StageFinished,
     StopRequested,
@@ -170,6 +172,8 @@ class Node:
         | Restored
         | BlocksLoaded
         | BlocksFailed
+        | Solved
+        | LockChanged
         | StopRequested,
         now: Instant,
         out: Outbox,
@@ -188,6 +192,8 @@ class Node:
                 self._restore(event, now, out)
             case BlocksLoaded() | BlocksFailed():
                 self._staging.loaded(event, now, out)
+            case Solved() | LockChanged():
+                out.count("events_ignored", type(event).__name__)
             case StopRequested():
                 self._ingress.stop(out)
                 self._tables.phase = NodePhase.DISCONNECTED

@@ -43,7 +43,8 @@ class Links:
     """What is known of the links: measured ordered pairs, and ``default`` for every other one."""
 
     default: Link = LAN
-    measured: Mapping[tuple[NodeId, NodeId], Link] = field(default_factory=dict)
+    measured: Mapping[tuple[NodeId, NodeId], Link] = field(default_factory=dict, hash=False)
+    """Compared, but left out of the hash: problems that differ here alone are rare."""
 
     def between(self, sender: NodeId, receiver: NodeId) -> Link:
         """The link from ``sender`` to ``receiver``."""

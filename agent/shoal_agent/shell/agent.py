@@ -47,6 +47,7 @@ from shoal_agent.shell.runtime import Drivers, Runtime
 from shoal_agent.shell.sensors import Sensors, cores
 from shoal_agent.shell.services.host import ServiceHost
 from shoal_agent.shell.sockets import listen, port_of
+from shoal_agent.shell.solver import Solver
 from shoal_agent.shell.store import StateDir
 from shoal_agent.shell.systemd import Systemd
 from shoal_agent.shell.tensors import Tensors
@@ -158,7 +159,9 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     packages = Packages(ground.store, services, runtime.post)
     content = _content(ground, packages, engine, data, runtime, metrics)
     _tell_beginnings(ground, runtime, packages, speed)
-    runtime.attach(Drivers(control, data, engine, content, services, tensors, ground.state, metrics, ground.log))
+    solver = Solver(runtime.post)
+    drivers = Drivers(control, data, engine, content, services, tensors, ground.state, metrics, ground.log, solver)
+    runtime.attach(drivers)
     try:
         tasks.run("control plane", control.run())
         tasks.run("data plane", data.run())
@@ -173,6 +176,7 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     finally:
         await tasks.stop()
         await engine.close()
+        await solver.close()
         await services.shut_down()
 
 

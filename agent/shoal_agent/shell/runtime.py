@@ -36,6 +36,7 @@ from shoal_agent.core.effects import (
     ReleaseTensor,
     RunStage,
     SendFrame,
+    Solve,
     Stop,
     UnloadBlocks,
 )
@@ -67,6 +68,12 @@ class Log(Protocol):
     def note(self, effect: Note) -> None: ...
 
 
+class Solver(Protocol):
+    """Where arithmetic goes that would hold up the loop."""
+
+    def solve(self, effect: Solve) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Drivers:
     """Everything around the node."""
@@ -80,6 +87,7 @@ class Drivers:
     journal: Journal
     meters: Meters
     log: Log
+    solver: Solver
 
 
 class Runtime:
@@ -179,6 +187,7 @@ class Runtime:
         | AdoptIncarnation
         | LoadBlocks
         | FetchModel
+        | Solve
         | UnloadBlocks
         | OpenStage
         | CloseStage
@@ -201,6 +210,8 @@ class Runtime:
                 drivers.content.load(span, sources)
             case FetchModel(model, sources):
                 drivers.content.fetch_model(model, sources)
+            case Solve():
+                drivers.solver.solve(effect)
             case UnloadBlocks(span):
                 drivers.content.unload(span)
             case OpenStage(session, stage, span, tokens_max):

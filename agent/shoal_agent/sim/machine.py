@@ -37,6 +37,7 @@ from shoal_agent.core.effects import (
     ReleaseTensor,
     RunStage,
     SendFrame,
+    Solve,
     Stop,
     UnloadBlocks,
 )
@@ -47,6 +48,7 @@ from shoal_agent.core.events import (
     Restored,
     Sampled,
     ServicesAvailable,
+    Solved,
     TimePassed,
 )
 from shoal_agent.core.gate import Opener
@@ -54,6 +56,7 @@ from shoal_agent.core.node import Node
 from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_agent.sim.agenda import Agenda
 from shoal_agent.sim.devices import Device
+from shoal_agent.sim.solutions import solution
 from shoal_agent.sim.toy import NAMES
 from shoal_protocol.headers import Activation, Header
 from shoal_protocol.ids import Incarnation, Instant, NodeId
@@ -333,6 +336,8 @@ class Machine:
                 self.later(device.fetch_s(span) + device.load_s(span), lambda: self._handle(device.load(effect)))
             case FetchModel():
                 self.later(device.learn_s(), lambda: self._handle(device.learn(effect)))
+            case Solve(ticket, problem):
+                self.later(0.0, lambda: self._handle(Solved(ticket, solution(problem))))
             case UnloadBlocks(span):
                 device.loaded.remove(span)
             case OpenStage():
