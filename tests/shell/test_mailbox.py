@@ -53,6 +53,21 @@ async def test_when_full_the_oldest_passing_message_goes():
     assert await contents(mailbox) == [retained("a", b"new"), passing(b"2"), retained("b")]
 
 
+async def test_votes_outlast_heartbeats_and_records_outlast_votes():
+    def vote(wire):
+        return Broadcast("c", wire, retain=False, at_least_once=True, expiry_s=60)
+
+    mailbox = Mailbox(3)
+    for message in (vote(b"1"), passing(b"1"), retained("a")):
+        mailbox.put(message)
+    assert mailbox.put(vote(b"2")) == 1
+    assert mailbox.put(passing(b"2")) == 1, "a heartbeat drives out nothing else"
+    assert await contents(mailbox) == [vote(b"1"), retained("a"), vote(b"2")]
+    for message in (vote(b"1"), retained("a"), vote(b"2"), retained("b")):
+        mailbox.put(message)
+    assert await contents(mailbox) == [retained("a"), vote(b"2"), retained("b")]
+
+
 async def test_when_full_of_retained_messages_the_oldest_goes():
     mailbox = Mailbox(2)
     for topic in "abc":

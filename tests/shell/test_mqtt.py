@@ -241,6 +241,69 @@ async def test_a_session_survives_a_broken_connection(broker, clients):
         assert [client._clean_start for client in clients if client.identifier == "a"] == [True, False]
 
 
+def shares(shards: tuple[int, ...]) -> tuple[str, ...]:
+    return ("all/+", *(f"hb/{shard}" for shard in shards))
+
+
+async def test_a_node_hears_exactly_the_shares_it_listens_to_on_every_broker(brokers):
+    addresses = [address_of(each) for each in brokers]
+    async with (
+        member(ANNA, addresses, shares((0,)), filters_of=shares) as anna,
+        member(BERT, addresses, ("none",)) as bert,
+    ):
+        await anna.until_count(BrokerConnected, 2)
+        await bert.until_count(BrokerConnected, 2)
+
+        def say(word: bytes) -> None:
+            for topic in ("hb/0", "hb/1", "hb/2", "all/x"):
+                bert.plane.publish(passing(topic, topic.encode() + b" " + word))
+
+        def heard(word: bytes) -> list[bytes]:
+            return sorted(wire for wire in anna.wires() if wire.endswith(word))
+
+        say(b"first")
+        await anna.until(lambda: len(heard(b"first")) == 4)
+        assert heard(b"first") == [b"all/x first"] * 2 + [b"hb/0 first"] * 2
+        for topic in ("hb/2", "hb/3"):
+            bert.plane.publish(retained(topic, topic.encode() + b" kept"))
+        await bert.plane.drain(5)
+        anna.plane.listen((2,))
+        anna.plane.listen((1, 2))
+        await anna.until(lambda: heard(b"kept") == [b"hb/2 kept"] * 2)
+        anna.plane.listen((1, 2, 3))
+        await anna.until(lambda: len(heard(b"kept")) == 4)
+        # A link changes its filters one wish after the other, so it has taken back hb/0 by now.
+        say(b"second")
+        await anna.until(lambda: len(heard(b"second")) == 6)
+        assert heard(b"second") == [b"all/x second"] * 2 + [b"hb/1 second"] * 2 + [b"hb/2 second"] * 2
+
+
+async def test_what_was_dropped_while_a_link_was_down_is_not_heard_again(broker, clients):
+    async with (
+        member(ANNA, [address_of(broker)], shares((0, 1)), rng=Soonest(7), filters_of=shares) as anna,
+        member(BERT, [address_of(broker)], ("none",)) as bert,
+    ):
+        await anna.until_count(BrokerConnected)
+        await bert.until_count(BrokerConnected)
+        break_connection(clients[0])
+        await anna.until_count(BrokerLost)
+        anna.plane.listen((1, 3))
+        await anna.until_count(BrokerConnected, 2)
+        assert list(anna.plane._links[0]._held) == ["all/+", "hb/1", "hb/3"]
+        for topic in ("hb/0", "hb/1", "hb/3"):
+            bert.plane.publish(passing(topic, topic.encode()))
+        await anna.until(lambda: len(anna.wires()) == 2)
+        assert anna.wires() == [b"hb/1", b"hb/3"], "the session of the broker has forgotten hb/0"
+
+
+async def test_a_broker_that_leaves_a_subscription_unanswered_is_left():
+    async with odd_broker(ACCEPTED) as address, member(ANNA, [address], ("all/+",), filters_of=shares) as anna:
+        await anna.until_count(BrokerConnected)
+        anna.plane.listen((1, 2))
+        (lost,) = await anna.until_count(BrokerLost)
+        assert lost.reason == "1 answers to 2 subscriptions"
+
+
 async def test_the_last_will_is_what_was_signed_in_advance(broker, clients):
     async with aiomqtt.Client("127.0.0.1", broker.port) as listener:
         await listener.subscribe("t/death", qos=1)
@@ -339,11 +402,11 @@ def section(cluster: Path, port: int, name: str, **changes: Path) -> BrokerSecti
 
 @needs_mosquitto
 async def test_over_tls_a_node_says_its_own_and_a_refused_publication_is_counted(tmp_path, cluster):
-    own, foreign = f"shoal/1/{'0' * 32}/n/{ANNA}/state", f"shoal/1/{'0' * 32}/n/{BERT}/state"
+    own, foreign = f"shoal/1/{'0' * 32}/n/0/{ANNA}/state", f"shoal/1/{'0' * 32}/n/0/{BERT}/state"
     async with running(tmp_path / "broker", cluster) as broker:
         a_address = broker_address(section(cluster, broker.port, ANNA))
         b_address = broker_address(section(cluster, broker.port, BERT))
-        filters = [f"shoal/1/{'0' * 32}/n/+/state"]
+        filters = [f"shoal/1/{'0' * 32}/n/+/+/state"]
         async with member(ANNA, [a_address], filters) as a, member(BERT, [b_address], filters) as b:
             await a.until_count(BrokerConnected)
             await b.until_count(BrokerConnected)

@@ -9,6 +9,7 @@ import pytest
 from shoal_agent.errors import ConfigError
 from shoal_agent.shell import store as module
 from shoal_agent.shell.store import RECORD_BYTES_MAX, StateDir
+from shoal_protocol.ids import Incarnation
 
 HOLDER = """
 import sys, time
@@ -56,6 +57,14 @@ def test_every_life_has_a_higher_incarnation(folder):
         with StateDir.open(folder) as state:
             seen.append(state.next_incarnation())
     assert seen == [1, 2, 3]
+
+
+def test_a_life_that_others_remember_is_adopted_and_the_next_one_is_later(folder):
+    with StateDir.open(folder) as state:
+        assert state.next_incarnation() == 1
+        state.adopt(Incarnation(17))
+    with StateDir.open(folder) as state:
+        assert state.next_incarnation() == 18
 
 
 def test_an_incarnation_is_durable_before_it_is_told(folder, monkeypatch):

@@ -21,8 +21,8 @@ from shoal_protocol.headers import Gossip
 from shoal_protocol.ids import ClusterId, Incarnation, Instant, NodeId, Sequence
 from shoal_protocol.limits import TTL_MS_MAX
 from shoal_protocol.messages import ControlMessage, Endpoint, Heartbeat, LinkDeath
-from shoal_protocol.roster import TrustedRoster
 from shoal_protocol.replay import Slot, slot_of
+from shoal_protocol.roster import TrustedRoster
 from shoal_protocol.sealing import Sealer
 from shoal_protocol.topics import home_shard, topic_for
 

@@ -2,7 +2,9 @@
 
 Each link has its own, so that a slow broker delays nobody else. It is bounded and it coalesces: of a retained topic
 only the latest message is worth sending, and it keeps the place in line of the one it replaces. When it is full, the
-oldest message that is not retained goes first: an old heartbeat tells less than a new one.
+oldest message that need not arrive goes first: an old heartbeat tells less than a new one. Votes, which are to arrive
+at least once, go when there is nothing else to give up, and records last; nothing goes for something that matters
+less.
 
 A message is taken out only when it was sent. One that was under way when its link broke is sent again by the next
 link; receivers know copies by their bytes.
@@ -12,6 +14,11 @@ import asyncio
 from itertools import count
 
 from shoal_agent.core.effects import Broadcast
+
+
+def _rank(message: Broadcast) -> tuple[bool, bool]:
+    """Of two messages the lower is given up first; among equals, the older one."""
+    return message.retain, message.at_least_once
 
 
 class Mailbox:
@@ -31,14 +38,14 @@ class Mailbox:
         key = message.topic if message.retain else next(self._serial)
         dropped = 0
         if key not in self._waiting and len(self._waiting) >= self._messages_max:
-            del self._waiting[self._least_wanted()]
+            least = min(self._waiting, key=lambda each: _rank(self._waiting[each]))
+            if _rank(message) < _rank(self._waiting[least]):
+                return 1
+            del self._waiting[least]
             dropped = 1
         self._waiting[key] = message
         self._changed.set()
         return dropped
-
-    def _least_wanted(self) -> str | int:
-        return next((key for key in self._waiting if isinstance(key, int)), next(iter(self._waiting)))
 
     async def first(self) -> Broadcast:
         """The message that is next, once there is one; it stays until it is ``sent``."""

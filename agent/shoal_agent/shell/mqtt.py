@@ -4,6 +4,10 @@ Each link lives by itself: it connects, subscribes, writes what its mailbox hold
 the other broker never waits for it. Nothing here is a guarantee of delivery: messages are signed, repeated by those
 who care, and recognised as copies by those who hear them twice.
 
+What a node hears changes while it lives (``listen``). A link that is up subscribes and unsubscribes the difference; one
+that comes up subscribes to everything, for only that brings the retained messages again, and takes back what the
+broker's session still holds of earlier wishes.
+
 What aiomqtt and paho do, and what is therefore done here:
 
 - A Client is used for one attempt only: after an unexpected end it takes itself for connected.
@@ -21,7 +25,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
@@ -61,6 +65,8 @@ REFUSALS: Final = frozenset({128 + 6, 128 + 7, 128 + 10, 128 + 12, 128 + 14})
 ABANDON_S: Final = 1.0
 """How long a cancelled attempt is waited for: its thread cannot be cancelled."""
 
+Filters = Callable[[tuple[int, ...]], Sequence[str]]
+"""From shares of the nodes to the filters that name all an agent hears that listens to them."""
 Will = Callable[[str, int], tuple[str, bytes]]
 """Broker and number of the connection to the topic and wire of the last will, signed in advance."""
 Counter = Callable[[str, str], None]
@@ -111,7 +117,10 @@ class RefusedError(Exception):
 
 
 class MqttControlPlane:
-    """All brokers at once. ``client_id`` names this node to them; ``filters`` is what it wants to hear."""
+    """All brokers at once. ``client_id`` names this node to them; ``filters`` is what it wants to hear at first.
+
+    ``filters_of`` is for who listens to shares of the nodes and may change them.
+    """
 
     def __init__(
         self,
@@ -122,8 +131,17 @@ class MqttControlPlane:
         post: Post,
         count: Counter,
         rng: Random,
+        filters_of: Filters | None = None,
     ) -> None:
+        self._filters_of = filters_of
         self._links = [_Link(client_id, broker, filters, will, post, count, rng) for broker in brokers]
+
+    def listen(self, shards: tuple[int, ...]) -> None:
+        """Hear exactly these shares of the nodes, on every broker."""
+        assert self._filters_of is not None, "only agents listen to shares"
+        filters = self._filters_of(shards)
+        for link in self._links:
+            link.listen(filters)
 
     def publish(self, effect: Broadcast) -> None:
         """Publish on every broker; what a broker that is away misses is only kept if it is retained."""
@@ -164,6 +182,9 @@ class _Link:
         self._client_id = client_id
         self._broker = broker
         self._filters = tuple(filters)
+        self._held: dict[str, None] = {}
+        """What the broker's session may hold: everything asked for in this life and not taken back."""
+        self._retuned = asyncio.Event()
         self._will = will
         self._post = post
         self._count = count
@@ -179,6 +200,10 @@ class _Link:
             return
         if self._mailbox.put(message):
             self._count("broadcasts_dropped", "slow broker")
+
+    def listen(self, filters: Sequence[str]) -> None:
+        self._filters = tuple(filters)
+        self._retuned.set()
 
     async def drain(self) -> None:
         if self._up_at is not None:
@@ -270,19 +295,40 @@ class _Link:
         return noticed
 
     async def _subscribe(self, client: aiomqtt.Client) -> None:
-        wanted = [(topic, SubscribeOptions(qos=1, noLocal=True)) for topic in self._filters]
-        if wanted:
-            for topic, code in zip(self._filters, await finish(client.subscribe(wanted)), strict=True):
-                if _value(code) >= FAILURE:
-                    raise RefusedError(f"subscription to {topic}: {code}")
+        await self._tune(client, {})
         self._up_at = asyncio.get_running_loop().time()
         self._was_up = True
         self._told = None
         self._post(BrokerConnected(self._broker.url))
 
+    async def _tune(self, client: aiomqtt.Client, heard: Mapping[str, None]) -> None:
+        """Subscribe to what is wanted beyond ``heard``, and take back what is not wanted any more."""
+        self._retuned.clear()
+        added = [topic for topic in self._filters if topic not in heard]
+        dropped = [topic for topic in self._held if topic not in self._filters]
+        if added:
+            self._held |= dict.fromkeys(added)
+            wanted = [(topic, SubscribeOptions(qos=1, noLocal=True)) for topic in added]
+            codes = await finish(client.subscribe(wanted))
+            if len(codes) != len(added):
+                raise RefusedError(f"{len(codes)} answers to {len(added)} subscriptions")
+            for topic, code in zip(added, codes, strict=True):
+                if _value(code) >= FAILURE:
+                    raise RefusedError(f"subscription to {topic}: {code}")
+        if dropped:
+            await finish(client.unsubscribe(dropped))
+            for topic in dropped:
+                del self._held[topic]
+
+    async def _retune(self, client: aiomqtt.Client) -> None:
+        while True:
+            await self._retuned.wait()
+            await self._tune(client, self._held)
+
     async def _serve(self, client: aiomqtt.Client) -> None:
-        """Write, probe and watch; the first of the three to fail ends the link."""
-        work = [asyncio.create_task(part) for part in (self._write(client), self._probe(client), self._watch(client))]
+        """Write, listen, probe and watch; the first of the four to fail ends the link."""
+        parts = (self._write(client), self._retune(client), self._probe(client), self._watch(client))
+        work = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

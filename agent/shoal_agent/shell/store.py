@@ -72,6 +72,10 @@ class StateDir:
         write_private(self._folder / _INCARNATION, str(last + 1).encode())
         return Incarnation(last + 1)
 
+    def adopt(self, incarnation: Incarnation) -> None:
+        """Go on as life ``incarnation``, durable when this returns; the next boot is a later one."""
+        write_private(self._folder / _INCARNATION, str(incarnation).encode())
+
     def persist(self, name: str, data: bytes) -> None:
         """Write ``data`` under ``name``, whole and durable when this returns."""
         assert _NAME.fullmatch(name), f"not a record's name: {name!r}"
