@@ -241,7 +241,7 @@ def test_what_recovers_nothing_is_refused(plan):
 
 @pytest.mark.parametrize(("known", "accepted"), [(7, True), (EPOCH_LEAP - 1, True), (EPOCH_LEAP, False)])
 def test_a_node_that_knows_more_than_the_operators_did_accepts_their_order(known, accepted):
-    parent = encode_plan(dataclasses.replace(FIRST, epoch=Epoch(known)))
+    parent = encode_plan(dataclasses.replace(FIRST, epoch=Epoch(known), cause=Cause.GAIN))
     if accepted:
         assert open_recovery(order(), parent, ROSTER, CLUSTER) == RECOVERY
     else:
