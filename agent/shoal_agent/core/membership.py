@@ -17,6 +17,8 @@ from shoal_protocol.messages import Heartbeat, NodePhase, NodeState
 
 SILENCE_S: Final = 5.0
 """Unheard for this long: no longer counted as present."""
+HEARSAY_S: Final = 3600.0
+"""A node known only by what others keep of it counts as silent for so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +37,20 @@ class Membership:
     def __init__(self) -> None:
         self._peers: dict[NodeId, Peer] = {}
 
-    def merge(self, node: NodeId, incarnation: Incarnation, state: NodeState, now: Instant) -> bool:
-        """Take in a record; True if it told something new."""
+    def merge(
+        self, node: NodeId, incarnation: Incarnation, state: NodeState, now: Instant, *, fresh: bool = True
+    ) -> bool:
+        """Take in a record; True if it told something new. Unless ``fresh``, others kept it: it was not heard now."""
         known = self._peers.get(node)
         if known is not None and (incarnation, state.version) <= (known.incarnation, known.state.version):
             return False
-        self._peers[node] = Peer(node, incarnation, state, now)
+        heard = now if fresh else Instant(now - HEARSAY_S) if known is None else known.heard
+        self._peers[node] = Peer(node, incarnation, state, heard)
         return True
+
+    def forget(self, node: NodeId) -> None:
+        """``node`` is no concern of ours any more."""
+        self._peers.pop(node, None)
 
     def heard(self, node: NodeId, incarnation: Incarnation, beat: Heartbeat, now: Instant) -> bool:
         """Refresh ``node``; True if its record here is older than what it says it published."""

@@ -14,7 +14,7 @@ from shoal_agent.core.story import Story
 from shoal_agent.core.tenure import Tenures
 from shoal_agent.core.timers import Routine, Timers
 from shoal_protocol.ids import Digest, Instant
-from shoal_protocol.messages import NodePhase, NodeState
+from shoal_protocol.messages import LinkMeasured, NodePhase, NodeState
 
 RECORD_SPACING_S: Final = 0.5
 """At most two records a second, however fast things change."""
@@ -28,6 +28,12 @@ class Tables:
     tenures: Tenures = field(default_factory=Tenures)
     models: dict[Digest, ModelFacts] = field(default_factory=dict)
     services: tuple[str, ...] = ()
+    links: tuple[LinkMeasured, ...] = ()
+    """The direct links of this node as it measured them, by peer."""
+    stage_permille: int = 1000
+    """Measured time of this node's stages over what its profile predicts."""
+    locked: bool = False
+    """Its operator postpones changes."""
     phase: NodePhase = NodePhase.STARTING
     state: NodeState | None = None
     """This node's own record, as last published."""
