@@ -1,7 +1,7 @@
 import pytest
 
-from shoal_agent.core.effects import Emit, Finish, ReleaseTensor
-from shoal_agent.core.events import BlocksLoaded, PeerLost, Restored, Sampled, TimePassed
+from shoal_agent.core.effects import Broadcast, Emit, Finish, Persist, ReleaseTensor
+from shoal_agent.core.events import BlocksFailed, BlocksLoaded, PeerLost, Restored, Sampled, StopRequested, TimePassed
 from shoal_agent.core.facts import FinishReason
 from shoal_agent.sim.machine import SAMPLE_S, BrokenWorld
 from shoal_agent.sim.toy import toy_tokens
@@ -105,3 +105,45 @@ def test_a_broken_contract_ends_the_world(scene, monkeypatch):
     monkeypatch.setattr(machine.node, "handle", lambda event, now: [ReleaseTensor(99)])
     with pytest.raises(BrokenWorld, match="KeyError"):
         machine.post(PeerLost(STRANGER, "x"))
+
+
+def test_what_follows_a_slow_write_waits_for_it_and_so_does_what_arrives(scene, monkeypatch):
+    world, notes, machine = scene
+    machine.disk_s = 0.5
+    said = Broadcast("after", b"", retain=False, at_least_once=False, expiry_s=1)
+    handle = machine.node.handle
+    wanted = [[Persist("vote", b"1"), said, Persist("vote", b"2")]]
+    monkeypatch.setattr(machine.node, "handle", lambda event, now: wanted.pop() if wanted else handle(event, now))
+    before = len(notes.said)
+    machine.post(PeerLost(STRANGER, "x"))
+    machine.post(PeerLost(STRANGER, "y"))
+    world.run(0.4)
+    assert "vote" not in machine.disk
+    assert said not in [effect for _, effect in notes.said[before:]]
+    assert len(notes.events(machine.name, PeerLost)) == 1
+    world.run(0.2)
+    assert machine.disk["vote"] == b"1"
+    assert said in [effect for _, effect in notes.said[before:]]
+    assert len(notes.events(machine.name, PeerLost)) == 1
+    world.crash(machine.name)
+    world.run(2.0)
+    assert machine.disk["vote"] == b"1"
+    assert len(notes.events(machine.name, PeerLost)) == 1
+
+
+def test_an_agent_that_is_stopped_ends(scene):
+    world, _, machine = scene
+    machine.post(StopRequested())
+    world.run(0.1)
+    assert not machine.alive
+    assert not world.brokers.connected("broker-0", machine.name)
+
+
+def test_an_engine_that_opens_nothing_says_so(scene):
+    world, notes, machine = scene
+    machine.refuses_blocks = True
+    world.crash(machine.name)
+    world.boot(machine.name)
+    world.run(1.0)
+    assert len(notes.events(machine.name, BlocksFailed)) == 1
+    assert machine.device.loaded == []

@@ -104,11 +104,11 @@ class Brokers:
         for broker in self._brokers.values():
             self._connect_soon(broker, node, 0.0)
 
-    def detach(self, node: NodeId) -> None:
-        """``node`` is gone; the brokers notice."""
+    def detach(self, node: NodeId, *, farewell: bool = False) -> None:
+        """``node`` is gone; the brokers notice, and say its will unless it said ``farewell``."""
         self._clients.pop(node)
         for broker in self._brokers.values():
-            self._break(broker, node, None)
+            self._break(broker, node, None, farewell=farewell)
 
     def _connect_soon(self, broker: _Broker, node: NodeId, earliest_s: float) -> None:
         client = self._clients[node]
@@ -140,14 +140,15 @@ class Brokers:
         for topic, wire in broker.retained.under(fresh):
             self._deliver(broker, [link], EnvelopeReceived(broker.name, topic, wire, redelivered=True))
 
-    def _break(self, broker: _Broker, node: NodeId, reason: str | None) -> None:
+    def _break(self, broker: _Broker, node: NodeId, reason: str | None, *, farewell: bool = False) -> None:
         """The connection is over; ``reason`` is what the node is told, None if nobody is there to tell."""
         connection = broker.links.pop(node, None)
         if connection is None:
             return
         connection.open = False
         broker.subscriptions.drop(node)
-        self._take_in(broker, None, connection.will)
+        if not farewell:
+            self._take_in(broker, None, connection.will)
         client = self._clients.get(node)
         if reason is not None and client is not None:
             client.post(BrokerLost(broker.name, reason))

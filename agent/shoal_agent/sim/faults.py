@@ -11,7 +11,9 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
+from shoal_agent.core.events import StopRequested
 from shoal_agent.sim import liar
+from shoal_agent.sim.machine import Machine
 from shoal_agent.sim.oracles import Judge
 from shoal_agent.sim.world import World
 from shoal_protocol.ids import NodeId
@@ -26,6 +28,13 @@ ENABLED_SHARE: Final = 0.5
 SILENT_SHARE: Final = 0.3
 """Of crashes: the power goes, and no system is left to reset the connections."""
 ONE_WAY_SHARE: Final = 0.4
+ROLLING_S: Final = (0.5, 2.0)
+"""Between the restarts of two agents."""
+RESTART_S: Final = 0.3
+FLAP_S: Final = (0.1, 2.0)
+DISK_S: Final = (0.01, 0.6)
+"""A card that is worn out, or a disk that spins up."""
+SLOWER: Final = (3.0, 20.0)
 
 
 def crash(world: World, _: Judge, rng: Random) -> End:
@@ -39,12 +48,63 @@ def amnesia(world: World, _: Judge, rng: Random) -> End:
 
 
 def _crash(world: World, rng: Random, *, amnesia: bool) -> End:
-    name = rng.choice(world.names)
+    machine = world.machines[rng.choice(world.names)]
     silent = rng.random() < SILENT_SHARE
-    if not world.machines[name].alive:
+    if not machine.alive:
         return _nothing
-    world.crash(name, silent=silent, amnesia=amnesia)
-    return lambda: world.boot(name)
+    world.crash(machine.name, silent=silent, amnesia=amnesia)
+    return _back(world, machine)
+
+
+def _back(world: World, machine: Machine) -> End:
+    """The machine is switched on again, unless somebody else did that already."""
+    boots = machine.boots
+
+    def end() -> None:
+        if not machine.alive and machine.boots == boots:
+            world.boot(machine.name)
+
+    return end
+
+
+def leave(world: World, _: Judge, rng: Random) -> End:
+    """An operator stops an agent, and starts it again later."""
+    machine = world.machines[rng.choice(world.names)]
+    if not machine.alive:
+        return _nothing
+    machine.post(StopRequested())
+    boots = machine.boots
+
+    def end() -> None:
+        if machine.alive and machine.boots == boots:
+            world.crash(machine.name)  # it hung, or was not done: killed, as a service manager does
+        if not machine.alive and machine.boots == boots:
+            world.boot(machine.name)
+
+    return end
+
+
+def rolling_restart(world: World, _: Judge, rng: Random) -> End:
+    """One agent after the other is restarted, as for an upgrade."""
+    names = rng.sample(world.names, len(world.names))
+    pause_s = rng.uniform(*ROLLING_S)
+    going = [True]
+
+    def restart() -> None:
+        if not going or not names:
+            return
+        machine = world.machines[names.pop()]
+        if machine.alive:
+            world.crash(machine.name)
+            world.agenda.after(RESTART_S, _back(world, machine))
+        world.agenda.after(pause_s, restart)
+
+    def end() -> None:
+        # Who is down at this moment is back within RESTART_S.
+        going.clear()
+
+    restart()
+    return end
 
 
 def pause(world: World, _: Judge, rng: Random) -> End:
@@ -76,26 +136,60 @@ def broker_freeze(world: World, _: Judge, rng: Random) -> End:
     return lambda: world.brokers.thaw(name)
 
 
+def brokers_dead(world: World, _: Judge, __: Random) -> End:
+    """No broker is left."""
+    for name in world.brokers.names:
+        world.brokers.stop(name)
+
+    def end() -> None:
+        for name in world.brokers.names:
+            world.brokers.start(name)
+
+    return end
+
+
 def broker_partition(world: World, _: Judge, rng: Random) -> End:
     """Some nodes do not reach one broker."""
-    name = rng.choice(world.brokers.names)
-    nodes = rng.sample(world.names, rng.randint(1, len(world.names)))
+    return _cut_off(world, rng.choice(world.brokers.names), rng.sample(world.names, rng.randint(1, len(world.names))))
+
+
+def _cut_off(world: World, broker: str, nodes: list[NodeId]) -> End:
     for node in nodes:
-        world.brokers.cut(name, node)
+        world.brokers.cut(broker, node)
 
     def mend() -> None:
         for node in nodes:
-            world.brokers.mend(name, node)
+            world.brokers.mend(broker, node)
 
     return mend
 
 
 def partition(world: World, _: Judge, rng: Random) -> End:
     """The nodes fall into two groups that do not reach each other, or one does not reach the other."""
+    group, others = _groups(world, rng)
+    return _apart(world, group, others, one_way=rng.random() < ONE_WAY_SHARE)
+
+
+def island(world: World, _: Judge, rng: Random) -> End:
+    """The network falls in two: nodes and brokers of one side reach nothing of the other."""
+    group, others = _groups(world, rng)
+    ends = [_apart(world, group, others, one_way=False)]
+    ends += [_cut_off(world, broker, rng.choice((group, others))) for broker in world.brokers.names]
+
+    def end() -> None:
+        for each in ends:
+            each()
+
+    return end
+
+
+def _groups(world: World, rng: Random) -> tuple[list[NodeId], list[NodeId]]:
     group = rng.sample(world.names, rng.randint(1, len(world.names) - 1))
-    one_way = rng.random() < ONE_WAY_SHARE
-    others = [name for name in world.names if name not in group]
-    pairs: list[tuple[NodeId, NodeId]] = [(one, other) for one in group for other in others]
+    return group, [name for name in world.names if name not in group]
+
+
+def _apart(world: World, group: list[NodeId], others: list[NodeId], *, one_way: bool) -> End:
+    pairs = [(one, other) for one in group for other in others]
     if not one_way:
         pairs += [(other, one) for one, other in pairs]
     for source, target in pairs:
@@ -106,6 +200,58 @@ def partition(world: World, _: Judge, rng: Random) -> End:
             world.links.unblock(source, target)
 
     return heal
+
+
+def flapping_link(world: World, _: Judge, rng: Random) -> End:
+    """Two nodes reach each other, and do not, and do."""
+    one, other = rng.sample(world.names, 2)
+    going = [True]
+
+    def down() -> None:
+        if going:
+            heal = _apart(world, [one], [other], one_way=False)
+            world.agenda.after(rng.uniform(*FLAP_S), lambda: up(heal))
+
+    def up(heal: End) -> None:
+        heal()
+        world.agenda.after(rng.uniform(*FLAP_S), down)
+
+    down()
+    return going.clear
+
+
+def slow_disk(world: World, _: Judge, rng: Random) -> End:
+    """Every write of one node takes long."""
+    machine = world.machines[rng.choice(world.names)]
+    machine.disk_s = rng.uniform(*DISK_S)
+
+    def end() -> None:
+        machine.disk_s = 0.0
+
+    return end
+
+
+def slow_host(world: World, _: Judge, rng: Random) -> End:
+    """Somebody else uses the processor of one node."""
+    machine = world.machines[rng.choice(world.names)]
+    factor = rng.uniform(*SLOWER)
+    machine.slower = factor
+
+    def end() -> None:
+        machine.slower = 1.0
+
+    return end
+
+
+def staging_failure(world: World, _: Judge, rng: Random) -> End:
+    """One node cannot open blocks."""
+    machine = world.machines[rng.choice(world.names)]
+    machine.refuses_blocks = True
+
+    def end() -> None:
+        machine.refuses_blocks = False
+
+    return end
 
 
 def _weather(**worse: float) -> "Fault":
@@ -134,11 +280,18 @@ Fault = Callable[[World, Judge, Random], End]
 FAULTS: Final[dict[str, Fault]] = {
     "crash": crash,
     "amnesia": amnesia,
+    "leave": leave,
+    "rolling-restart": rolling_restart,
     "pause": pause,
+    "slow-disk": slow_disk,
+    "slow-host": slow_host,
     "broker-stop": broker_stop,
     "broker-freeze": broker_freeze,
+    "brokers-dead": brokers_dead,
     "broker-partition": broker_partition,
     "partition": partition,
+    "island": island,
+    "flapping-link": flapping_link,
     "message-loss": _weather(message_loss=0.4),
     "duplicates": _weather(duplicate=0.5),
     "reorder": _weather(reorder_s=3.0),

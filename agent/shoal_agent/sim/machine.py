@@ -42,6 +42,8 @@ from shoal_agent.core.effects import (
     UnloadBlocks,
 )
 from shoal_agent.core.events import (
+    BlocksFailed,
+    BlocksLoaded,
     Event,
     FrameReceived,
     ModelAvailable,
@@ -93,6 +95,8 @@ class Surroundings(Protocol):
 
     def send(self, node: NodeId, effect: SendFrame, data: bytes | None) -> None: ...
 
+    def stopped(self, node: NodeId) -> None: ...
+
     def handled(self, machine: "Machine", event: Event, effects: list[Effect]) -> None: ...
 
 
@@ -132,6 +136,10 @@ class Machine:
         self.disk: dict[str, bytes] = {}
         self.disk_s = 0.0
         """How long a write takes."""
+        self.slower = 1.0
+        """Opening and running blocks takes so many times as long: others use the processor."""
+        self.refuses_blocks = False
+        """The engine opens nothing: a disk is full, a file is broken."""
         self.alive = False
         self.paused = False
         self.boots = 0
@@ -317,7 +325,7 @@ class Machine:
     def _perform(self, effect: Effect) -> None:
         device = self.device
         match effect:
-            case Count() | Note() | Accept() | Emit() | Finish() | Reject() | Stop():
+            case Count() | Note() | Accept() | Emit() | Finish() | Reject():
                 # What a client is told and what is counted is the oracles' to judge.
                 return
             case SendFrame():
@@ -333,7 +341,8 @@ class Machine:
             case AdoptIncarnation(incarnation):
                 self.life = incarnation
             case LoadBlocks(span):
-                self.later(device.fetch_s(span) + device.load_s(span), lambda: self._handle(device.load(effect)))
+                took_s = device.fetch_s(span) + device.load_s(span) * self.slower
+                self.later(took_s, lambda: self._handle(self._loaded(effect)))
             case FetchModel():
                 self.later(device.learn_s(), lambda: self._handle(device.learn(effect)))
             case Solve(ticket, problem):
@@ -346,7 +355,7 @@ class Machine:
                 device.close((session, stage))
             case RunStage():
                 device.begin(effect)
-                took_s = device.run_s(effect)
+                took_s = device.run_s(effect) * self.slower
                 self.later(took_s, lambda: self._handle(device.finish(effect, took_s)))
             case CallService():
                 self.later(0.0, lambda: self._handle(device.call(effect)))
@@ -354,5 +363,12 @@ class Machine:
                 self.later(0.0, lambda: device.services.close(service, session))
             case ReleaseTensor(handle):
                 del device.tensors[handle]
+            case Stop():
+                self._around.stopped(self.name)
             case _:
                 assert_never(effect)
+
+    def _loaded(self, effect: LoadBlocks) -> BlocksLoaded | BlocksFailed:
+        if self.refuses_blocks:
+            return BlocksFailed(effect.span, "no space left on device")
+        return self.device.load(effect)

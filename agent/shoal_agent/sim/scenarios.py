@@ -36,11 +36,18 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     ),
     "broker-loss": Scenario("brokers end or hang", ("broker-stop", "broker-freeze")),
     "broker-partition": Scenario("brokers are reached by some", ("broker-partition", "message-loss")),
+    "brokers-dead": Scenario("no broker is left", ("brokers-dead", "crash")),
     "churn": Scenario("nodes crash and come back", ("crash",), bare_nodes=1),
+    "leave": Scenario("agents are stopped and started", ("leave", "rolling-restart")),
     "pause": Scenario("processes are stopped and go on", ("pause",)),
     "partition": Scenario("nodes do not reach each other, in one direction or both", ("partition", "broker-partition")),
+    "island": Scenario("the network falls in two, brokers and links together", ("island", "crash")),
+    "flapping": Scenario("a link comes and goes", ("flapping-link", "frame-loss")),
+    "slow": Scenario(
+        "disks and processors are slow", ("slow-disk", "slow-host")
+    ),
     "drift": Scenario("clocks run 20 % fast or slow", ("crash", "pause", "frame-loss"), drift=DRIFT),
-    "amnesia": Scenario("nodes come back without what they had persisted", ("amnesia", "crash")),
+    "amnesia": Scenario("nodes come back without anything they had persisted", ("amnesia", "crash")),
     "liar-lite": Scenario(
         "brokers forge and replay, peers repeat themselves and mistake the epoch",
         ("forgeries", "repeated-frames", "wrong-epoch", "duplicates"),

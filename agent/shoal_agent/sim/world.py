@@ -216,6 +216,16 @@ class World:
         self.links.detach(name, silent=silent)
         self.brokers.detach(name)
 
+    def stopped(self, name: NodeId) -> None:
+        """A process ended by itself: it said goodbye to its brokers, which keep its will for themselves."""
+        self.agenda.after(0.0, lambda: self._stopped(name))
+
+    def _stopped(self, name: NodeId) -> None:
+        if self.machines[name].alive:
+            self.machines[name].crash(amnesia=False)
+            self.links.detach(name, silent=False)
+            self.brokers.detach(name, farewell=True)
+
     def pause(self, name: NodeId) -> None:
         """SIGSTOP."""
         self.machines[name].pause()
