@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal_agent.core.facts import Standing
 from shoal_agent.core.membership import SILENCE_S, Membership
 from shoal_protocol.ids import Incarnation, Instant, NodeId
 from shoal_protocol.messages import Heartbeat, NodePhase, NodeState
@@ -90,3 +91,36 @@ def test_peers_come_by_their_name():
     merged(table, 1, 1, node=TWO)
     merged(table, 1, 1, node=ONE)
     assert [peer.node for peer in table.peers()] == [ONE, TWO]
+
+
+@pytest.mark.parametrize(
+    ("standing", "present"),
+    [
+        (Standing.ALIVE, True),
+        (Standing.SLOW, True),
+        (Standing.MQTT_LOST, True),
+        (Standing.LINK_LOST, False),
+        (Standing.SUSPECT, False),
+        (Standing.DEAD, False),
+        (Standing.LEFT, False),
+    ],
+)
+def test_what_the_watch_found_goes_before_what_was_heard(standing, present):
+    table = Membership()
+    merged(table, 1, 1)
+    table.stand(ONE, standing)
+    assert table.standing(ONE) is standing
+    assert table.present(ONE, Instant(START + 100.0)) is present
+    table.stand(ONE, Standing.UNKNOWN)
+    assert table.present(ONE, START)
+    assert not table.present(ONE, Instant(START + 100.0))
+
+
+def test_what_others_kept_makes_nobody_present():
+    table = Membership()
+    assert table.merge(ONE, Incarnation(1), record(1), START, fresh=False)
+    assert not table.present(ONE, START)
+    table.heard(ONE, Incarnation(1), Heartbeat(1, 1), START)
+    assert table.present(ONE, START)
+    table.merge(ONE, Incarnation(1), record(2), Instant(START + 60), fresh=False)
+    assert not table.present(ONE, Instant(START + 60))

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from shoal_agent.core.suspicion import (
     ACCUSERS_MAX,
     CONFIRMATIONS,
-    HEALTH_MAX,
     REFUSED,
     UNANSWERED,
     Span,
@@ -44,7 +43,7 @@ def test_the_formula_is_memberlists(accusers, expected, seconds):
         (UNANSWERED, 1, 0, 3.6 - 3.0 * log(2) / log(3)),
         (UNANSWERED, 2, 0, 0.6),
         (UNANSWERED, 2, 1, 1.2),
-        (UNANSWERED, 0, HEALTH_MAX, 32.4),
+        (UNANSWERED, 0, 8, 32.4),
         (REFUSED, 0, 0, 1.0),
         (REFUSED, 2, 0, 0.3),
         (REFUSED, 9, 2, 0.9),
@@ -54,7 +53,7 @@ def test_the_budget(span, accusers, health, seconds):
     assert timeout_s(span, accusers, CONFIRMATIONS, health) == pytest.approx(seconds)
 
 
-@given(SPANS, st.integers(0, 6), st.integers(0, HEALTH_MAX))
+@given(SPANS, st.integers(0, 6), st.integers(0, 8))
 def test_accusers_hurry_and_sickness_waits(span, expected, health):
     waits = [timeout_s(span, count, expected, health) for count in range(9)]
     assert all(later <= earlier + 1e-9 for earlier, later in pairwise(waits))

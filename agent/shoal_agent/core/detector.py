@@ -16,7 +16,7 @@ judged from its first beat on. ``sigma`` is at least mean / 8: beats of 1 s +-10
 0.7 s of grace, and are silent after 1.7 s; less would ping peers whose scheduler hiccuped, more would eat the budget of
 3 s from SIGSTOP to DEAD (see ``suspicion``). A peer with jittery arrivals gets longer, but never more than
 ``SILENCE_S_MAX``: a ping in vain costs two small frames, a late one costs every request that waits for the dead.
-A gap above ``INTERVAL_MS_MAX`` is an absence and says nothing about jitter, so it is not learnt.
+A gap above ``INTERVAL_S_MAX`` is an absence and says nothing about jitter, so it is not learnt.
 
 Who is watched is looked at only when the earliest crossing may have come. A beat moves a crossing later, so nothing is
 done about it then; the next look, about 0.6 s on, finds the new earliest one. With beats of 1 s that is one visit
@@ -36,7 +36,7 @@ PRIOR_COUNT: Final = 5
 """Intervals of 1 s assumed of a stranger: enough that its first late beat does not widen sigma tenfold."""
 WINDOW: Final = 100
 """Intervals remembered: a minute and a half, so that yesterday's weather is forgotten."""
-INTERVAL_MS_MAX: Final = 4000
+INTERVAL_S_MAX: Final = 4.0
 """Longer than any jitter we wait for: the peer, or we, were away."""
 SIGMA_FRACTION: Final = 8
 """Sigma is at least the mean divided by this."""
@@ -83,13 +83,24 @@ class Detector:
         """No watched peer becomes silent before this; infinite if nobody is awaited."""
         return self._earliest
 
+    def knows(self, node: NodeId) -> bool:
+        """Whether beats of ``node`` are expected at all."""
+        return node in self._arrivals
+
+    def expect(self, node: NodeId, now: Instant) -> None:
+        """A beat of ``node`` is due within the usual time, though none was heard yet."""
+        self._arrivals[node] = arrivals = _Arrivals(Instant(-inf))
+        arrivals.until = now + _patience_s(arrivals)
+        self._awaited[node] = arrivals
+        self._earliest = min(self._earliest, arrivals.until)
+
     def heard(self, node: NodeId, now: Instant) -> None:
         """A beat of ``node`` came; the first one makes it watched."""
         arrivals = self._arrivals.get(node)
         if arrivals is None:
             self._arrivals[node] = arrivals = _Arrivals(now)
         else:
-            _learn(arrivals, int((now - arrivals.last) * 1000))
+            _learn(arrivals, now - arrivals.last)
             arrivals.last = now
         arrivals.until = until = now + _patience_s(arrivals)
         if node not in self._awaited:
@@ -125,9 +136,10 @@ class Detector:
         self._awaited.pop(node, None)
 
 
-def _learn(arrivals: _Arrivals, interval_ms: int) -> None:
-    if interval_ms > INTERVAL_MS_MAX:
+def _learn(arrivals: _Arrivals, interval_s: float) -> None:
+    if interval_s > INTERVAL_S_MAX:
         return
+    interval_ms = int(interval_s * 1000)
     window = arrivals.window
     if len(window) == WINDOW:
         oldest = window[0]

@@ -7,7 +7,7 @@ they happened. Bytes a peer sent arrive either as ``EnvelopeReceived`` (still se
 
 from dataclasses import dataclass
 
-from shoal_agent.core.facts import CallId, GenerationRequest, ModelFacts, StageSpan, TensorHandle
+from shoal_agent.core.facts import CallId, GenerationRequest, LinkFault, ModelFacts, StageSpan, TensorHandle
 from shoal_agent.core.problem import Infeasible, Split
 from shoal_agent.core.services import Parcel
 from shoal_protocol.headers import Header, ServiceFault
@@ -114,6 +114,7 @@ class PeerLost:
 
     peer: NodeId
     reason: str
+    fault: LinkFault = LinkFault.OTHER
 
 
 @dataclass(frozen=True, slots=True)

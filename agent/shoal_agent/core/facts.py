@@ -5,11 +5,11 @@ goes where and when it is released.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import NewType
 
 from shoal_protocol.headers import Sampling
-from shoal_protocol.ids import DeploymentId, Digest, Epoch, SessionId
+from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, SessionId
 
 TensorHandle = NewType("TensorHandle", int)
 """Key into the shell's tensor table. Whoever receives one owns it and must pass it on or release it."""
@@ -44,6 +44,89 @@ class ModelFacts:
     context_tokens_max: int
     shared_bytes: int = 0
     """What the blocks of one host share: it takes this much once, however many of them it holds."""
+
+
+class LinkFault(StrEnum):
+    """Why a link of the data plane is down."""
+
+    REFUSED = "refused"
+    """The peer's machine answers that nobody listens there."""
+    BROKEN = "broken"
+    """A connection that stood was ended by the other side."""
+    SILENT = "silent"
+    """No answer in time, whatever the reason: paused, gone, unreachable."""
+    OTHER = "other"
+    """Our doing, or a fault in what was said."""
+
+
+class Road(Enum):
+    """How a word of a node came here, hence what it says of the present."""
+
+    BROKER = "broker"
+    """Through a broker, as it was said: its owner lived a moment ago, and a broker has it."""
+    DIRECT = "direct"
+    """In a frame of its owner's own link."""
+    RELAYED = "relayed"
+    """Kept by a broker, or handed on by another node: its owner lived when it said it, whenever that was."""
+
+
+class Standing(StrEnum):
+    """What a node makes of another one's silence."""
+
+    UNKNOWN = "unknown"
+    """Not watched, or never heard in this life of ours."""
+    ALIVE = "alive"
+    SLOW = "slow"
+    """It answers, but late."""
+    LINK_LOST = "link-lost"
+    """It lives, as its words or other nodes tell, but does not answer us directly."""
+    MQTT_LOST = "mqtt-lost"
+    """It answers directly, but its heartbeats do not come over the brokers."""
+    SUSPECT = "suspect"
+    """No sign of it on any road."""
+    DEAD = "dead"
+    LEFT = "left"
+    """It said goodbye."""
+
+
+class Symptom(StrEnum):
+    """Why a standing changed, in one word for machines and people."""
+
+    HEARD = "heard"
+    """A word of its own, or an answer in time."""
+    KILLED = "killed"
+    """Nobody listens where it did."""
+    BROKEN = "broken"
+    """It ended its connection, and does not answer."""
+    PAUSED = "paused"
+    """Connected, and silent."""
+    SILENT = "silent"
+    """Neither connected nor heard."""
+    LATE = "late"
+    LINK = "link"
+    MQTT = "mqtt"
+    GOODBYE = "goodbye"
+
+
+@dataclass(frozen=True, slots=True)
+class StandingChanged:
+    """``node`` is seen in another way. ``silent_s``: since the last sign of it."""
+
+    node: NodeId
+    old: Standing
+    new: Standing
+    why: Symptom
+    silent_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class SelfAccused:
+    """``accuser`` does not hear this node: any fresh word of ours refutes it."""
+
+    accuser: NodeId
+
+
+Watched = StandingChanged | SelfAccused
 
 
 class FinishReason(StrEnum):

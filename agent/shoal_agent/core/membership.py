@@ -4,14 +4,16 @@ Each node owns one capacity record, versioned by itself; merging is "the higher 
 records may arrive in any order, twice, or through several brokers. A heartbeat only refreshes the moment its sender
 was last heard. Nothing that moves a block is decided from this table: it is what everybody *believes*.
 
-A node counts as present while it was heard within ``SILENCE_S``: five heartbeats, so that a lost packet, a broker
-restart or a pause of the Python process does not blink. Telling dead from slow needs probes; that is the failure
-detector's job, which builds on the instants kept here.
+How a node stands (alive, slow, dead, ...) is the watch's finding and only kept here, for whoever must choose a peer. A
+node nobody watches, of another share of the cluster, counts as present while it was heard within ``SILENCE_S``: five
+heartbeats, so that a lost packet, a broker restart or a pause of the Python process does not blink. A record alone
+makes nobody present: it tells something of its owner's past.
 """
 
 from dataclasses import dataclass
 from typing import Final
 
+from shoal_agent.core.facts import Standing
 from shoal_protocol.ids import Incarnation, Instant, NodeId
 from shoal_protocol.messages import Heartbeat, NodePhase, NodeState
 
@@ -19,6 +21,8 @@ SILENCE_S: Final = 5.0
 """Unheard for this long: no longer counted as present."""
 HEARSAY_S: Final = 3600.0
 """A node known only by what others keep of it counts as silent for so long."""
+PRESENT: Final = (Standing.ALIVE, Standing.SLOW, Standing.MQTT_LOST)
+"""Standings of those whom a frame reaches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,7 @@ class Membership:
 
     def __init__(self) -> None:
         self._peers: dict[NodeId, Peer] = {}
+        self._standings: dict[NodeId, Standing] = {}
 
     def merge(
         self, node: NodeId, incarnation: Incarnation, state: NodeState, now: Instant, *, fresh: bool = True
@@ -62,6 +67,17 @@ class Membership:
         self._peers[node] = Peer(node, incarnation, known.state, now)
         return beat.version > known.state.version
 
+    def stand(self, node: NodeId, standing: Standing) -> None:
+        """The watch found this about ``node``; UNKNOWN: it does not watch it."""
+        if standing is Standing.UNKNOWN:
+            self._standings.pop(node, None)
+        else:
+            self._standings[node] = standing
+
+    def standing(self, node: NodeId) -> Standing:
+        """How ``node`` stands."""
+        return self._standings.get(node, Standing.UNKNOWN)
+
     def peer(self, node: NodeId) -> Peer | None:
         """What is known of ``node``."""
         return self._peers.get(node)
@@ -71,6 +87,9 @@ class Membership:
         return tuple(self._peers[node] for node in sorted(self._peers))
 
     def present(self, node: NodeId, now: Instant) -> bool:
-        """Whether ``node`` was heard lately and did not say goodbye."""
+        """Whether a frame to ``node`` may be expected to arrive."""
         peer = self._peers.get(node)
-        return peer is not None and now - peer.heard <= SILENCE_S and peer.state.phase != NodePhase.DISCONNECTED
+        if peer is None or peer.state.phase == NodePhase.DISCONNECTED:
+            return False
+        standing = self.standing(node)
+        return now - peer.heard <= SILENCE_S if standing is Standing.UNKNOWN else standing in PRESENT

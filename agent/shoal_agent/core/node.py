@@ -51,7 +51,7 @@ from shoal_agent.core.outbox import Outbox, Payload
 from shoal_agent.core.staging import Staging
 from shoal_agent.core.story import Story
 from shoal_agent.core.tables import Tables
-from shoal_agent.core.timers import HostDeadline, RequestDeadline, Routine
+from shoal_agent.core.timers import HostDeadline, ProbeDue, RelayDue, RequestDeadline, Routine, SuspicionDue
 from shoal_agent.core.view import NodeView, view_of
 from shoal_agent.core.voice import CoreConfig, Identity, Voice
 from shoal_protocol.codec import decode_plan
@@ -299,6 +299,8 @@ class Node:
                     self._ingress.expired(session, out)
                 case HostDeadline(session, stage):
                     self._host.expired((session, stage), out)
+                case Routine.SILENCE | Routine.PING | ProbeDue() | SuspicionDue() | RelayDue():
+                    continue
                 case _:
                     assert_never(alarm)
 

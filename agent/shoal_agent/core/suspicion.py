@@ -5,10 +5,9 @@ suspicion, and less with everybody who says the same (memberlist's formula; c ac
 
     timeout = (1 + health) * max(min, max - (max - min) * log(c + 1) / log(C + 1))
 
-``health`` is Lifeguard's local health multiplier: 0 is well, up to 8 for a node that lately answered late, was accused
-wrongly or lost half of its peers at once. C is 2, or as many other observers as there are. memberlist scales ``min``
-with log10 N, because gossip takes so long to reach the accused and to bring its answer back; here both are one hop of
-a broker or a link for every N, so it does not appear.
+``health`` is Lifeguard's local health multiplier (see ``health``): 0 is well. C is 2, or as many other observers as
+there are. memberlist scales ``min`` with log10 N, because gossip takes so long to reach the accused and to bring its
+answer back; here both are one hop of a broker or a link for every N, so it does not appear.
 
 The constants follow from what a watcher is to achieve with 5 nodes, heartbeats of 1 s, and three or more observers who
 see the same within a few milliseconds, so that c = C when the timeout matters:
@@ -31,8 +30,6 @@ from typing import Final
 
 from shoal_protocol.ids import Instant, NodeId
 
-HEALTH_MAX: Final = 8
-"""Lifeguard's: a node that is this sick waits nine times as long."""
 CONFIRMATIONS: Final = 2
 """Accusers beside ourselves that settle a matter: three links and three schedulers do not fail together."""
 ACCUSERS_MAX: Final = 16
@@ -55,7 +52,6 @@ REFUSED: Final = Span(0.3, 1.0)
 
 def timeout_s(span: Span, accusers: int, expected: int, health: int) -> float:
     """How long to suspect. ``accusers`` beside ourselves, of ``expected`` who could say the same."""
-    assert 0 <= health <= HEALTH_MAX
     if accusers >= expected:
         return (1 + health) * span.min_s
     share = log(accusers + 1) / log(expected + 1)

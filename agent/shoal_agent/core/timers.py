@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from shoal_protocol.ids import Instant, SessionId
+from shoal_protocol.ids import Instant, NodeId, SessionId
 
 STALE_PER_LIVE_MAX: Final = 2
 """Heap entries per alarm that is set: a sweep then removes at least half, so its cost per alarm is constant."""
@@ -26,6 +26,10 @@ class Routine(Enum):
     HEARTBEAT = "heartbeat"
     RECORD = "record"
     RECORD_SOON = "record-soon"
+    SILENCE = "silence"
+    """Somebody's heartbeat may be overdue."""
+    PING = "ping"
+    """Measure one link of the circle again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,30 @@ class HostDeadline:
     stage: int
 
 
-Alarm = Routine | RequestDeadline | HostDeadline
+@dataclass(frozen=True, slots=True)
+class ProbeDue:
+    """The next step of asking a silent node: ask others too, judge, or ask again."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class SuspicionDue:
+    """A suspected node is dead, unless it was heard."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class RelayDue:
+    """Others wait to hear whether ``node`` answers us; it did not."""
+
+    node: NodeId
+
+
+WatchAlarm = ProbeDue | SuspicionDue | RelayDue
+
+Alarm = Routine | RequestDeadline | HostDeadline | WatchAlarm
 
 
 class Timers:
