@@ -1,0 +1,176 @@
+"""Every message not to be believed, of every kind: it is refused, counted by its reason, and nothing else happens."""
+
+import dataclasses
+from collections import Counter
+
+import msgpack
+import pytest
+
+from shoal_agent.core.effects import Count, Note
+from shoal_protocol.codec import KIND_OF, MESSAGES, encode_message
+from shoal_protocol.envelope import payload_type, seal
+from shoal_protocol.errors import RemoteProtocolError
+from shoal_protocol.ids import ClusterId, Incarnation, Sequence, node_id_of
+from shoal_protocol.limits import CLOCK_SKEW_MS_MAX, ENVELOPE_BYTES_MAX, SHARDS_MAX
+from shoal_protocol.messages import Accused, Heartbeat
+from shoal_protocol.sealing import Ed25519Sealer, pae
+from shoal_protocol.topics import RosterTopic, build, topic_for
+from tests.support.siege import OPERATORS_SAY, Siege
+from tests.support.world import CLUSTER
+
+STRANGER = Ed25519Sealer(b"?" * 32)
+
+
+@pytest.fixture(scope="module")
+def siege():
+    return Siege(99)
+
+
+def signed_anew(wire: bytes, sealer: Ed25519Sealer) -> bytes:
+    statement = msgpack.unpackb(wire)[0]
+    kind = msgpack.unpackb(statement)[2]
+    return msgpack.packb([statement, sealer.sign(pae(payload_type(kind), statement))])
+
+
+def in_longer_form(siege, message) -> bytes:
+    """The same statement with its array's length written in two bytes, and well signed."""
+    statement = msgpack.unpackb(siege.sealed(message))[0]
+    longer = b"\xdc\x00\x09" + statement[1:]
+    assert msgpack.unpackb(longer) == msgpack.unpackb(statement)
+    signature = siege.speaker(message).sign(pae(payload_type(KIND_OF[type(message)]), longer))
+    return msgpack.packb([longer, signature])
+
+
+def of_another_cluster(siege, message) -> bytes:
+    sealer = siege.speaker(message)
+    return seal(
+        sealer,
+        ClusterId("00" * 16),
+        node_id_of(sealer.public_key),
+        Incarnation(1),
+        Sequence(5),
+        60_000,
+        siege.world.wall_ms(),
+        message,
+    )
+
+
+def with_a_longer_body(siege, message) -> bytes:
+    kind, body = encode_message(message)
+    return siege.nonsense(kind, msgpack.packb([*msgpack.unpackb(body), 0]))
+
+
+def without_its_role(siege, message) -> bytes:
+    agent = siege.keys[siege.world.names[0]]
+    return siege.sealed(message, agent if isinstance(message, OPERATORS_SAY) else siege.world.operator)
+
+
+def flipped(wire: bytes) -> bytes:
+    return wire[:-1] + bytes([wire[-1] ^ 1])
+
+
+WIRES = {
+    "forged": (lambda siege, message: signed_anew(siege.sealed(message), STRANGER), "signature"),
+    "mis-signed": (lambda siege, message: flipped(siege.sealed(message)), "signature"),
+    "expired": (
+        lambda siege, message: siege.sealed(message, ttl_ms=1000, age_ms=1001 + CLOCK_SKEW_MS_MAX),
+        "expired",
+    ),
+    "of an earlier life": (lambda siege, message: siege.sealed(message, incarnation=0), "replay"),
+    "of another cluster": (of_another_cluster, "cluster"),
+    "of a stranger": (lambda siege, message: siege.sealed(message, STRANGER), "sender"),
+    "without its role": (without_its_role, "sender"),
+    "truncated": (lambda siege, message: siege.sealed(message)[:-1], "malformed"),
+    "with more behind it": (lambda siege, message: siege.sealed(message) + b"\x00", "malformed"),
+    "in a longer form": (in_longer_form, "malformed"),
+    "with a field too many": (with_a_longer_body, "malformed"),
+    "oversized": (lambda siege, message: siege.sealed(message).ljust(ENVELOPE_BYTES_MAX + 1, b"\x00"), "oversized"),
+}
+LIVES_END = "of an earlier life"
+"""Not for plans that carry their proof: those outlive who said them."""
+
+
+def kinds():
+    return pytest.mark.parametrize("kind", range(len(MESSAGES)), ids=[cls.__name__ for cls in MESSAGES])
+
+
+def place_of(siege, message) -> str:
+    return topic_for(CLUSTER, node_id_of(siege.speaker(message).public_key), message)
+
+
+def refused(siege, wire: bytes, topic: str, reason: str) -> None:
+    """``wire`` on ``topic`` is refused for ``reason``, counted once, and leaves no other trace."""
+    target, now = siege.target, siege.world.now
+    before, counts = target.node.snapshot(now), Counter(target.counts)
+    siege.world.log.clear()
+    siege.target.node.check()
+    siege.hear(wire, topic)
+    assert Counter(target.counts) - counts == Counter({("messages_rejected", reason): 1})
+    after = target.node.snapshot(now)
+    assert Counter(dict(after.rejected)) - Counter(dict(before.rejected)) == Counter({reason: 1})
+    assert dataclasses.replace(after, rejected=()) == dataclasses.replace(before, rejected=())
+    effects = [effect for _, name, effect in siege.world.log if name == target.name]
+    assert effects
+    assert all(isinstance(effect, Count | Note) for effect in effects)
+
+
+@kinds()
+@pytest.mark.parametrize("attack", WIRES)
+def test_what_is_not_to_be_believed_is_refused(siege, kind, attack):
+    make, reason = WIRES[attack]
+    message = siege.messages[kind]
+    if attack == LIVES_END:
+        accepted(siege, message)
+        if type(message).__name__ in ("PlanAnnounced", "Certified", "RecoveryOrdered"):
+            reason = "replay"  # in its own slot, an earlier life is over too
+    refused(siege, make(siege, message), place_of(siege, message), reason)
+
+
+def accepted(siege, message) -> bytes:
+    """``message`` under a new number passes the door."""
+    wire, before = siege.sealed(message), siege.refusals()
+    siege.hear(wire, place_of(siege, message))
+    assert siege.refusals() == before
+    return wire
+
+
+@kinds()
+def test_what_is_right_is_heard_once_and_a_replay_refused(siege, kind):
+    message = siege.messages[kind]
+    wire = accepted(siege, message)
+    refused(siege, wire, place_of(siege, message), "replay")
+    again = siege.sealed(message, sequence=siege._sequence, ttl_ms=60_000)
+    assert again != wire
+    refused(siege, again, place_of(siege, message), "replay")
+
+
+@kinds()
+def test_what_comes_on_another_topic_is_refused(siege, kind):
+    message, other = siege.messages[kind], siege.world.names[2]
+    here = place_of(siege, message)
+    elsewhere = [topic_for(CLUSTER, other, siege.messages[index]) for index in range(len(MESSAGES))]
+    elsewhere += [build(RosterTopic(CLUSTER)), "homeassistant/status", "", here + "/", "x" * 70_000]
+    elsewhere += [topic_for(ClusterId("00" * 16), siege.world.names[0], message)]
+    for topic in elsewhere:
+        if topic != here:
+            refused(siege, siege.sealed(message), topic, "malformed")
+
+
+def test_the_share_in_a_topic_is_nobodys_word():
+    siege = Siege(98)
+    for message in siege.messages[:3]:
+        wire, sender = siege.sealed(message), siege.world.names[0]
+        before = siege.refusals()
+        siege.hear(wire, topic_for(CLUSTER, sender, message, SHARDS_MAX - 1))
+        assert siege.refusals() == before
+
+
+def test_every_reason_there_is_is_met():
+    reasons = {reason for _, reason in WIRES.values()} | {"malformed", "replay"}
+    assert reasons == {cls.reason for cls in RemoteProtocolError.__subclasses__()}
+
+
+def test_the_kinds_are_those_of_the_codec(siege):
+    assert [type(message) for message in siege.messages] == list(MESSAGES)
+    assert isinstance(siege.messages[1], Heartbeat)
+    assert isinstance(siege.messages[9], Accused)

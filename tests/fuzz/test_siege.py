@@ -1,0 +1,99 @@
+"""Nothing a member can send makes a node raise: 200,000 blows of every kind, each reproducible from its seed."""
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from shoal_agent.core.node import Node
+from tests.support.siege import Siege
+
+BLOWS = 400
+"""In one world; an attacker who speaks as a later life of another silences that one, so worlds are short."""
+
+
+def besiege(seed: int, blows: int = BLOWS) -> Siege:
+    siege = Siege(seed)
+    for _ in range(blows):
+        siege.strike()
+    siege.world.run(1.0)
+    return siege
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_node_survives_a_siege(seed):
+    siege = besiege(seed)
+    assert not siege.target.dead
+    assert siege.refusals() > BLOWS // 10
+
+
+@pytest.mark.long
+def test_a_node_survives_two_hundred_thousand_blows():
+    for seed in range(1000, 1000 + 200_000 // BLOWS):
+        assert not besiege(seed).target.dead, seed
+
+
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_node_survives_what_hypothesis_draws(rng):
+    siege = Siege(1)
+    siege.rng = siege.forger.rng = rng
+    for _ in range(6):
+        siege.strike()
+    siege.world.run(1.0)
+
+
+@pytest.mark.long
+@given(st.randoms(use_true_random=False))
+@settings(max_examples=4000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_a_node_survives_whatever_hypothesis_draws(rng):
+    siege = Siege(2)
+    siege.rng = siege.forger.rng = rng
+    for _ in range(6):
+        siege.strike()
+    siege.world.run(1.0)
+
+
+def test_a_siege_is_the_same_each_time():
+    assert besiege(7, 100).target.counts == besiege(7, 100).target.counts
+
+
+def test_every_kind_of_message_and_header_reaches_the_node(monkeypatch):
+    """A siege that is stopped at the door proves nothing about those behind it."""
+    heard, received = set(), set()
+    whole_heard, whole_frame = Node._heard, Node._frame
+
+    def spy_heard(node, envelope, *rest):
+        heard.add(type(envelope.message))
+        return whole_heard(node, envelope, *rest)
+
+    def spy_frame(node, peer, header, *rest):
+        received.add(type(header))
+        return whole_frame(node, peer, header, *rest)
+
+    monkeypatch.setattr(Node, "_heard", spy_heard)
+    monkeypatch.setattr(Node, "_frame", spy_frame)
+    siege = besiege(3)
+    assert heard == {type(message) for message in siege.messages}
+    assert received == {type(header) for header in siege.headers}
+
+
+def test_a_node_that_raises_is_noticed(monkeypatch):
+    def brittle(node, envelope, *rest):
+        raise KeyError(envelope.sender)
+
+    monkeypatch.setattr(Node, "_heard", brittle)
+    with pytest.raises(KeyError):
+        besiege(4)
+
+
+def damage(seed: int) -> None:
+    siege = Siege(seed)
+    for _ in range(BLOWS):
+        siege.damaged_envelope()
+
+
+def test_a_node_that_accepts_what_nobody_signed_is_noticed(monkeypatch):
+    damage(5)
+    monkeypatch.setattr("shoal_protocol.envelope.verify", lambda *_: None)
+    with pytest.raises(AssertionError, match="nobody signed"):
+        damage(5)
