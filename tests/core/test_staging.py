@@ -1,34 +1,23 @@
 from dataclasses import replace
-from itertools import pairwise
 
 import pytest
 
-from shoal_agent.core.effects import Broadcast, Effect, LoadBlocks, Persist, Stop
+from shoal_agent.core.effects import Broadcast, Effect, LoadBlocks, Persist
 from shoal_agent.core.events import (
     BlocksFailed,
     BlocksLoaded,
     EnvelopeReceived,
     ModelAvailable,
     Restored,
-    Sampled,
-    ServicesAvailable,
-    StopRequested,
 )
 from shoal_agent.core.facts import RejectCode
-from shoal_agent.core.gossip import HEARTBEAT_JITTER, HEARTBEAT_S, RECORD_S
+from shoal_agent.core.gossip import REFRESH_S
 from shoal_agent.core.staging import EARLY_REPORTS_MAX
-from shoal_agent.core.tables import RECORD_SPACING_S
-from shoal_agent.core.voice import TTL_MS
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import Envelope, open_envelope
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, digest_of
 from shoal_protocol.messages import (
     DeploymentPhase,
-    Heartbeat,
-    LinkDeath,
-    Load,
-    NodePhase,
-    NodeState,
     PhaseReported,
     Plan,
     PlanAnnounced,
@@ -36,7 +25,7 @@ from shoal_protocol.messages import (
 )
 from tests.support.cell import Cell
 from tests.support.toy import MODEL, toy_tokens
-from tests.support.world import CLUSTER, MEMORY_BYTES, TOY, World, capacity, world_of
+from tests.support.world import CLUSTER, TOY, World, world_of
 
 LOADING, READY, ACTIVE = DeploymentPhase.LOADING, DeploymentPhase.READY, DeploymentPhase.ACTIVE
 
@@ -70,91 +59,6 @@ def started(count: int) -> tuple[World, list[Cell]]:
     world = World(count)
     world.start()
     return world, list(world.cells.values())
-
-
-# --- saying -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_heart_beats_every_second_give_or_take_a_tenth():
-    world, (cell,) = started(1)
-    world.run(60)
-    beats = said(world, cell.name, Heartbeat)
-    gaps = [after - before for (before, _), (after, _) in pairwise(beats)]
-    assert all(
-        HEARTBEAT_S * (1 - HEARTBEAT_JITTER) - 1e-9 <= gap <= HEARTBEAT_S * (1 + HEARTBEAT_JITTER) + 1e-9
-        for gap in gaps
-    )
-    assert len(set(gaps)) > len(gaps) / 2
-    assert [envelope.message.beat for _, envelope in beats] == list(range(1, len(beats) + 1))
-
-
-def test_the_record_is_repeated_and_its_version_grows():
-    world, (cell,) = started(1)
-    world.run(10 * RECORD_S)
-    records = said(world, cell.name, NodeState)
-    assert 10 <= len(records) <= 14
-    assert [envelope.message.version for _, envelope in records] == list(range(1, len(records) + 1))
-    assert said(world, cell.name, Heartbeat)[-1][1].message.version == len(records)
-
-
-def test_a_burst_of_changes_is_said_at_most_twice_a_second():
-    world, (cell,) = started(1)
-    world.run(1)
-    begun = len(said(world, cell.name, NodeState))
-    for number in range(100):
-        cell.post(ServicesAvailable((f"tokenizer:{number}",)))
-        world.run(0.01)
-    world.run(RECORD_SPACING_S)
-    records = said(world, cell.name, NodeState)[begun:]
-    assert 2 <= len(records) <= 3
-    assert records[-1][1].message.services == ("tokenizer:99",)
-
-
-def test_the_record_tells_what_the_node_is():
-    world = world_of(2)
-    name = world.names[0]
-    session = world.ask(name, tokens_max=100)
-    world.run_until(lambda: len(world.cells[name].tokens(session)) == 3)
-    world.cells[name].post(Sampled(capacity(7 * MEMORY_BYTES), Load(500, 1, None, 0, 0), world.wall_ms()))
-    world.cells[name].node._tables.changed(world.now)
-    world.run(RECORD_SPACING_S + 0.01)
-    record = said(world, name, NodeState)[-1][1].message
-    assert record.phase is NodePhase.READY
-    assert (record.capacity.memory_bytes, record.load.cpu_permille) == (7 * MEMORY_BYTES, 500)
-    assert record.models == (MODEL,)
-    assert [(held.deployment, held.first_block, held.last_block) for held in record.hosted] == [(TOY, 0, 3)]
-
-
-def test_a_broadcast_says_how_long_it_is_meant_and_state_stays_with_the_broker():
-    world, (cell,) = started(1)
-    world.deploy()
-    for effect in cell.asked(Broadcast):
-        envelope = open_envelope(effect.wire, world.roster, CLUSTER)
-        lasts = isinstance(envelope.message, NodeState | PhaseReported)
-        assert (effect.retain, effect.at_least_once) == (lasts, lasts)
-        assert effect.expiry_s * 1000 == envelope.ttl_ms == TTL_MS
-
-
-def test_a_last_will_is_still_heard_after_a_year():
-    world, (cell, other) = started(2)
-    topic, wire = cell.node.will("a", 3, world.now)
-    world.sleep(365 * 24 * 3600)
-    other.post(EnvelopeReceived("a", topic, wire))
-    assert open_envelope(wire, world.roster, CLUSTER).message == LinkDeath(3, "a")
-    assert [note.text for note in other.notes] == ["a link broke"]
-    assert rejected(other) == {}
-
-
-def test_a_node_that_stops_says_goodbye_last():
-    world, (cell, other) = started(2)
-    before = len(world.log)
-    cell.post(StopRequested())
-    effects = [effect for _, _, effect in world.log[before:]]
-    assert isinstance(effects[-1], Stop)
-    assert said(world, cell.name, NodeState)[-1][1].message.phase is NodePhase.DISCONNECTED
-    world.run(0.1)
-    (view,) = [peer for peer in other.node.snapshot(world.now).nodes if peer.node == cell.name]
-    assert not view.present
 
 
 # --- who may announce what --------------------------------------------------------------------------------------------
@@ -317,7 +221,7 @@ def test_a_plan_comes_back_from_disk_when_no_broker_has_it():
     world.retained.clear()
     again = world.restart(world.names[1])
     assert again.deployment().plan == cells[0].deployment().plan
-    world.run_until(world.serving, 2 * RECORD_S)
+    world.run_until(world.serving, 2 * REFRESH_S)
     assert world.answer(again.name, world.ask(again.name)) == toy_tokens((1, 2, 3), 8, 8)
     assert len(again.asked(Persist)) == 1, "what was on disk is not written again"
 

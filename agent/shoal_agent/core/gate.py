@@ -37,6 +37,14 @@ class DuplicateEnvelope(Exception):  # noqa: N818 - an outcome, not an error
     """A copy of an accepted envelope that is to be expected: from another broker, or repeated by its own."""
 
 
+class HeardBefore(ReplayedMessage):
+    """A member's word that is not new: a broker repeats it in vain, or the member has forgotten what it said."""
+
+    def __init__(self, envelope: Envelope, why: str) -> None:
+        super().__init__(why)
+        self.envelope = envelope
+
+
 Opener = Callable[[bytes, str | None, TrustedRoster, ClusterId], Envelope]
 """The member's word that the bytes are, if it may come on that topic (None: that does not matter), or
 RemoteProtocolError."""
@@ -76,10 +84,10 @@ class Gate:
         check_age(envelope, wall_ms, known_sender=self._replay.knows(envelope.sender))
         try:
             self._replay.accept(envelope)
-        except ReplayedMessage:
+        except ReplayedMessage as fault:
             if arrival.redelivered:
                 raise DuplicateEnvelope from None
-            raise
+            raise HeardBefore(envelope, str(fault)) from fault
         self._remember(wire, arrival.broker)
         return envelope
 
@@ -106,4 +114,4 @@ class Gate:
         self._young_bytes += len(wire)
 
 
-__all__ = ["DuplicateEnvelope", "Gate", "Opener", "RemoteProtocolError", "open_addressed"]
+__all__ = ["DuplicateEnvelope", "Gate", "HeardBefore", "Opener", "RemoteProtocolError", "open_addressed"]

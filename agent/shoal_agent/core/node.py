@@ -11,6 +11,7 @@ are nonsense are counted and dropped. The same class runs in the agent and in th
 node's clients, ``host`` serves the stages this node holds; everything below them only calculates.
 """
 
+from collections.abc import Iterator
 from random import Random
 from typing import assert_never
 
@@ -43,8 +44,8 @@ from shoal_agent.core.events import (
     StopRequested,
     TimePassed,
 )
-from shoal_agent.core.gate import DuplicateEnvelope, Gate, Opener, open_addressed
-from shoal_agent.core.gossip import Gossiper
+from shoal_agent.core.gate import DuplicateEnvelope, Gate, HeardBefore, Opener, open_addressed
+from shoal_agent.core.gossip import Fact, Forked, Gossiper, Reborn, Relayed
 from shoal_agent.core.host import Host
 from shoal_agent.core.ingress import Ingress
 from shoal_agent.core.outbox import Outbox, Payload
@@ -79,8 +80,19 @@ from shoal_protocol.headers import (
     SessionRefused,
     Token,
 )
-from shoal_protocol.ids import Instant, NodeId, digest_of
-from shoal_protocol.messages import Heartbeat, LinkDeath, NodePhase, NodeState, PhaseReported, PlanAnnounced
+from shoal_protocol.ids import DeploymentId, Epoch, Instant, NodeId, digest_of
+from shoal_protocol.messages import (
+    Ack,
+    Head,
+    Heartbeat,
+    LinkDeath,
+    NodePhase,
+    NodeState,
+    PhaseReported,
+    PlanAnnounced,
+    Syn,
+    SynAck,
+)
 
 
 class Node:
@@ -95,7 +107,8 @@ class Node:
         self._gate = Gate(config.cluster, identity.node, identity.roster, opener)
         self._calls = Calls(identity.node)
         tables = self._tables
-        self._gossip = Gossiper(config, tables, self._voice, rng)
+        self._announced = _Announced()
+        self._gossip = Gossiper(config, tables, self._voice, self._gate, self._announced, rng)
         self._staging = Staging(tables, self._voice)
         self._host = Host(identity.node, tables.tenures, tables.models, config.kv_bytes_max, tables.timers)
         self._ingress = Ingress(identity.node, tables.tenures, tables.membership, self._calls, tables.timers)
@@ -156,6 +169,7 @@ class Node:
                 self._peer_lost(event.peer, out)
             case PeerConnected():
                 out.count("links_opened", "data")
+                self._gossip.linked(event.peer, up=True)
             case PeerMisbehaved():
                 self._misbehaved(event, out)
             case BrokerConnected() | BrokerLost():
@@ -181,6 +195,7 @@ class Node:
         match event:
             case Sampled():
                 self._voice.sense(event, now)
+                self._gossip.sensed(self._host.session_count, self._host.kv_bytes, now)
             case ModelAvailable():
                 self._staging.model_available(event.facts, now, out)
             case ModelMissing(model, reason):
@@ -222,12 +237,14 @@ class Node:
                 answer = self._calls.result(peer, header, payload)
                 if answer is not None:
                     self._answered(answer, now, out)
+            case Gossip(topic):
+                if isinstance(payload, bytes):
+                    self._envelope(EnvelopeReceived(f"peer:{peer}", topic, payload), now, out)
             case (
                 Hello()
                 | Credit()
                 | Probe()
                 | ProbeAnswered()
-                | Gossip()
                 | Ping()
                 | PingAnswered()
                 | PingRequested()
@@ -253,30 +270,52 @@ class Node:
     def _envelope(self, event: EnvelopeReceived, now: Instant, out: Outbox) -> None:
         try:
             envelope = self._gate.open(event, self._voice.wall_ms(now))
-            if envelope.sender != self._node:
-                self._heard(envelope, event.wire, now, out)
+            self._heard(envelope, event.wire, now, out, fresh=not event.redelivered)
         except DuplicateEnvelope:
-            out.count("messages_duplicate", event.broker)
+            out.count("messages_duplicate", event.broker.partition(":")[0])
+        except HeardBefore as fault:
+            self._reject(fault, event.topic, out)
+            self._learn(self._gossip.replayed(fault.envelope, event.wire, now, out), now, out)
         except RemoteProtocolError as fault:
-            self._tables.rejected[fault.reason] += 1
-            out.count("messages_rejected", fault.reason)
-            out.note("warning", "message rejected", why=fault.reason, detail=str(fault), topic=event.topic[:200])
+            self._reject(fault, event.topic, out)
 
-    def _heard(self, envelope: Envelope, wire: bytes, now: Instant, out: Outbox) -> None:
-        """A verified envelope from somebody else."""
+    def _reject(self, fault: RemoteProtocolError, topic: str, out: Outbox) -> None:
+        self._tables.rejected[fault.reason] += 1
+        out.count("messages_rejected", fault.reason)
+        out.note("warning", "message rejected", why=fault.reason, detail=str(fault), topic=topic[:200])
+
+    def _heard(self, envelope: Envelope, wire: bytes, now: Instant, out: Outbox, *, fresh: bool) -> None:
+        """A verified envelope, from a broker or a link."""
+        facts = self._gossip.heard(envelope, wire, now, out, fresh=fresh)
+        self._learn(facts, now, out)
+        if envelope.sender != self._node:
+            self._act(envelope, wire, now, out)
+
+    def _learn(self, facts: list[Fact], now: Instant, out: Outbox) -> None:
+        """What gossip brought to light."""
+        for fact in facts:
+            match fact:
+                case Relayed(envelope, wire):
+                    self._act(envelope, wire, now, out)
+                case Reborn() | Forked():
+                    out.count("gossip_facts", type(fact).__name__)
+                case _:
+                    assert_never(fact)
+
+    def _act(self, envelope: Envelope, wire: bytes, now: Instant, out: Outbox) -> None:
+        """Somebody else's word, heard or relayed: what follows from it here."""
         message = envelope.message
         match message:
-            case NodeState():
-                if self._tables.membership.merge(envelope.sender, envelope.incarnation, message, now):
-                    out.count("records_merged", "cap")
-            case Heartbeat():
-                self._tables.membership.heard(envelope.sender, envelope.incarnation, message, now)
+            case NodeState() | Heartbeat() | Syn() | SynAck() | Ack():
+                return
             case LinkDeath():
                 out.note("info", "a link broke", node=envelope.sender, broker=message.broker)
             case PhaseReported():
                 self._staging.reported(envelope, message, now, out)
             case PlanAnnounced():
+                self._announced.keep(message, wire)
                 self._staging.adopt(decode_plan(message.plan), digest_of(message.plan), wire, now, out)
+                self._gossip.regroup(out)
             case _:
                 out.count("messages_ignored", type(message).__name__)
 
@@ -284,7 +323,9 @@ class Node:
         try:
             message = self._gate.reopen(event.data).message
             if isinstance(message, PlanAnnounced):
+                self._announced.keep(message, event.data)
                 self._staging.adopt(decode_plan(message.plan), digest_of(message.plan), b"", now, out)
+                self._gossip.regroup(out)
         except RemoteProtocolError as fault:
             out.note("warning", "stored plan refused", name=event.name, why=str(fault))
 
@@ -292,9 +333,17 @@ class Node:
         for alarm in self._tables.timers.due(now):
             match alarm:
                 case Routine.HEARTBEAT:
-                    self._gossip.beat(now, out)
-                case Routine.RECORD | Routine.RECORD_SOON:
+                    self._gossip.beat(0, now, out)
+                case Routine.RECORD_SOON:
+                    self._gossip.freshen(self._host.session_count, self._host.kv_bytes, now, out)
+                case Routine.DRIFT:
+                    self._gossip.publish(self._host.session_count, self._host.kv_bytes, now, out)
+                case Routine.REFRESH:
                     self._publish(now, out)
+                case Routine.EXCHANGE:
+                    self._gossip.round((), now, out)
+                case Routine.PURSUE:
+                    self._gossip.pursue(now, out)
                 case RequestDeadline(session):
                     self._ingress.expired(session, out)
                 case HostDeadline(session, stage):
@@ -319,6 +368,7 @@ class Node:
 
     def _peer_lost(self, peer: NodeId, out: Outbox) -> None:
         out.count("links_lost", "data")
+        self._gossip.linked(peer, up=False)
         self._host.peer_lost(peer, out)
         self._ingress.peer_lost(peer, self._calls.peer_lost(peer), out)
 
@@ -326,3 +376,22 @@ class Node:
         self._tables.rejected[event.reason] += 1
         out.count("peers_misbehaved", event.reason)
         out.note("warning", "peer misbehaved", peer=event.peer or "unknown", why=event.reason)
+
+
+class _Announced:
+    """The chains of plans as long as operators alone announce them: one link each."""
+
+    def __init__(self) -> None:
+        self._wires: dict[DeploymentId, bytes] = {}
+
+    def keep(self, announced: PlanAnnounced, wire: bytes) -> None:
+        """The first plan of a deployment stays."""
+        self._wires.setdefault(decode_plan(announced.plan).deployment, wire)
+
+    def heads(self) -> tuple[Head, ...]:
+        """Genesis is all there is."""
+        return tuple(Head(deployment, Epoch(0)) for deployment in sorted(self._wires))
+
+    def after(self, deployment: DeploymentId, epoch: Epoch | None, now: Instant) -> Iterator[bytes]:  # noqa: ARG002
+        """The genesis, if it is lacking."""
+        return iter([self._wires[deployment]] if epoch is None else [])

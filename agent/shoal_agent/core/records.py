@@ -96,7 +96,7 @@ class Records:
 
     def __init__(self, shard_of: Callable[[NodeId], int], home: int) -> None:
         self._shard_of = shard_of
-        self._home = home
+        self.home = home
         self._owners: dict[NodeId, _Owner] = {}
         self._departed: dict[NodeId, None] = {}
         self._proofs: dict[NodeId, tuple[bytes, bytes]] = {}
@@ -169,7 +169,7 @@ class Records:
         self._touch(owner)
 
     def _touch(self, owner: _Owner) -> None:
-        if owner.shard == self._home:
+        if owner.shard == self.home:
             self._stamped = None
 
     def _prove(self, node: NodeId, one: bytes, other: bytes) -> None:
@@ -177,6 +177,11 @@ class Records:
             self._proofs[node] = (min(one, other), max(one, other))
 
     # --- asking -----------------------------------------------------------------------------------------------------
+
+    def shard_of(self, node: NodeId) -> int:
+        """In which share ``node`` is."""
+        owner = self._owners.get(node)
+        return self._shard_of(node) if owner is None else owner.shard
 
     def proof(self, node: NodeId) -> tuple[bytes, bytes] | None:
         """Two sealed words of ``node`` under one stamp, if it was ever caught."""
@@ -222,12 +227,20 @@ class Records:
                 wires.append(record.wire)
         return tuple(wires)
 
+    def lacks(self, stamps: Iterable[Stamp]) -> bool:
+        """Whether some of ``stamps`` is of a newer word than any this table has of its owner."""
+        for stamp in stamps:
+            latest = self.latest(stamp.node)
+            if latest is None or (stamp.incarnation, stamp.sequence) > (latest[0], latest[1].sequence):
+                return True
+        return False
+
     def root(self, heads: tuple[Head, ...]) -> bytes:
         """The hash of everything of the own share, and of ``heads``, sorted by deployment."""
         if self._stamped is None:
             self._stamped = b"".join(
                 b"%s%s%s" % (node.encode(), owner.incarnation.to_bytes(8), record.sequence.to_bytes(8))
-                for node, owner in self._offered(self._home)
+                for node, owner in self._offered(self.home)
                 for record in owner.records
             )
             self._root = None

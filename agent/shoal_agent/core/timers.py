@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
-from shoal_protocol.ids import Instant, NodeId, SessionId
+from shoal_protocol.ids import DeploymentId, Epoch, Instant, NodeId, SessionId
 
 STALE_PER_LIVE_MAX: Final = 2
 """Heap entries per alarm that is set: a sweep then removes at least half, so its cost per alarm is constant."""
@@ -24,12 +24,26 @@ class Routine(Enum):
     """What a node does over and over."""
 
     HEARTBEAT = "heartbeat"
-    RECORD = "record"
     RECORD_SOON = "record-soon"
+    """The record may have news."""
+    DRIFT = "drift"
+    """Readings have drifted from what the record says."""
+    REFRESH = "refresh"
+    """Say again whatever lasts."""
+    EXCHANGE = "exchange"
+    """Compare with a random peer."""
+    PURSUE = "pursue"
+    """Ask a peer again that had more to give."""
     SILENCE = "silence"
     """Somebody's heartbeat may be overdue."""
     PING = "ping"
     """Measure one link of the circle again."""
+    SETTLE = "settle"
+    """Bring this node's blocks in line with the plans there are."""
+    STEER = "steer"
+    """Ask whether another plan is better."""
+    LEAVE = "leave"
+    """Others had their time to take over: go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +84,35 @@ class RelayDue:
 
 WatchAlarm = ProbeDue | SuspicionDue | RelayDue
 
-Alarm = Routine | RequestDeadline | HostDeadline | WatchAlarm
+
+@dataclass(frozen=True, slots=True)
+class VoteDue:
+    """A voter has waited long enough for ``waited`` (one of AGREE/1's alarms) in ``round``."""
+
+    deployment: DeploymentId
+    epoch: Epoch
+    waited: str
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class WordDue:
+    """Say again what this voter has said about ``deployment``, or begin to vote about it."""
+
+    deployment: DeploymentId
+
+
+@dataclass(frozen=True, slots=True)
+class StagingDue:
+    """Every host of an epoch should be ready."""
+
+    deployment: DeploymentId
+    epoch: Epoch
+
+
+CouncilAlarm = VoteDue | WordDue
+
+Alarm = Routine | RequestDeadline | HostDeadline | StagingDue | WatchAlarm | CouncilAlarm
 
 
 class Timers:

@@ -1,0 +1,66 @@
+"""What is worth saying of oneself: news at once, drift now and then, noise never.
+
+A record is heard by everybody in the share, opened by everybody and kept by everybody, so a node does not publish
+every reading of its sensors. What others must act on is **news**: its phase, where it listens, what it hosts, has and
+can do, whether its operator holds it. What moves all the time has **drifted** when it has moved by 5 % of its full
+scale since it was last told: measured from the last told value, not by rounding both, so that a reading on the edge
+of a step does not flicker.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Final
+
+from shoal_protocol.messages import LinkMeasured, NodeState
+
+STEPS: Final = 20
+"""A reading moves in steps of one in so many of its full scale: 5 %."""
+TEMPERATURE_SCALE: Final = 100_000
+"""Millidegrees between ice and steam: a step is five degrees."""
+RTT_SHARE: Final = 2
+"""A link has drifted when its round trip changed by one part in so many ..."""
+RTT_STEP_US: Final = 500
+"""... and by so much: below this it is the scheduler's noise."""
+
+
+def has_news(told: NodeState, state: NodeState) -> bool:
+    """Whether ``state`` says something that others may have to act on and ``told`` did not."""
+    capacity = replace(state.capacity, disk_free_bytes=told.capacity.disk_free_bytes)
+    like_told = replace(
+        state,
+        version=told.version,
+        capacity=capacity,
+        load=told.load,
+        links=told.links,
+        stage_permille=told.stage_permille,
+    )
+    return like_told != told
+
+
+def has_drifted(told: NodeState, state: NodeState) -> bool:
+    """Whether some reading of ``state`` is a step away from ``told``."""
+    if told.load.session_count != state.load.session_count or _links_drifted(told.links, state.links):
+        return True
+    return any(abs(was - is_now) * STEPS >= scale for was, is_now, scale in _readings(told, state))
+
+
+def _readings(told: NodeState, state: NodeState) -> Iterator[tuple[int, int, int]]:
+    """Each reading as it was told, as it is, and its full scale."""
+    was, is_now, capacity = told.load, state.load, told.capacity
+    yield was.cpu_permille, is_now.cpu_permille, 1000
+    yield was.foreign_permille, is_now.foreign_permille, 1000
+    yield told.stage_permille, state.stage_permille, 1000
+    yield was.memory_available_bytes, is_now.memory_available_bytes, max(1, capacity.memory_total_bytes)
+    yield was.kv_bytes, is_now.kv_bytes, max(1, capacity.memory_bytes)
+    yield capacity.disk_free_bytes, state.capacity.disk_free_bytes, max(1, capacity.disk_free_bytes)
+    if was.temperature_millicelsius is not None and is_now.temperature_millicelsius is not None:
+        yield was.temperature_millicelsius, is_now.temperature_millicelsius, TEMPERATURE_SCALE
+
+
+def _links_drifted(told: tuple[LinkMeasured, ...], links: tuple[LinkMeasured, ...]) -> bool:
+    if [link.peer for link in told] != [link.peer for link in links]:
+        return True
+    return any(
+        abs(was.rtt_us - link.rtt_us) >= max(RTT_STEP_US, was.rtt_us // RTT_SHARE)
+        for was, link in zip(told, links, strict=True)
+    )
