@@ -103,7 +103,7 @@ def test_a_request_without_an_ending_is_open_while_its_life_lasts(scene):
     assert judge.requests.open() == [SESSION]
     assert LIVENESS["drains"](world, judge) == "1 requests have no ending"
     judge.asked(machine, request())
-    judge.requests.book[SESSION].life += 1
+    judge.requests.book[SESSION].boots += 1
     assert judge.requests.open() == []
 
 
@@ -121,7 +121,7 @@ def envelope(scene, *, known=True):
     world, judge, _ = scene
     said = world.said(world.machines[world.names[1]].setup.sealer, Heartbeat(1, 1), 77_000 + known, 0)
     if known:
-        judge.published(world.names[1], said)
+        judge.published(world.names[1], said, 1.0)
     return EnvelopeReceived("broker-0", said.topic, said.wire)
 
 
@@ -148,7 +148,7 @@ def test_members_speak_for_themselves(scene):
     world, judge, _ = scene
     said = world.said(world.machines[world.names[1]].setup.sealer, Heartbeat(1, 1), 1, 0)
     with pytest.raises(AssertionError):
-        judge.published(world.names[0], said)
+        judge.published(world.names[0], said, 1.0)
     assert Ed25519Sealer(bytes(32)).public_key
 
 

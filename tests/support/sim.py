@@ -23,7 +23,7 @@ class Notes:
     def handled(self, seen: Seen) -> None:
         self.steps.append(seen)
 
-    def published(self, node: NodeId, effect: Broadcast) -> None:
+    def published(self, node: NodeId, effect: Broadcast, at_s: float) -> None:
         self.said.append((node, effect))
 
     def asked(self, machine: Machine, request: GenerationRequest) -> None:
@@ -53,7 +53,7 @@ def judged(nodes: int = 3, hosts: int = 2, **options: int) -> tuple[World, Judge
     settings = Settings(1, nodes, hosts, **options)
     judge = Judge(settings.blocks, settings.context_tokens)
     world = World(settings, judge, Trace())
-    judge.begin(world.roster)
+    judge.begin(world)
     return served(world), judge
 
 

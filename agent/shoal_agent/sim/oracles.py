@@ -9,6 +9,7 @@ new rule is a new entry, and every entry has a name, by which a violation is rep
     epoch-fence  no block runs for an activation of an epoch that its host does not hold
     accepted     no node accepts an envelope twice in one life, none that its sender never said, none of an earlier life
     invariants   no node raises, every table of a node agrees with the others, twins of drivers find contracts kept
+    votes, certificates, fence, epochs   what agreement promises (``agreed``)
 """
 
 from collections import deque
@@ -21,14 +22,14 @@ from shoal_agent.core.events import EnvelopeReceived, FrameReceived
 from shoal_agent.core.facts import ChatPrompt, FinishReason, GenerationRequest, TextPrompt
 from shoal_agent.core.services import RenderRequest, unpack
 from shoal_agent.core.view import PeerView
+from shoal_agent.sim.agreed import Agreed
 from shoal_agent.sim.machine import Machine, Seen
 from shoal_agent.sim.toy import toy_tokens
 from shoal_agent.sim.world import TOY, World
-from shoal_protocol.envelope import Envelope, open_envelope
+from shoal_protocol.envelope import Envelope
 from shoal_protocol.headers import Activation
 from shoal_protocol.ids import Epoch, Incarnation, NodeId, SessionId
-from shoal_protocol.messages import NodePhase, PlanAnnounced
-from shoal_protocol.roster import TrustedRoster
+from shoal_protocol.messages import NodePhase, PlanAnnounced, RecoveryOrdered
 
 CALM_S_MAX: Final = 45.0
 """After the last fault everything is well again within this: three and a half periods of repeated records on the
@@ -37,7 +38,8 @@ slowest clock (10 s / 0.8), longer than any request's deadline."""
 RECORDED_MAX: Final = 512
 """Envelopes an attacker keeps: half a minute of a small cluster."""
 
-Life = tuple[NodeId, Incarnation]
+Life = tuple[NodeId, int]
+"""A machine and which of its boots it was: unlike incarnations, boots are never lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class _Asked:
     """One request, where it was asked, and what was answered so far."""
 
     machine: Machine
-    life: Incarnation
+    boots: int
     request: GenerationRequest
     accepted: bool = False
     shown: int = 0
@@ -97,7 +99,7 @@ class Requests:
 
     def asked(self, machine: Machine, request: GenerationRequest) -> None:
         """A client asked."""
-        self.book[request.session] = _Asked(machine, machine.life, request)
+        self.book[request.session] = _Asked(machine, machine.boots, request)
 
     def handled(self, seen: Seen) -> Iterable[tuple[str, str]]:
         for effect in seen.effects:
@@ -137,7 +139,7 @@ class Requests:
         return [
             session
             for session, asked in self.book.items()
-            if asked.ending is None and asked.machine.alive and asked.machine.life == asked.life
+            if asked.ending is None and asked.machine.alive and asked.machine.boots == asked.boots
         ]
 
 
@@ -148,7 +150,7 @@ class EpochFence:
         self._came: dict[tuple[Life, SessionId, int, int], Epoch] = {}
 
     def handled(self, seen: Seen) -> Iterable[tuple[str, str]]:
-        life = (seen.machine.name, seen.machine.life)
+        life = (seen.machine.name, seen.machine.boots)
         if isinstance(seen.event, FrameReceived) and isinstance(seen.event.header, Activation):
             header = seen.event.header
             self._came[life, header.session, header.stage, header.position] = header.epoch
@@ -187,7 +189,7 @@ class Accepted:
         if envelope is None:
             yield "accepted", "an envelope that nobody said"
             return
-        life = (seen.machine.name, seen.machine.life)
+        life = (seen.machine.name, seen.machine.boots)
         if (life, event.wire) in self._passed:
             yield "accepted", f"{type(envelope.message).__name__} of {envelope.sender} twice"
         self._passed[life, event.wire] = True
@@ -205,13 +207,15 @@ class Judge:
     def __init__(self, blocks: int, context_tokens: int) -> None:
         self.requests = Requests(blocks, context_tokens)
         self.accepted = Accepted()
-        self._safety: tuple[Safety, ...] = (self.requests, EpochFence(), self.accepted)
-        self._roster: TrustedRoster | None = None
+        self.agreed = Agreed()
+        self._safety: tuple[Safety, ...] = (self.requests, EpochFence(), self.accepted, self.agreed)
+        self._open: Callable[[Broadcast], Envelope] | None = None
         self.violations: list[Violation] = []
 
-    def begin(self, roster: TrustedRoster) -> None:
-        """The world's members are known."""
-        self._roster = roster
+    def begin(self, world: World) -> None:
+        """The members of the world are known, and those whose word is worth nothing."""
+        self._open = world.opened
+        self.agreed.begin(world)
 
     def handled(self, seen: Seen) -> None:
         """A node took a step."""
@@ -219,12 +223,15 @@ class Judge:
             for name, detail in oracle.handled(seen):
                 self.add(name, seen.at_s, f"{seen.machine.name[:8]}: {detail}")
 
-    def published(self, node: NodeId, effect: Broadcast) -> None:
+    def published(self, node: NodeId, effect: Broadcast, at_s: float) -> None:
         """A member said something."""
-        assert self._roster is not None, "begin() comes first"
-        envelope = open_envelope(effect.wire, self._roster, self._roster.cluster)
+        assert self._open is not None, "begin() comes first"
+        envelope = self._open(effect)
         assert envelope.sender == node, "members speak for themselves"
         self.accepted.published(effect, envelope)
+        if isinstance(envelope.message, PlanAnnounced | RecoveryOrdered):
+            for name, detail in self.agreed.announced(envelope, at_s):
+                self.add(name, at_s, detail)
 
     def asked(self, machine: Machine, request: GenerationRequest) -> None:
         """A client asked."""
@@ -304,5 +311,15 @@ LIVENESS: Final[dict[str, Callable[[World, Judge], str | None]]] = {
 }
 """What must be true in the end; each says what is missing, None if nothing."""
 
-SAFETY: Final = ("requests", "tokens", "epoch-fence", "accepted", "invariants")
+SAFETY: Final = (
+    "requests",
+    "tokens",
+    "epoch-fence",
+    "accepted",
+    "invariants",
+    "votes",
+    "certificates",
+    "fence",
+    "epochs",
+)
 """Names under which a safety violation is reported."""

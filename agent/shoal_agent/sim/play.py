@@ -44,7 +44,7 @@ def play(scenario: str, seed: int, nodes: int, tell: Callable[[str], None] | Non
     judge = Judge(settings.blocks, settings.context_tokens)
     trace = Trace(tell)
     world = World(settings, judge, trace)
-    judge.begin(world.roster)
+    judge.begin(world)
     try:
         _live(world, judge, rules.faults)
     except BrokenWorld as fault:

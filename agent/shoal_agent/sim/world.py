@@ -22,7 +22,7 @@ from shoal_agent.core.events import (
     RequestArrived,
 )
 from shoal_agent.core.facts import GenerationRequest
-from shoal_agent.core.plan import GENESIS_PARENT
+from shoal_agent.core.plan import GENESIS_PARENT, voters_for
 from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_agent.sim.agenda import Agenda
 from shoal_agent.sim.brokers import Brokers
@@ -35,16 +35,19 @@ from shoal_agent.sim.toy import MODEL, toy_facts
 from shoal_agent.sim.trace import Trace
 from shoal_agent.sim.weather import Weather
 from shoal_protocol.codec import encode_plan
-from shoal_protocol.envelope import seal
+from shoal_protocol.envelope import Envelope, seal
 from shoal_protocol.ids import ClusterId, DeploymentId, Epoch, Incarnation, NodeId, Sequence, SessionId, node_id_of
 from shoal_protocol.limits import TTL_MS_MAX
-from shoal_protocol.messages import ControlMessage, Endpoint, Plan, PlanAnnounced, PlanStage
+from shoal_protocol.messages import ControlMessage, Endpoint, Plan, PlanAnnounced, PlanStage, Terms
 from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
 from shoal_protocol.sealing import Ed25519Sealer, Sealer
 from shoal_protocol.topics import topic_for
 
 CLUSTER: Final = ClusterId("5c" * 16)
 TOY: Final = DeploymentId("toy")
+HOME: Final = "home"
+"""The trust zone in which blocks may be hosted."""
+AWAY: Final = "away"
 BOOT_S_MAX: Final = 1.0
 """Machines are switched on within this."""
 SKEW_MS_MAX: Final = 30_000
@@ -66,6 +69,14 @@ class Settings:
     kv_bytes_max: int = 10**9
     bare_nodes: int = 0
     """So many of the last nodes run no light service."""
+    faulty: int = 0
+    """So many voters may lie; the terms of the deployment say so."""
+    liars: int = 0
+    """So many nodes do lie."""
+    outsiders: int = 0
+    """So many of the nodes that host nothing at first are in a zone in which nothing may be hosted."""
+    late: int = 0
+    """So many of the last nodes are switched on when somebody does so."""
     bundle_s: float = 0.0
     """Nodes read their brokers' sockets this often; 0: whenever something comes."""
     check_every: int = 1
@@ -77,7 +88,7 @@ class Witness(Protocol):
 
     def handled(self, seen: Seen) -> None: ...
 
-    def published(self, node: NodeId, effect: Broadcast) -> None: ...
+    def published(self, node: NodeId, effect: Broadcast, at_s: float) -> None: ...
 
     def asked(self, machine: Machine, request: GenerationRequest) -> None: ...
 
@@ -90,6 +101,7 @@ class _Client:
     boots: int
     post: Callable[[BrokerConnected | BrokerLost | EnvelopeReceived], None]
     witness: Witness | None
+    agenda: Agenda
 
     @property
     def alive(self) -> bool:
@@ -103,7 +115,7 @@ class _Client:
         topic, wire = self.machine.node.will(broker, connection, self.machine.now())
         effect = Broadcast(topic, wire, retain=False, at_least_once=True, expiry_s=0)
         if self.witness is not None:
-            self.witness.published(self.machine.name, effect)
+            self.witness.published(self.machine.name, effect, self.agenda.now)
         return effect
 
 
@@ -129,14 +141,24 @@ class World:
         made = [self._machine(index, key) for index, key in enumerate(keys)]
         self.machines = {machine.name: machine for machine in made}
         self.names = list(self.machines)
+        self.liars = tuple(generator(settings.seed, "liars").sample(self.names, settings.liars))
 
     def _found(self, keys: list[Ed25519Sealer]) -> TrustedRoster:
         root = Ed25519Sealer(seed_bytes(f"{self.settings.seed}/root") * 2)
-        agents = [(key, Role.AGENT, key.public_key) for key in keys]
-        members = tuple(
-            Member(node_id_of(key.public_key), key.public_key, (role,), "home", certificate)
-            for key, role, certificate in [*agents, (self._operator, Role.OPERATOR, b"")]
+        settings = self.settings
+        outside = range(settings.hosts, min(settings.hosts + settings.outsiders, settings.nodes))
+        agents = tuple(
+            Member(
+                node_id_of(key.public_key),
+                key.public_key,
+                (Role.AGENT,),
+                AWAY if index in outside else HOME,
+                key.public_key,
+            )
+            for index, key in enumerate(keys)
         )
+        operator = self._operator.public_key
+        members = (*agents, Member(node_id_of(operator), operator, (Role.OPERATOR,), HOME, b""))
         expires_s = WALL_MS // 1000 + 365 * 24 * 3600
         wire = sign_roster(Roster(CLUSTER, 1, expires_s, (root.public_key,), 1, members), [root])
         return TrustedRoster.open(wire, (root.public_key,), 1, WALL_MS // 1000)
@@ -169,12 +191,16 @@ class World:
     def publish(self, node: NodeId, effect: Broadcast) -> None:
         """A node says something to everybody."""
         if self._witness is not None:
-            self._witness.published(node, effect)
+            self._witness.published(node, effect, self.agenda.now)
         self.brokers.publish(node, effect)
 
     def send(self, node: NodeId, effect: SendFrame, data: bytes | None) -> None:
         """A node sends a frame."""
         self.links.send(node, effect.peer, effect.header, data)
+
+    def opened(self, said: Broadcast) -> Envelope:
+        """What a member said."""
+        return self._opener(said.wire, said.topic, self.roster, CLUSTER)
 
     def listen(self, node: NodeId) -> None:
         """A node hears other shards than before."""
@@ -193,9 +219,13 @@ class World:
         """Machines that run, paused ones included."""
         return [machine for machine in self.machines.values() if machine.alive]
 
+    def honest(self) -> list[Machine]:
+        """Those of them who do not lie."""
+        return [machine for machine in self.living() if machine.name not in self.liars]
+
     def start(self) -> None:
         """Switch everything on, not all at once."""
-        for index, name in enumerate(self.names):
+        for index, name in enumerate(self.names[: len(self.names) - self.settings.late]):
             delay_s = generator(self.settings.seed, "boot", index).uniform(0.0, BOOT_S_MAX)
             self.agenda.after(delay_s, self._booter(name))
         self.run(2 * BOOT_S_MAX)
@@ -208,7 +238,7 @@ class World:
         machine = self.machines[name]
         machine.boot()
         self.links.attach(name, machine)
-        self.brokers.attach(name, _Client(machine, machine.boots, machine.post, self._witness))
+        self.brokers.attach(name, _Client(machine, machine.boots, machine.post, self._witness, self.agenda))
 
     def crash(self, name: NodeId, *, silent: bool = False, amnesia: bool = False) -> None:
         """A life ends: kill -9, or ``silent`` as when the power goes; ``amnesia`` takes what it had persisted."""
@@ -242,11 +272,20 @@ class World:
         count, hosts = self.settings.blocks, self.hosts()
         edges = [round(index * count / len(hosts)) for index in range(len(hosts) + 1)]
         stages = tuple(PlanStage(host, edges[index], edges[index + 1] - 1) for index, host in enumerate(hosts))
-        plan = Plan(TOY, Epoch(0), GENESIS_PARENT, MODEL, self.settings.context_tokens, stages)
+        plan = Plan(
+            TOY,
+            Epoch(0),
+            GENESIS_PARENT,
+            MODEL,
+            self.settings.context_tokens,
+            stages,
+            Terms(zones=(HOME,), faulty=self.settings.faulty),
+            voters_for(TOY, hosts, self.names, self.settings.faulty),
+        )
         self._announced += 1
         effect = self.said(self._operator, PlanAnnounced(encode_plan(plan)), self._announced, 0)
         if self._witness is not None:
-            self._witness.published(node_id_of(self._operator.public_key), effect)
+            self._witness.published(node_id_of(self._operator.public_key), effect, self.agenda.now)
         self.brokers.publish(None, effect)
 
     def said(self, key: Sealer, message: ControlMessage, sequence: int, ago_ms: int) -> Broadcast:
