@@ -180,8 +180,8 @@ class Watch:
         """It lives: it said something just now."""
         if sight.standing in (Standing.SUSPECT, Standing.DEAD):
             # Find out at once what that was.
-            sight.refusal_void = sight.refused_at > 0.0
             self._asking.arm(sight, now)
+        sight.refusal_void = sight.refused_at > 0.0
         self._verdicts.lives(sight, now)
         new = sight.after_word(road, now, broker_up=self._verdicts.broker_up)
         why = Symptom.MQTT if new is Standing.MQTT_LOST else Symptom.HEARD
