@@ -59,7 +59,7 @@ from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_agent.sim.agenda import Agenda
 from shoal_agent.sim.devices import Device
 from shoal_agent.sim.solutions import solution
-from shoal_agent.sim.toy import NAMES
+from shoal_agent.sim.toy import NAMES, REFERENCE_MACS_PER_S
 from shoal_protocol.headers import Activation, Header
 from shoal_protocol.ids import Incarnation, Instant, NodeId
 from shoal_protocol.messages import Capacity, Load
@@ -68,6 +68,7 @@ from shoal_protocol.topics import agent_filters, home_shard
 
 WALL_MS: Final = 1_700_000_000_000
 """Unix time at which every world begins."""
+BOAST: Final = 1000
 SAMPLE_S: Final = 5.0
 """Sensors are read this often, on the machine's own clock, as the agent does."""
 
@@ -114,6 +115,10 @@ class Setup:
     """How far its wall clock is off."""
     has_services: bool
     memory_bytes: int
+    speed: float
+    """Of its device, as a fraction of the machine that measured the package."""
+    boasts: bool
+    """It says it is a thousand times as fast, and opens no block."""
     opener: Opener
     """How its gate opens envelopes: a world shares what comes out."""
     check_every: int
@@ -214,6 +219,10 @@ class Machine:
         self._latest = Instant(max(self._latest, self.setup.origin_s + self._agenda.now * self.setup.rate))
         return self._latest
 
+    def wall_ms(self) -> int:
+        """What its wall clock says."""
+        return WALL_MS + self.setup.skew_ms + int(self._agenda.now * 1000)
+
     def later(self, delay_s: float, act: Callable[[], None]) -> None:
         """``act`` after ``delay_s`` of this machine's clock, if this life lasts; late if it is paused then."""
         boots = self.boots
@@ -255,9 +264,11 @@ class Machine:
         self._handle(TimePassed())
 
     def _sample(self) -> None:
-        wall_ms = WALL_MS + self.setup.skew_ms + int(self._agenda.now * 1000)
         memory = self.setup.memory_bytes
-        self.post(Sampled(Capacity(1, memory, memory, 10**9, 10**9, ("CPU",)), Load(0, 10**9, None, 0, 0), wall_ms))
+        macs = int(REFERENCE_MACS_PER_S * self.setup.speed * (BOAST if self.setup.boasts else 1))
+        taken = 1000 - int(1000 / self.slower)
+        load = Load(taken, memory, None, 0, 0, taken)
+        self.post(Sampled(Capacity(1, memory, memory, 10**9, macs, ("CPU",)), load, self.wall_ms()))
         self.later(SAMPLE_S, self._sample)
 
     # --- events and effects ---------------------------------------------------------------------------------------
@@ -369,6 +380,6 @@ class Machine:
                 assert_never(effect)
 
     def _loaded(self, effect: LoadBlocks) -> BlocksLoaded | BlocksFailed:
-        if self.refuses_blocks:
+        if self.refuses_blocks or self.setup.boasts:
             return BlocksFailed(effect.span, "no space left on device")
         return self.device.load(effect)

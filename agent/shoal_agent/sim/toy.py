@@ -19,6 +19,7 @@ from shoal_protocol.ids import SessionId, digest_of
 MODEL: Final = digest_of(b"toy model")
 EOS: Final = 256
 VOCABULARY: Final = 257
+REFERENCE_MACS_PER_S: Final = 10**9
 MODULUS: Final = (1 << 61) - 1
 GREEDY: Final = Sampling(0.0, 0, 1.0, 1.0, 0, -1)
 NAMES: Final = tuple(services.service_name(kind, MODEL) for kind in ServiceKind)
@@ -27,7 +28,7 @@ NAMES: Final = tuple(services.service_name(kind, MODEL) for kind in ServiceKind)
 def toy_facts(blocks: int = 8, context: int = 512, kv: int = 64) -> ModelFacts:
     """A model of ``blocks`` equal blocks."""
     block = BlockFacts(1000, kv, 100, 1000, 8)
-    return ModelFacts(MODEL, "toy", (block,) * blocks, 10**9, context)
+    return ModelFacts(MODEL, "toy", (block,) * blocks, REFERENCE_MACS_PER_S, context)
 
 
 def toy_blocks(hidden: int, first: int, last: int, memory: dict[int, int]) -> int:

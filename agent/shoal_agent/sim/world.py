@@ -33,9 +33,11 @@ from shoal_agent.sim.opening import Openings
 from shoal_agent.sim.seeds import generator, seed_bytes
 from shoal_agent.sim.toy import MODEL, toy_facts
 from shoal_agent.sim.trace import Trace
+from shoal_agent.sim.traitor import Mask, Pairs, Traitor
 from shoal_agent.sim.weather import Weather
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import Envelope, seal
+from shoal_protocol.headers import Gossip
 from shoal_protocol.ids import ClusterId, DeploymentId, Epoch, Incarnation, NodeId, Sequence, SessionId, node_id_of
 from shoal_protocol.limits import TTL_MS_MAX
 from shoal_protocol.messages import ControlMessage, Endpoint, Plan, PlanAnnounced, PlanStage, Terms
@@ -48,6 +50,8 @@ TOY: Final = DeploymentId("toy")
 HOME: Final = "home"
 """The trust zone in which blocks may be hosted."""
 AWAY: Final = "away"
+BOASTING_SHARE: Final = 0.5
+"""Of the liars."""
 BOOT_S_MAX: Final = 1.0
 """Machines are switched on within this."""
 SKEW_MS_MAX: Final = 30_000
@@ -138,10 +142,21 @@ class World:
         self._announced = 0
         self._opener = Openings()
         self.roster = self._found(keys)
+        self.names = [node_id_of(key.public_key) for key in keys]
+        self.liars = tuple(generator(settings.seed, "liars").sample(self.names, settings.liars))
         made = [self._machine(index, key) for index, key in enumerate(keys)]
         self.machines = {machine.name: machine for machine in made}
-        self.names = list(self.machines)
-        self.liars = tuple(generator(settings.seed, "liars").sample(self.names, settings.liars))
+        self._traitors = self._corrupt()
+
+    def _corrupt(self) -> dict[NodeId, Traitor]:
+        pairs, traitors = Pairs(), {}
+        for name in self.liars:
+            machine = self.machines[name]
+            mask = Mask(name, machine.setup.sealer, CLUSTER, lambda m=machine: m.life, lambda m=machine: m.wall_ms())
+            traitors[name] = Traitor(mask, self.names, self, pairs, generator(self.settings.seed, "liar", name))
+        for name, traitor in traitors.items():
+            traitor.friends = [friend for other, friend in traitors.items() if other != name]
+        return traitors
 
     def _found(self, keys: list[Ed25519Sealer]) -> TrustedRoster:
         root = Ed25519Sealer(seed_bytes(f"{self.settings.seed}/root") * 2)
@@ -167,6 +182,8 @@ class World:
         settings = self.settings
         rng = generator(settings.seed, "node", index)
         facts = toy_facts(settings.blocks, settings.context_tokens)
+        speed = rng.uniform(0.05, 1.0)
+        name = node_id_of(key.public_key)
         setup = Setup(
             CoreConfig(CLUSTER, Endpoint("127.0.0.1", 1000 + index), "", settings.kv_bytes_max, "sim"),
             key,
@@ -175,11 +192,11 @@ class World:
             skew_ms=rng.randint(-SKEW_MS_MAX, SKEW_MS_MAX),
             has_services=index < settings.nodes - settings.bare_nodes,
             memory_bytes=10**9,
+            speed=speed,
+            boasts=name in self.liars and generator(settings.seed, "boasts", index).random() < BOASTING_SHARE,
             opener=self._opener,
             check_every=settings.check_every,
         )
-        speed = rng.uniform(0.05, 1.0)
-        name = node_id_of(key.public_key)
 
         def identity(life: Incarnation) -> Identity:
             return Identity(name, life, key, self.roster)
@@ -190,13 +207,29 @@ class World:
 
     def publish(self, node: NodeId, effect: Broadcast) -> None:
         """A node says something to everybody."""
+        traitor = self._traitors.get(node)
+        if traitor is None or not traitor.speaks(effect):
+            self.tell_all(node, effect)
+
+    def tell_all(self, node: NodeId, effect: Broadcast) -> None:
+        """What a node says to everybody reaches the brokers."""
         if self._witness is not None:
             self._witness.published(node, effect, self.agenda.now)
         self.brokers.publish(node, effect)
 
     def send(self, node: NodeId, effect: SendFrame, data: bytes | None) -> None:
         """A node sends a frame."""
+        traitor = self._traitors.get(node)
+        if traitor is not None and traitor.repeats(effect):
+            return
         self.links.send(node, effect.peer, effect.header, data)
+
+    def tell(self, node: NodeId, peer: NodeId, effect: Broadcast) -> None:
+        """A liar says something to one node."""
+        if self._witness is not None:
+            self._witness.published(node, effect, self.agenda.now)
+        if self.machines[node].alive:
+            self.links.send(node, peer, Gossip(effect.topic), effect.wire)
 
     def opened(self, said: Broadcast) -> Envelope:
         """What a member said."""
