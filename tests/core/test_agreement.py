@@ -10,7 +10,7 @@ import pytest
 from shoal_agent.core import agreement
 from shoal_agent.core.agreement import ROUNDS_KEPT, Agreement
 from shoal_agent.core.ballots import NO_ROUND, Memory, Proposal, Vote
-from shoal_agent.core.motions import Alarm, Arm, Cast, Decided, Equivocated, Judge, Propose, Remember, Step
+from shoal_agent.core.motions import Alarm, Arm, Cast, Decided, Judge, Propose, Remember, Step
 from shoal_agent.core.patience import PAUSE_S_MAX, PROPOSE_GROWTH_S, PROPOSE_S, VOTE_S
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import VoteKind
@@ -161,12 +161,12 @@ def test_more_voters_than_may_lie_pull_the_others_along():
     assert node.round == 7
 
 
-def test_two_ballots_of_one_voter_are_evidence_and_count_for_both():
-    node, _ = voter(me=A, faulty=1, voters=(A, B, C, D))
-    node.voted(B, prevote(0, X))
-    assert node.voted(B, prevote(0, X)) == []
-    assert node.voted(B, prevote(0, Y)) == [Equivocated(B, prevote(0, X), prevote(0, Y))]
-    assert node.voted(B, prevote(0, None)) == [], "a third adds nothing"
+def test_two_ballots_of_one_voter_count_for_both():
+    node, _ = voter(me=A, voters=(A, B, C))
+    hears(node, A, Proposal(0, X, NO_ROUND))
+    for value in (Y, X):
+        node.voted(B, precommit(0, value))
+    assert node.voted(C, precommit(0, X))[-1] == Decided(X, 0, (B, C))
 
 
 def test_the_votes_of_the_round_before_are_repeated_for_those_still_in_it():
@@ -361,7 +361,7 @@ def test_an_old_proof_is_kept_for_the_proposal_that_names_it():
 
 
 @pytest.mark.parametrize(
-    ("voters", "faulty", "liars", "seeds"), [(3, 0, 0, 400), (5, 0, 0, 200), (7, 0, 0, 60), (4, 1, 1, 60), (7, 2, 2, 8)]
+    ("voters", "faulty", "liars", "seeds"), [(3, 0, 0, 200), (5, 0, 0, 100), (7, 0, 0, 40), (4, 1, 1, 60), (7, 2, 2, 6)]
 )
 def test_within_the_fault_model_all_decide_the_same(voters, faulty, liars, seeds):
     assert undecided(range(seeds), voters, faulty, liars) == []
@@ -377,12 +377,6 @@ def test_without_faults_one_round_is_enough():
         world = World(seed, 4, 1, faults=False).run()
         assert {done.round for done in world.decided.values()} == {0}
         assert world.now < PROPOSE_S
-
-
-def test_liars_are_caught():
-    worlds = [World(seed, 4, 1, 1).run() for seed in range(10)]
-    assert all(world.evidence <= world.liars for world in worlds)
-    assert any(world.evidence for world in worlds)
 
 
 def test_one_vote_fewer_than_a_quorum_is_noticed(monkeypatch):

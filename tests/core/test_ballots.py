@@ -8,13 +8,10 @@ A, B = NodeId("a" * 32), NodeId("b" * 32)
 X, Y = Digest(b"x" * 32), Digest(b"y" * 32)
 
 
-def test_a_second_ballot_is_answered_with_the_first_and_both_count():
+def test_both_ballots_of_a_liar_count_and_a_third_does_not():
     box = Ballots()
-    first, second = Vote(VoteKind.PREVOTE, 3, X), Vote(VoteKind.PREVOTE, 3, Y)
-    assert box.vote(A, first) is None
-    assert box.vote(A, first) is None
-    assert box.vote(A, second) == first
-    assert box.vote(A, Vote(VoteKind.PREVOTE, 3, None)) is None
+    for value in (X, Y, X, None):
+        box.vote(A, Vote(VoteKind.PREVOTE, 3, value))
     assert box.voters_for(VoteKind.PREVOTE, 3, X) == box.voters_for(VoteKind.PREVOTE, 3, Y) == (A,)
     assert box.voters_for(VoteKind.PREVOTE, 3, None) == ()
     assert box.turnout(VoteKind.PREVOTE, 3) == 1
@@ -33,13 +30,9 @@ def test_kinds_and_rounds_are_counted_apart_and_voters_in_order():
 def test_two_versions_of_a_rounds_proposal_are_kept_and_no_more():
     box = Ballots()
     first, second, third = (Proposal(0, value, NO_ROUND) for value in (X, Y, Digest(b"z" * 32)))
-    assert [box.propose(version) for version in (first, second, third, first)] == [None, first, None, None]
+    for version in (first, second, third, first):
+        box.propose(version)
     assert box.known() == [first, second]
-
-
-def test_one_plan_proposed_with_two_proofs_is_no_contradiction():
-    box = Ballots()
-    assert [box.propose(Proposal(2, X, valid_round)) for valid_round in (NO_ROUND, 1)] == [None, None]
 
 
 def test_rounds_nobody_wants_are_dropped_but_not_who_reached_them():

@@ -10,7 +10,7 @@ from random import Random
 
 from shoal_agent.core.agreement import Agreement
 from shoal_agent.core.ballots import NO_ROUND, Proposal, Vote
-from shoal_agent.core.motions import Arm, Cast, Decided, Equivocated, Judge, Propose, Remember
+from shoal_agent.core.motions import Arm, Cast, Decided, Judge, Propose, Remember
 from shoal_protocol.ids import Digest, NodeId
 from shoal_protocol.messages import VoteKind
 
@@ -32,7 +32,7 @@ class World:
         self.honest = [name for name in self.names if name not in self.liars]
         self.memory = dict.fromkeys(self.names)
         self.nodes, self.lives = {}, dict.fromkeys(self.names, 0)
-        self.decided, self.evidence = {}, set()
+        self.decided = {}
         self.down, self.island = set(), set()
         self.loss = 0.2 if faults else 0.0
         for name in self.honest:
@@ -93,8 +93,6 @@ class World:
                     self.later(0.0, lambda v=value: self.judge(name, v))
                 case Decided():
                     self.decided[name] = fact
-                case Equivocated(voter):
-                    self.evidence.add(voter)
 
     def judge(self, name, value):
         """What a voter thinks of a plan may change from one time to the next."""

@@ -18,7 +18,7 @@ Six rules of the house.
 
 *Durable.* A vote is remembered (``Remember``) before it is cast, so that a restart cannot make a voter say two things.
 
-*Two-tongued.* Who says two things is evidence, and counts for both, which safety survives for up to f of them.
+*Two-tongued.* Who says two things counts for both, which safety survives for up to f of them.
 
 *Validity is each voter's own*, so here it is only asked for (``Judge``), of fresh proposals alone. A plan that a quorum
 prevoted before passes unasked: f + 1 voters or more judged it, and one of them was honest. Asking again would block
@@ -51,7 +51,6 @@ from shoal_agent.core.motions import (
     Arm,
     Cast,
     Decided,
-    Equivocated,
     Fact,
     Judge,
     Propose,
@@ -204,16 +203,14 @@ class Agreement:
         if not 0 <= statement.round < ROUNDS_MAX:
             return
         self._heard.speak(sender, statement.round)
-        if not self._keeps(statement.round):
+        if not self.keeps(statement.round):
             return
         if isinstance(statement, Proposal):
-            other: Proposal | Vote | None = self._heard.propose(statement)
+            self._heard.propose(statement)
         else:
-            other = self._heard.vote(sender, statement)
-        if other is not None:
-            self._out.append(Equivocated(sender, other, statement))
+            self._heard.vote(sender, statement)
 
-    def _keeps(self, round_: int) -> bool:
+    def keeps(self, round_: int) -> bool:
         """Whether ballots of ``round_`` may still matter here."""
         if abs(round_ - self.round) <= ROUNDS_KEPT or round_ in (self._memory.valid_round, self._memory.locked_round):
             return True
@@ -354,7 +351,7 @@ class Agreement:
         self._memory = replace(self._memory, round=round_)
         self._verdicts.clear()
         self._armed.clear()
-        self._heard.forget(self._keeps)
+        self._heard.forget(self.keeps)
         self._step = Step.PROPOSE
         for kind in VoteKind:
             # After a restart in mid-round: what was said stands, so the step is the one after it.

@@ -1,8 +1,8 @@
 """The ballots of an agreement: what can be said in a round, what a voter must not forget of it, and the box.
 
 A voter casts one ballot of each kind in a round, and its proposer names one plan. Who says two things is a liar: both
-are kept and both count, because safety holds for up to f liars whatever they say, and because the pair is the evidence
-against it. A third would add nothing but memory.
+are kept and both count, because safety holds for up to f liars whatever they say, and because two halves of the voters
+may each have heard one of them. A third would add nothing but memory.
 
 What is kept is bounded by rounds: of rounds long past or far ahead the box remembers only that a voter has reached
 them, which is all that a voter needs who must catch up. A decision of such a round comes as a certificate.
@@ -17,7 +17,7 @@ from shoal_protocol.messages import VoteKind
 
 NO_ROUND: Final = -1
 VERSIONS_MAX: Final = 2
-"""Differing statements of one voter that are kept: the second one is the evidence, a third adds nothing."""
+"""Differing statements of one voter that are kept: a liar's two may both be needed to decide, a third never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,21 +84,17 @@ class Ballots:
     votes: dict[tuple[VoteKind, int], dict[NodeId, list[Vote]]] = field(default_factory=dict)
     furthest: dict[NodeId, int] = field(default_factory=dict)
 
-    def propose(self, proposal: Proposal) -> Proposal | None:
-        """Keep a proposal; another one of its round that names another plan, if there was one."""
+    def propose(self, proposal: Proposal) -> None:
+        """Keep a proposal; at most two of a round matter."""
         known = self.proposals.setdefault(proposal.round, [])
-        if proposal in known or len(known) >= VERSIONS_MAX:
-            return None
-        known.append(proposal)
-        return next((each for each in known if each.value != proposal.value), None)
+        if proposal not in known and len(known) < VERSIONS_MAX:
+            known.append(proposal)
 
-    def vote(self, voter: NodeId, vote: Vote) -> Vote | None:
-        """Keep a ballot; the voter's other ballot of the same kind and round, if it cast one."""
+    def vote(self, voter: NodeId, vote: Vote) -> None:
+        """Keep a ballot; at most two of a voter in one round matter."""
         cast = self.votes.setdefault((vote.kind, vote.round), {}).setdefault(voter, [])
-        if vote in cast or len(cast) >= VERSIONS_MAX:
-            return None
-        cast.append(vote)
-        return cast[0] if len(cast) > 1 else None
+        if vote not in cast and len(cast) < VERSIONS_MAX:
+            cast.append(vote)
 
     def speak(self, voter: NodeId, round_: int) -> None:
         """``voter`` is known to have been in ``round_``."""

@@ -10,6 +10,7 @@ from typing import NewType
 
 from shoal_protocol.headers import Sampling
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, SessionId
+from shoal_protocol.messages import Plan
 
 TensorHandle = NewType("TensorHandle", int)
 """Key into the shell's tensor table. Whoever receives one owns it and must pass it on or release it."""
@@ -127,6 +128,82 @@ class SelfAccused:
 
 
 Watched = StandingChanged | SelfAccused
+
+
+class How(StrEnum):
+    """Where the proof of a plan came from."""
+
+    ANNOUNCED = "announced"
+    """An operator's first word."""
+    AGREED = "agreed"
+    """Decided by voters, this node among them."""
+    HEARD = "heard"
+    """Decided by others."""
+    ORDERED = "ordered"
+    """Operators replaced what nobody could change any more."""
+    RESTORED = "restored"
+    """Known to an earlier life of this node."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """``plan`` is the newest proven one of its deployment."""
+
+    plan: Plan
+    digest: Digest
+    how: How
+
+
+@dataclass(frozen=True, slots=True)
+class JudgementWanted:
+    """This node must say whether it can live with ``plan``; who is not sure is asked again until time is over."""
+
+    plan: Plan
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """``peer`` knows newer plans of ``deployment`` than this node: ask it for them."""
+
+    deployment: DeploymentId
+    peer: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class Disputed:
+    """Two plans are proven for one epoch: more voters lie than the terms allow for. The first one stays."""
+
+    deployment: DeploymentId
+    epoch: Epoch
+    held: Digest
+    other: Digest
+
+
+@dataclass(frozen=True, slots=True)
+class Convicted:
+    """``node`` sealed two words that cannot both be honest; this node listens to it no more."""
+
+    node: NodeId
+
+
+Resolved = Adopted | JudgementWanted | Behind | Disputed | Convicted
+"""What comes out of the council."""
+
+
+@dataclass(frozen=True, slots=True)
+class SeatView:
+    """How agreement about one deployment stands here; ``round`` and ``step`` only while this node votes."""
+
+    deployment: DeploymentId
+    epoch: Epoch
+    digest: Digest
+    voter: bool
+    barred: Epoch | None
+    round: int | None = None
+    step: str = ""
+    locked: Digest | None = None
+    pausing: bool = False
 
 
 class FinishReason(StrEnum):

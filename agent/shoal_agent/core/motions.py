@@ -88,13 +88,4 @@ class Decided:
     voters: tuple[NodeId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Equivocated:
-    """``voter`` said two different things of one kind in one round."""
-
-    voter: NodeId
-    first: Proposal | Vote
-    second: Proposal | Vote
-
-
-Fact = Remember | Propose | Cast | Arm | Judge | Decided | Equivocated
+Fact = Remember | Propose | Cast | Arm | Judge | Decided
