@@ -30,6 +30,10 @@ from shoal_protocol.headers import (
     Header,
     Hello,
     OpenSession,
+    Ping,
+    PingAnswered,
+    PingReported,
+    PingRequested,
     Probe,
     ProbeAnswered,
     ServiceCall,
@@ -49,8 +53,10 @@ PAYLOAD_KINDS: Final = frozenset(
 )
 """Kinds that may carry a payload; any other with one is malformed."""
 
-UNMETERED: Final = (Hello, Credit, Probe, ProbeAnswered)
-"""Headers outside flow control: they carry it, or measure whether the link lives. None has a payload."""
+URGENT: Final = (Ping, PingAnswered, PingRequested, PingReported)
+"""Headers by which nodes ask whether they live: they wait for nothing but the rest of a frame that is being written."""
+UNMETERED: Final = (Hello, Credit, Probe, ProbeAnswered, *URGENT)
+"""Headers outside flow control: they carry it, or measure whether the link or the peer lives. None has a payload."""
 
 Payload = bytes | memoryview
 

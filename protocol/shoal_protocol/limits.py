@@ -123,6 +123,8 @@ CREDIT_BYTES_MAX: Final = 2**32 - 1
 """Any one grant of credit: nobody has a reason to let more than this be in flight to it."""
 SEND_QUEUE_FRAMES_MAX: Final = 1024
 """Frames waiting for credit on one connection; beyond it the link counts as lost."""
+URGENT_FRAMES_MAX: Final = 64
+"""Pings and answers waiting on one connection; older ones are dropped, the question will be asked again."""
 SEND_QUEUE_BYTES_MAX: Final = 128 * 1024 * 1024
 """Payloads waiting on one connection: two of the largest; whoever is that far behind will not catch up."""
 LINK_CONNECT_S_MAX: Final = 8.0

@@ -9,7 +9,8 @@ import pytest
 
 from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.events import FrameReceived, PeerConnected, PeerLost, PeerMisbehaved
-from shoal_agent.shell.links import Fault, Pace
+from shoal_agent.shell.faults import Fault
+from shoal_agent.shell.links import Pace
 from shoal_protocol.frames import encode_frame
 from shoal_protocol.headers import (
     Activation,
@@ -17,6 +18,7 @@ from shoal_protocol.headers import (
     CloseSession,
     Credit,
     Hello,
+    Ping,
     Probe,
     ProbeAnswered,
     ServiceCall,
@@ -29,6 +31,7 @@ from shoal_protocol.limits import (
     PAYLOAD_BYTES_MAX,
     SEND_QUEUE_BYTES_MAX,
     SEND_QUEUE_FRAMES_MAX,
+    URGENT_FRAMES_MAX,
 )
 from shoal_protocol.tensors import Dtype
 from tests.support.links import answering, call, person, station, tls_of
@@ -209,6 +212,22 @@ async def test_what_would_fit_does_not_overtake_what_waits(anna, bert):
         await stranger.hear(Activation)
         stranger.say(Credit(6000))
         assert [header.shape[2] for header in await stranger.hear(Activation, 3)] == [1500, 1600, 10]
+
+
+async def test_a_ping_overtakes_what_waits_for_credit(anna, bert):
+    async with station(anna, bert) as here, answering(tls_of(bert, anna).server) as (endpoint, take_call):
+        here.addresses[bert.node] = endpoint
+        for _ in range(3):
+            handle = here.tensors.put(np.zeros((1, 1, 1500), np.float32))
+            here.plane.send(SendFrame(bert.node, activation(1500), handle))
+        for nonce in range(2 * URGENT_FRAMES_MAX):
+            here.plane.send(SendFrame(bert.node, Ping(nonce), None))
+        stranger = await take_call()
+        stranger.hello(bert.node, credit_bytes=10_000)
+        pings = await stranger.hear(Ping, URGENT_FRAMES_MAX)
+        assert pings[-1].nonce == 2 * URGENT_FRAMES_MAX - 1, "those dropped are the older ones"
+        assert len([frame for frame in stranger.frames if isinstance(frame.header, Activation)]) <= 1
+        assert here.plane._outgoing[bert.node]._sending.in_flight < 10_000, "a ping takes no credit"
 
 
 async def test_a_larger_grant_than_ours_is_not_used(anna, bert):

@@ -20,7 +20,9 @@ import numpy as np
 
 from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.events import FrameReceived, PeerConnected, PeerLost, PeerMisbehaved
-from shoal_agent.shell.links import Fault, Here, Link, Pace
+from shoal_agent.core.facts import LinkFault
+from shoal_agent.shell.faults import Fault, link_fault_of
+from shoal_agent.shell.links import Here, Link, Pace
 from shoal_agent.shell.ports import ContentHeader, ContentPeer, Post, TensorTable
 from shoal_agent.shell.sockets import port_of
 from shoal_agent.shell.tls import DataTls
@@ -165,7 +167,8 @@ class DataPlane:
             link.end(f"handshake failed: {fault.reason}")
         except (OSError, ValueError, OverflowError) as fault:
             # The address is the peer's word: it may name no host, no port, or nobody.
-            link.end(f"{endpoint.host}:{endpoint.port}: {str(fault) or type(fault).__name__}")
+            reason = f"{endpoint.host}:{endpoint.port}: {str(fault) or type(fault).__name__}"
+            link.end(reason, link_fault_of(fault))
 
     async def _accept(self) -> None:
         while True:
@@ -259,7 +262,7 @@ class DataPlane:
         """Somebody broke the protocol."""
         self._post(PeerMisbehaved(link.peer, fault))
 
-    def ended(self, link: Link, reason: str) -> None:
+    def ended(self, link: Link, reason: str, fault: LinkFault) -> None:
         """A link is over; only links the node could know of are told as lost."""
         table, peer = (self._incoming, link.peer) if link.dialled is None else (self._outgoing, link.dialled)
         if peer is None or table.get(peer) is not link:
@@ -268,4 +271,4 @@ class DataPlane:
         if link.dialled is not None or link.was_open:
             if self._content is not None:
                 self._content.lost(peer, reason)
-            self._post(PeerLost(peer, reason))
+            self._post(PeerLost(peer, reason, fault))

@@ -13,8 +13,9 @@ This is an asyncio.Protocol and not a pair of streams because a token crosses it
 that need not be. A small frame leaves as one write, hence one TLS record and one packet. A large payload leaves in
 slices and only as fast as the socket takes them, so that no second copy of it, encrypted, piles up in memory.
 
-Bulk (pieces of shards) waits in a line of its own and goes one frame at a time, when nothing else wants to leave and
-half of the credit is still there: a token waits for the rest of one piece at the longest.
+Pings go ahead of all that waits, outside the credit: they ask whether the peer lives, not whether it keeps up. Bulk
+(pieces of shards) waits in a line of its own and goes one frame at a time, when nothing else wants to leave and half of
+the credit is still there. So a ping or a token waits for the rest of one frame at the longest.
 
 A link ends once, for one reason. What the peer did wrong is reported apart, by a word from ``Fault``, because it is
 counted; everything a peer can do ends in one of the two, never in an exception.
@@ -26,12 +27,13 @@ import ssl
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final, Protocol, cast
 
+from shoal_agent.core.facts import LinkFault
 from shoal_agent.shell.credit import ReceiveCredit, SendCredit
+from shoal_agent.shell.faults import Fault
 from shoal_protocol.errors import RemoteProtocolError
-from shoal_protocol.frames import Frame, FrameReader, Payload, encode_frame, is_metered
+from shoal_protocol.frames import URGENT, Frame, FrameReader, Payload, encode_frame, is_metered
 from shoal_protocol.headers import Credit, Header, Hello, Probe, ProbeAnswered
 from shoal_protocol.ids import Incarnation, NodeId
 from shoal_protocol.limits import (
@@ -42,6 +44,7 @@ from shoal_protocol.limits import (
     LINK_SILENCE_S_MAX,
     SEND_QUEUE_BYTES_MAX,
     SEND_QUEUE_FRAMES_MAX,
+    URGENT_FRAMES_MAX,
 )
 
 HELLO_VERSION: Final = 1
@@ -49,24 +52,6 @@ COALESCE_BYTES: Final = 16 * 1024
 """Up to one TLS record, copying head and payload together costs less than a second record and its packet."""
 SLICE_BYTES: Final = 256 * 1024
 """How much of a large payload is encrypted at a time: 0.2 ms of the loop, and what a socket takes at once."""
-
-
-class Fault(StrEnum):
-    """What a peer did that no correct node does; beside these, the reasons of the protocol's own errors."""
-
-    CERTIFICATE = "certificate"
-    """Its certificate is not in the roster, or it showed none."""
-    HANDSHAKE = "handshake"
-    IDENTITY = "identity"
-    """A member answered, but not the one that was dialled."""
-    HELLO = "hello"
-    """Its Hello is missing, repeated, of another version, or names another node than its certificate."""
-    DIRECTION = "direction"
-    """A frame of the kind that only the other end may send."""
-    CREDIT = "credit"
-    """It sent without credit, or returned credit it never had."""
-    UNREAD = "unread"
-    """It sends, but reads none of our answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +85,12 @@ class Events(Protocol):
         """The peer's Hello is here."""
 
     def received(self, link: "Link", frame: Frame) -> None:
-        """A metered frame; it counts as consumed when this returns."""
+        """A frame for the node; it counts as consumed when this returns."""
 
     def misbehaved(self, link: "Link", fault: str) -> None:
         """The peer broke the protocol; ``ended`` follows."""
 
-    def ended(self, link: "Link", reason: str) -> None:
+    def ended(self, link: "Link", reason: str, fault: LinkFault) -> None:
         """The link is over, once; what was queued on it is gone."""
 
 
@@ -126,6 +111,7 @@ class Link(asyncio.Protocol):
         self._reader = FrameReader()
         self._queue: deque[tuple[bytes, Payload | None, int]] = deque()
         self._queued_bytes = 0
+        self._urgent: deque[bytes] = deque(maxlen=URGENT_FRAMES_MAX)
         self._bulk: deque[tuple[bytes, Payload | None, int]] = deque()
         self._rest: memoryview | None = None
         self._sending = SendCredit(0)
@@ -145,6 +131,11 @@ class Link(asyncio.Protocol):
         if self._ended:
             return
         head, payload = encode_frame(header, payload)
+        if payload is None and isinstance(header, URGENT):
+            self._urgent.append(head)
+            if self.was_open:
+                self._pump()
+            return
         wire_bytes = len(head) + (0 if payload is None else memoryview(payload).nbytes)
         idle = self.was_open and self._writable and self._rest is None and not self._queue
         if idle and self._sending.covers(wire_bytes):
@@ -192,6 +183,9 @@ class Link(asyncio.Protocol):
                 piece, rest = self._rest[:SLICE_BYTES], self._rest[SLICE_BYTES:]
                 self._rest = rest if rest.nbytes else None
                 transport.write(piece)
+                continue
+            if self._urgent:
+                transport.write(self._urgent.popleft())
                 continue
             if not self._queue:
                 self._pump_bulk()
@@ -289,7 +283,7 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The socket is gone."""
-        self.end(f"connection lost: {exc}" if exc is not None else "closed by the peer")
+        self.end(f"connection lost: {exc}" if exc is not None else "closed by the peer", LinkFault.BROKEN)
         if not self.finished.done():
             self.finished.set_result(None)
 
@@ -303,6 +297,8 @@ class Link(asyncio.Protocol):
             self._take_answer(header)
         elif is_metered(header):
             self._take_metered(frame)
+        elif isinstance(header, URGENT):
+            self._events.received(self, frame)
         elif isinstance(header, Probe):
             self._return(self._receiving.settle())
             self._say(ProbeAnswered(header.nonce))
@@ -352,7 +348,7 @@ class Link(asyncio.Protocol):
         if not self.was_open and now - self._begun_at >= pace.hello_s:
             self._misbehave(Fault.HELLO, f"no Hello within {pace.hello_s} s")
         elif quiet_s >= pace.silence_s:
-            self.end(f"silent for {quiet_s:.1f} s")
+            self.end(f"silent for {quiet_s:.1f} s", LinkFault.SILENT)
         elif quiet_s >= pace.quiet_s and self.was_open and self.dialled and self._writable and self._rest is None:
             self._say(self._next_probe())
 
@@ -364,18 +360,19 @@ class Link(asyncio.Protocol):
         self._events.misbehaved(self, fault)
         self.end(f"{fault}: {detail}")
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, fault: LinkFault = LinkFault.OTHER) -> None:
         """Hang up, at once; what waits is dropped."""
         if self._ended:
             return
         self._ended = True
         self._queue.clear()
         self._queued_bytes = 0
+        self._urgent.clear()
         self._bulk.clear()
         self._rest = None
         if self._transport is not None:
             self._transport.abort()
-        self._events.ended(self, reason)
+        self._events.ended(self, reason, fault)
 
     async def close(self, within_s: float) -> None:
         """Let what was written leave, then hang up; quiet, because it is we who go."""
