@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,9 @@ WIDE = TinyLlama(layers=3, hidden=256, heads=4, kv_heads=2, feed_forward=1024, s
 """Layers of a megabyte: several pieces each."""
 
 
-def wide_store(folder: Path) -> Store:
+def wide_store(folder: Path, seed: int = WIDE.seed) -> Store:
     store = Store(folder / "store")
-    gguf = write_tiny_llama(folder / "wide.gguf", WIDE)
+    gguf = write_tiny_llama(folder / "wide.gguf", replace(WIDE, seed=seed))
     import_gguf(gguf, store, NAME, "int8", "Apache-2.0", measurement(), no_progress)
     return store
 

@@ -13,8 +13,10 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -97,14 +99,20 @@ class CatalogSource:
             start_new_session=True,
         )
         assert process.stdout is not None
+        answer = b""
         try:
             async with asyncio.timeout(self._import_s_max):
-                answer = await process.stdout.read(OUTPUT_BYTES_MAX)
+                while chunk := await process.stdout.read(OUTPUT_BYTES_MAX):
+                    answer += chunk if len(answer) < OUTPUT_BYTES_MAX else b""
                 return answer if await process.wait() == 0 else b""
         finally:
             if process.returncode is None:
-                process.kill()
-                await process.wait()
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+            # A pipe that is not read to its end would keep wait() from returning.
+            while await process.stdout.read(OUTPUT_BYTES_MAX):
+                pass
+            await process.wait()
 
 
 def _command(name: str, numeric: str, scratch: Path) -> Sequence[str]:
