@@ -6,8 +6,8 @@ from shoal_agent.core.effects import CallService, OpenStage, RunStage
 from shoal_agent.core.events import ServiceFailed, StageFailed, StageFinished
 from shoal_agent.core.facts import CallId, StageSpan
 from shoal_agent.sim.devices import Device
+from shoal_agent.sim.settings import TOY
 from shoal_agent.sim.toy import MODEL, NAMES, toy_blocks, toy_facts
-from shoal_agent.sim.world import TOY
 from shoal_protocol.ids import Epoch, SessionId
 
 SESSION = SessionId(bytes(16))

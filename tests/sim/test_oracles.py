@@ -7,9 +7,9 @@ from shoal_agent.core.events import EnvelopeReceived, FrameReceived, TimePassed
 from shoal_agent.core.facts import ChatPrompt, FinishReason, GenerationRequest, Piece, RejectCode, TextPrompt, Usage
 from shoal_agent.core.services import ChatMessage, RenderRequest, pack
 from shoal_agent.sim.machine import Seen
-from shoal_agent.sim.oracles import LIVENESS, SAFETY, prompt_tokens, serves_again, views_converge
+from shoal_agent.sim.oracles import LIVENESS, SAFETY, decides, prompt_tokens, views_converge
+from shoal_agent.sim.settings import TOY
 from shoal_agent.sim.toy import GREEDY, toy_tokens
-from shoal_agent.sim.world import TOY
 from shoal_protocol.headers import Activation
 from shoal_protocol.ids import Epoch, SessionId
 from shoal_protocol.messages import Heartbeat
@@ -162,7 +162,7 @@ def test_a_node_that_fell_silent_is_missed_and_serving_is_not_asked_of_a_dead_ho
     world, judge = judged()
     world.crash(world.names[0])
     assert views_converge(world, judge) is None
-    assert serves_again(world, judge) is None
+    assert decides(world, judge) is None
     world.boot(world.names[0])
     assert "does not" in (views_converge(world, judge) or "") or "not ready" in (views_converge(world, judge) or "")
 

@@ -1,8 +1,8 @@
 import pytest
 
 from shoal_agent.errors import ExitCode, UserError
-from shoal_agent.sim.oracles import Violation
-from shoal_agent.sim.outcome import UNDECIDED, Outcome
+from shoal_agent.sim.oracles import UNDECIDED, Violation
+from shoal_agent.sim.outcome import Outcome
 from shoal_agent.sim.report import FAILURES_MAX, Report, chosen, nodes_of, percentile, seeds_of
 from shoal_agent.sim.scenarios import SCENARIOS
 

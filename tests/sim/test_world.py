@@ -2,8 +2,9 @@ import pytest
 
 from shoal_agent.core.effects import Accept, Broadcast, Emit, Finish
 from shoal_agent.core.events import CancelRequested, RequestArrived
+from shoal_agent.sim.settings import TOY, Settings
 from shoal_agent.sim.trace import Trace
-from shoal_agent.sim.world import TOY, Settings, World
+from shoal_agent.sim.world import World
 from shoal_protocol.envelope import open_envelope
 from shoal_protocol.ids import Epoch
 from shoal_protocol.messages import Heartbeat, PlanAnnounced

@@ -94,7 +94,7 @@ MUTANTS: Final = {
     "kv-budget-kept": Mutant(kv_budget_kept, "calm", ("invariants",)),
     "kv-kept": Mutant(kv_kept, "calm", ("balances",)),
     "tokens-unordered": Mutant(tokens_unordered, "liar-lite", ("tokens", "invariants")),
-    "records-said-once": Mutant(records_said_once, "mixed", ("views-converge", "serves-again")),
+    "records-said-once": Mutant(records_said_once, "mixed", ("views-converge", "decides")),
 }
 
 

@@ -6,9 +6,10 @@ from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.facts import GenerationRequest, TokenPrompt
 from shoal_agent.sim.machine import Machine, Seen
 from shoal_agent.sim.oracles import Judge
+from shoal_agent.sim.settings import TOY, Settings
 from shoal_agent.sim.toy import GREEDY
 from shoal_agent.sim.trace import Trace
-from shoal_agent.sim.world import TOY, Settings, World
+from shoal_agent.sim.world import World
 from shoal_protocol.ids import NodeId, SessionId
 
 

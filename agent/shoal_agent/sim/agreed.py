@@ -151,7 +151,7 @@ class Agreed:
             yield "epochs", f"opens blocks of epoch {span.epoch} after those of {before}"
         self._opened[life] = max(before, span.epoch)
 
-    def asked(self, machine: Machine) -> Told:
+    def looked(self, machine: Machine) -> Told:
         """Look at what ``machine`` believes now."""
         if machine.name in self._liars:
             return

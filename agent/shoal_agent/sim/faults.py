@@ -5,6 +5,10 @@ may: it draws a **subset** of its scenario's faults first (swarm testing, Groce 
 on, the frequent ones hide the rare ones: a cluster that is partitioned all the time never gets far enough for the bug
 that a duplicate causes. Every fault ends, at the latest when the storm does; what is asked afterwards is whether the
 cluster finds back by itself.
+
+Some nodes never come back, or lose their memory. Agreement survives that for as many voters as a quorum can do without;
+a run spends at most one node on it (``World.may_fail``), and none where others lie. Where operators are to recover, it
+spends all.
 """
 
 from collections.abc import Callable
@@ -15,8 +19,10 @@ from shoal_agent.core.events import StopRequested
 from shoal_agent.sim import liar
 from shoal_agent.sim.machine import Machine
 from shoal_agent.sim.oracles import Judge
+from shoal_agent.sim.settings import TOY
 from shoal_agent.sim.world import World
 from shoal_protocol.ids import NodeId
+from shoal_protocol.votes import quorum
 
 End = Callable[[], None]
 LENGTH_S: Final = (0.3, 9.0)
@@ -50,7 +56,7 @@ def amnesia(world: World, _: Judge, rng: Random) -> End:
 def _crash(world: World, rng: Random, *, amnesia: bool) -> End:
     machine = world.machines[rng.choice(world.names)]
     silent = rng.random() < SILENT_SHARE
-    if not machine.alive:
+    if not machine.alive or (amnesia and not world.may_fail(machine.name)):
         return _nothing
     world.crash(machine.name, silent=silent, amnesia=amnesia)
     return _back(world, machine)
@@ -61,10 +67,48 @@ def _back(world: World, machine: Machine) -> End:
     boots = machine.boots
 
     def end() -> None:
-        if not machine.alive and machine.boots == boots:
+        if not machine.alive and machine.boots == boots and machine.name not in world.lost:
             world.boot(machine.name)
 
     return end
+
+
+def host_loss(world: World, judge: Judge, rng: Random) -> End:
+    """A host breaks and never comes back: killed, without power, or taken away by its operator."""
+    plan = judge.agreed.newest(TOY)
+    hosts = [stage.node for stage in plan.stages if world.machines[stage.node].alive] if plan is not None else []
+    if not hosts:
+        return _nothing
+    name = rng.choice(hosts)
+    how = rng.choice(("killed", "power", "leaves"))
+    if world.may_fail(name):
+        world.lost.append(name)
+        if how == "leaves" and not world.machines[name].paused:
+            world.machines[name].post(StopRequested())
+        else:
+            world.crash(name, silent=how == "power")
+    return _nothing
+
+
+def voters_lost(world: World, judge: Judge, rng: Random) -> End:
+    """So many voters break for good that nobody can decide any more; in the end operators replace the plan."""
+    plan = judge.agreed.newest(TOY)
+    if plan is None or not world.may_break_quorum():
+        return _nothing
+    needed = quorum(len(plan.voters), plan.terms.faulty)
+    for name in rng.sample(plan.voters, len(plan.voters) - needed + 1):
+        world.lost.append(name)
+        if world.machines[name].alive:
+            world.crash(name, silent=rng.random() < SILENT_SHARE)
+    return lambda: world.recover(plan)
+
+
+def join(world: World, _: Judge, __: Random) -> End:
+    """Machines that were not there are switched on, and stay."""
+    for machine in world.machines.values():
+        if machine.boots == 0:
+            world.boot(machine.name)
+    return _nothing
 
 
 def leave(world: World, _: Judge, rng: Random) -> End:
@@ -78,7 +122,7 @@ def leave(world: World, _: Judge, rng: Random) -> End:
     def end() -> None:
         if machine.alive and machine.boots == boots:
             world.crash(machine.name)  # it hung, or was not done: killed, as a service manager does
-        if not machine.alive and machine.boots == boots:
+        if not machine.alive and machine.boots == boots and machine.name not in world.lost:
             world.boot(machine.name)
 
     return end
@@ -113,10 +157,10 @@ def pause(world: World, _: Judge, rng: Random) -> End:
     if not machine.alive or machine.paused:
         return _nothing
     world.pause(machine.name)
-    life = machine.life
+    boots = machine.boots
 
     def resume() -> None:
-        if machine.life == life and machine.alive:
+        if machine.boots == boots and machine.alive:
             machine.resume()
 
     return resume
@@ -280,11 +324,15 @@ Fault = Callable[[World, Judge, Random], End]
 FAULTS: Final[dict[str, Fault]] = {
     "crash": crash,
     "amnesia": amnesia,
+    "host-loss": host_loss,
+    "voters-lost": voters_lost,
+    "join": join,
     "leave": leave,
     "rolling-restart": rolling_restart,
     "pause": pause,
     "slow-disk": slow_disk,
     "slow-host": slow_host,
+    "staging-failure": staging_failure,
     "broker-stop": broker_stop,
     "broker-freeze": broker_freeze,
     "brokers-dead": brokers_dead,

@@ -58,6 +58,7 @@ from shoal_agent.core.node import Node
 from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_agent.sim.agenda import Agenda
 from shoal_agent.sim.devices import Device
+from shoal_agent.sim.settings import WALL_MS
 from shoal_agent.sim.solutions import solution
 from shoal_agent.sim.toy import NAMES, REFERENCE_MACS_PER_S
 from shoal_protocol.headers import Activation, Header
@@ -66,8 +67,6 @@ from shoal_protocol.messages import Capacity, Load
 from shoal_protocol.sealing import Sealer
 from shoal_protocol.topics import agent_filters, home_shard
 
-WALL_MS: Final = 1_700_000_000_000
-"""Unix time at which every world begins."""
 BOAST: Final = 1000
 SAMPLE_S: Final = 5.0
 """Sensors are read this often, on the machine's own clock, as the agent does."""

@@ -21,11 +21,12 @@ from shoal_agent.core.effects import Accept, Broadcast, Count, Emit, Finish, Rej
 from shoal_agent.core.events import EnvelopeReceived, FrameReceived
 from shoal_agent.core.facts import ChatPrompt, FinishReason, GenerationRequest, TextPrompt
 from shoal_agent.core.services import RenderRequest, unpack
-from shoal_agent.core.view import PeerView
+from shoal_agent.core.view import PeerView, StageView
 from shoal_agent.sim.agreed import Agreed
 from shoal_agent.sim.machine import Machine, Seen
+from shoal_agent.sim.settings import TOY
 from shoal_agent.sim.toy import toy_tokens
-from shoal_agent.sim.world import TOY, World
+from shoal_agent.sim.world import World
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.headers import Activation
 from shoal_protocol.ids import Epoch, Incarnation, NodeId, SessionId
@@ -233,6 +234,12 @@ class Judge:
             for name, detail in self.agreed.announced(envelope, at_s):
                 self.add(name, at_s, detail)
 
+    def look(self, world: World) -> None:
+        """Look at what every node believes now."""
+        for machine in world.living():
+            for name, detail in self.agreed.looked(machine):
+                self.add(name, world.agenda.now, detail)
+
     def asked(self, machine: Machine, request: GenerationRequest) -> None:
         """A client asked."""
         self.requests.asked(machine, request)
@@ -252,14 +259,14 @@ def views_converge(world: World, _: Judge) -> str | None:
 
 def converged(world: World, asked: Iterable[NodeId]) -> str | None:
     """Those ``asked`` see every living node of their share of the cluster as it is."""
-    living = world.living()
+    living = world.honest()
     shards: dict[int, list[Machine]] = {}
     for machine in living:
         shards.setdefault(machine.shard, []).append(machine)
     own = {machine.name: _record(machine, machine.name) for machine in living}
     for name in asked:
         machine = world.machines[name]
-        if not machine.alive:
+        if machine not in living:
             continue
         known = {peer.node: peer for peer in machine.node.snapshot(machine.now()).nodes}
         for other in shards[machine.shard]:
@@ -275,16 +282,25 @@ def _record(machine: Machine, name: NodeId) -> PeerView | None:
     return next((peer for peer in machine.node.snapshot(machine.now()).nodes if peer.node == name), None)
 
 
-def serves_again(world: World, _: Judge) -> str | None:
-    """Where all hosts live, every living node takes requests for the deployment."""
-    if not all(world.machines[name].alive for name in world.hosts()):
-        return None
-    for machine in world.living():
-        found = [view for view in machine.node.snapshot(machine.now()).deployments if view.deployment == TOY]
-        if not any(view.serving for view in found):
-            phases = [stage.phase.name if stage.phase is not None else "-" for view in found for stage in view.stages]
-            return f"{machine.name[:8]} does not serve: {phases}"
+def decides(world: World, judge: Judge) -> str | None:
+    """Every honest node serves under the newest plan, whose hosts all live."""
+    plan = judge.agreed.newest(TOY)
+    if plan is None:
+        return "there is no plan"
+    dead = [stage.node[:8] for stage in plan.stages if not world.machines[stage.node].alive]
+    if dead:
+        return f"epoch {plan.epoch} needs {dead}, which are dead"
+    for machine in world.honest():
+        views = [view for view in machine.node.snapshot(machine.now()).deployments if view.deployment == TOY]
+        newest = max(views, key=lambda view: view.epoch, default=None)
+        if newest is None or newest.epoch != plan.epoch or not newest.serving:
+            held = "nothing" if newest is None else f"{newest.epoch}: {[_phase(stage) for stage in newest.stages]}"
+            return f"{machine.name[:8]} does not serve under epoch {plan.epoch}; it has {held}"
     return None
+
+
+def _phase(stage: StageView) -> str:
+    return "-" if stage.phase is None else stage.phase.name
 
 
 def drained(_: World, judge: Judge) -> str | None:
@@ -295,7 +311,7 @@ def drained(_: World, judge: Judge) -> str | None:
 
 def balanced(world: World, _: Judge) -> str | None:
     """KV, tensors, sessions and calls: nothing is left when nobody asks for anything."""
-    for machine in world.living():
+    for machine in world.honest():
         view = machine.node.snapshot(machine.now())
         left = machine.device.leftovers()
         if left or view.requests or view.sessions or view.kv_bytes:
@@ -303,9 +319,12 @@ def balanced(world: World, _: Judge) -> str | None:
     return None
 
 
+UNDECIDED: Final = "decides"
+"""The oracle that misses an agreed and active plan."""
+
 LIVENESS: Final[dict[str, Callable[[World, Judge], str | None]]] = {
     "views-converge": views_converge,
-    "serves-again": serves_again,
+    UNDECIDED: decides,
     "drains": drained,
     "balances": balanced,
 }

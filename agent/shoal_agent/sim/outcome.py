@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from shoal_agent.sim.oracles import Violation
+from shoal_agent.sim.oracles import UNDECIDED, Violation
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,3 @@ class Outcome:
     def replay(self) -> str:
         """The command line that runs this again."""
         return f"shoal sim --scenario {self.scenario} --seeds {self.seed}..{self.seed} --nodes {self.nodes}"
-
-
-UNDECIDED = "decides"
-"""The oracle that misses an agreed and active plan."""

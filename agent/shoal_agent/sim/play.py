@@ -11,21 +11,23 @@ from typing import Final
 
 from shoal_agent.sim import faults, scale, workload
 from shoal_agent.sim.machine import BrokenWorld
-from shoal_agent.sim.oracles import CALM_S_MAX, LIVENESS, Judge, serves_again
+from shoal_agent.sim.oracles import CALM_S_MAX, LIVENESS, UNDECIDED, Judge, decides
 from shoal_agent.sim.outcome import Outcome
-from shoal_agent.sim.scenarios import SCENARIOS
+from shoal_agent.sim.scenarios import SCENARIOS, Scenario
 from shoal_agent.sim.seeds import generator
+from shoal_agent.sim.settings import Settings
 from shoal_agent.sim.trace import Trace
 from shoal_agent.sim.workload import Workload
-from shoal_agent.sim.world import Settings, World
+from shoal_agent.sim.world import World
 
 DEPLOY_S_MAX: Final = 20.0
-STORM_S: Final = 12.0
 POLL_S: Final = 0.5
 """How often the liveness oracles are asked."""
 REQUESTS_PER_S: Final = 1.5
 NODES_MIN: Final = 2
 HOSTS_MAX: Final = 4
+LIARS_NEED: Final = 3
+"""Voters beyond which one may lie."""
 
 
 def play(scenario: str, seed: int, nodes: int, tell: Callable[[str], None] | None = None) -> Outcome:
@@ -33,46 +35,60 @@ def play(scenario: str, seed: int, nodes: int, tell: Callable[[str], None] | Non
     rules = SCENARIOS[scenario]
     if rules.crowd:
         return scale.count(scenario, seed, nodes)
-    settings = Settings(
-        seed=seed,
-        nodes=nodes,
-        hosts=1 + generator(seed, "hosts").randrange(min(nodes, HOSTS_MAX)),
-        drift=rules.drift,
-        kv_bytes_max=rules.kv_bytes_max,
-        bare_nodes=min(rules.bare_nodes, nodes - 1),
-    )
+    settings = settings_of(rules, seed, nodes)
     judge = Judge(settings.blocks, settings.context_tokens)
     trace = Trace(tell)
     world = World(settings, judge, trace)
     judge.begin(world)
     try:
-        _live(world, judge, rules.faults)
+        _live(world, judge, rules)
     except BrokenWorld as fault:
         judge.add("invariants", world.agenda.now, str(fault))
     return Outcome(
         scenario,
         seed,
-        nodes,
+        settings.nodes,
         tuple(judge.violations),
         trace.hexdigest(),
         world.agenda.now,
         world.brokers.carried + world.links.carried,
         world.brokers.carried_bytes + world.links.carried_bytes,
         len(judge.requests.book),
+        tuple(judge.agreed.agreements),
     )
 
 
-def _live(world: World, judge: Judge, allowed: tuple[str, ...]) -> None:
+def settings_of(rules: Scenario, seed: int, nodes: int) -> Settings:
+    """The world of ``seed`` under ``rules``; of no fewer nodes than they need."""
+    nodes = max(nodes, rules.nodes_min)
+    there = nodes - rules.late
+    hosts = 1 + generator(seed, "hosts").randrange(min(there, HOSTS_MAX))
+    drawn = generator(seed, "faulty").randrange(2) if rules.faulty is None else rules.faulty
+    return Settings(
+        seed=seed,
+        nodes=nodes,
+        hosts=hosts,
+        drift=rules.drift,
+        kv_bytes_max=rules.kv_bytes_max,
+        bare_nodes=min(rules.bare_nodes, nodes - 1),
+        faulty=drawn if there > LIARS_NEED else 0,
+        liars=rules.liars,
+        outsiders=min(generator(seed, "outsiders").randrange(2), max(0, there - hosts - 1)),
+        late=rules.late,
+    )
+
+
+def _live(world: World, judge: Judge, rules: Scenario) -> None:
     world.start()
     world.deploy()
-    if not _within(world, DEPLOY_S_MAX, lambda: serves_again(world, judge) is None):
-        judge.add("serves-again", world.agenda.now, f"not deployed: {serves_again(world, judge)}")
+    if not _within(world, judge, DEPLOY_S_MAX, lambda: decides(world, judge) is None):
+        judge.add(UNDECIDED, world.agenda.now, f"not deployed: {decides(world, judge)}")
         return
     seed = world.settings.seed
-    end_s = world.agenda.now + STORM_S
+    end_s = world.agenda.now + rules.storm_s
     workload.begin(world, Workload(REQUESTS_PER_S), generator(seed, "workload"), end_s)
-    faults.storm(world, judge, allowed, generator(seed, "faults"), end_s)
-    world.run(STORM_S)
+    faults.storm(world, judge, rules.faults, generator(seed, "faults"), end_s)
+    _watched(world, judge, rules.storm_s)
     missing: dict[str, str] = {}
 
     def well() -> bool:
@@ -83,15 +99,24 @@ def _live(world: World, judge: Judge, allowed: tuple[str, ...]) -> None:
                 missing[name] = fault
         return not missing
 
-    if not _within(world, CALM_S_MAX, well):
+    if not _within(world, judge, CALM_S_MAX, well):
         for name, fault in missing.items():
             judge.add(name, world.agenda.now, fault)
 
 
-def _within(world: World, seconds: float, done: Callable[[], bool]) -> bool:
+def _watched(world: World, judge: Judge, seconds: float) -> None:
+    """Let ``seconds`` pass, looking at what nodes believe."""
+    end_s = world.agenda.now + seconds
+    while world.agenda.now < end_s:
+        world.run(min(POLL_S, end_s - world.agenda.now))
+        judge.look(world)
+
+
+def _within(world: World, judge: Judge, seconds: float, done: Callable[[], bool]) -> bool:
     end_s = world.agenda.now + seconds
     while not done():
         if world.agenda.now >= end_s:
             return False
         world.run(POLL_S)
+        judge.look(world)
     return True

@@ -17,7 +17,8 @@ from typing import Final
 from shoal_agent.sim.oracles import Violation, converged
 from shoal_agent.sim.outcome import Outcome
 from shoal_agent.sim.seeds import generator
-from shoal_agent.sim.world import Settings, World
+from shoal_agent.sim.settings import Settings
+from shoal_agent.sim.world import World
 
 RUN_S: Final = 60.0
 SETTLED_S: Final = 10.0

@@ -21,6 +21,17 @@ class Scenario:
     kv_bytes_max: int = 10**9
     bare_nodes: int = 0
     """So many nodes run no light service and call other nodes' for it."""
+    faulty: int | None = None
+    """How many voters may lie, by the terms; None: each seed draws 0 or 1, where there are enough nodes."""
+    liars: int = 0
+    """How many nodes do lie."""
+    late: int = 0
+    """So many nodes are not there in the beginning."""
+    nodes_min: int = 2
+    storm_s: float = 12.0
+    """Faults strike for so long."""
+    beyond: bool = False
+    """More nodes lie than the terms allow for: safety may break, and the oracles are to say so."""
     crowd: bool = False
     """Nothing goes wrong and nothing is judged on the way: only counted (``scale``)."""
 
@@ -43,11 +54,31 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "partition": Scenario("nodes do not reach each other, in one direction or both", ("partition", "broker-partition")),
     "island": Scenario("the network falls in two, brokers and links together", ("island", "crash")),
     "flapping": Scenario("a link comes and goes", ("flapping-link", "frame-loss")),
-    "slow": Scenario(
-        "disks and processors are slow", ("slow-disk", "slow-host")
-    ),
+    "slow": Scenario("disks and processors are slow", ("slow-disk", "slow-host")),
     "drift": Scenario("clocks run 20 % fast or slow", ("crash", "pause", "frame-loss"), drift=DRIFT),
     "amnesia": Scenario("nodes come back without anything they had persisted", ("amnesia", "crash")),
+    "host-loss": Scenario("a host breaks for good", ("host-loss", "crash", "message-loss"), nodes_min=3),
+    "staging-failure": Scenario(
+        "blocks do not open while hosts come and go", ("staging-failure", "crash", "host-loss"), nodes_min=3
+    ),
+    "voter-change": Scenario(
+        "plans and voters change while the network falls apart", ("island", "host-loss", "crash"), nodes_min=3
+    ),
+    "join": Scenario("a machine joins", ("join", "crash", "message-loss"), late=1, nodes_min=3),
+    "recovery": Scenario("a quorum is lost, operators help", ("voters-lost", "message-loss"), nodes_min=3, faulty=0),
+    "liar": Scenario(
+        "one of four voters lies to each half",
+        ("crash", "message-loss", "duplicates", "reorder"),
+        faulty=1,
+        liars=1,
+        nodes_min=4,
+    ),
+    "one-of-three-lies": Scenario(
+        "a voter lies where none may", ("pause", "crash"), faulty=0, liars=1, nodes_min=3, beyond=True
+    ),
+    "two-of-four-lie": Scenario(
+        "two voters lie where one may", ("pause", "crash"), faulty=1, liars=2, nodes_min=5, beyond=True
+    ),
     "liar-lite": Scenario(
         "brokers forge and replay, peers repeat themselves and mistake the epoch",
         ("forgeries", "repeated-frames", "wrong-epoch", "duplicates"),
@@ -58,4 +89,4 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 """Every scenario by its name."""
 
 ALL: Final = "all"
-"""In place of a name: every scenario."""
+"""In place of a name: every scenario in which nothing may go wrong."""

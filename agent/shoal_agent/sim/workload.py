@@ -10,8 +10,9 @@ from typing import Final
 
 from shoal_agent.core.facts import ChatPrompt, GenerationRequest, Prompt, TextPrompt, TokenPrompt
 from shoal_agent.core.services import ChatMessage, RenderRequest, pack
+from shoal_agent.sim.settings import TOY
 from shoal_agent.sim.toy import GREEDY
-from shoal_agent.sim.world import TOY, World
+from shoal_agent.sim.world import World
 from shoal_protocol.ids import SESSION_ID_BYTES, NodeId, SessionId
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS
 

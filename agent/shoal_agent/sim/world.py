@@ -22,69 +22,46 @@ from shoal_agent.core.events import (
     RequestArrived,
 )
 from shoal_agent.core.facts import GenerationRequest
-from shoal_agent.core.plan import GENESIS_PARENT, voters_for
 from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_agent.sim.agenda import Agenda
 from shoal_agent.sim.brokers import Brokers
 from shoal_agent.sim.devices import Device
 from shoal_agent.sim.links import Links
-from shoal_agent.sim.machine import WALL_MS, Machine, Seen, Setup
+from shoal_agent.sim.machine import Machine, Seen, Setup
 from shoal_agent.sim.opening import Openings
+from shoal_agent.sim.orders import genesis, recovery
 from shoal_agent.sim.seeds import generator, seed_bytes
-from shoal_agent.sim.toy import MODEL, toy_facts
+from shoal_agent.sim.settings import CLUSTER, HOME, WALL_MS, Settings, found
+from shoal_agent.sim.toy import toy_facts
 from shoal_agent.sim.trace import Trace
 from shoal_agent.sim.traitor import Mask, Pairs, Traitor
 from shoal_agent.sim.weather import Weather
-from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import Envelope, seal
 from shoal_protocol.headers import Gossip
-from shoal_protocol.ids import ClusterId, DeploymentId, Epoch, Incarnation, NodeId, Sequence, SessionId, node_id_of
+from shoal_protocol.ids import (
+    Incarnation,
+    NodeId,
+    Sequence,
+    SessionId,
+    node_id_of,
+)
 from shoal_protocol.limits import TTL_MS_MAX
-from shoal_protocol.messages import ControlMessage, Endpoint, Plan, PlanAnnounced, PlanStage, Terms
-from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
+from shoal_protocol.messages import (
+    ControlMessage,
+    Endpoint,
+    Plan,
+    PlanAnnounced,
+    RecoveryOrdered,
+)
 from shoal_protocol.sealing import Ed25519Sealer, Sealer
 from shoal_protocol.topics import topic_for
 
-CLUSTER: Final = ClusterId("5c" * 16)
-TOY: Final = DeploymentId("toy")
-HOME: Final = "home"
-"""The trust zone in which blocks may be hosted."""
-AWAY: Final = "away"
 BOASTING_SHARE: Final = 0.5
 """Of the liars."""
 BOOT_S_MAX: Final = 1.0
 """Machines are switched on within this."""
 SKEW_MS_MAX: Final = 30_000
 """Wall clocks are off by up to this, a quarter of what the protocol tolerates."""
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """What a world is made of."""
-
-    seed: int
-    nodes: int
-    hosts: int
-    brokers: int = 2
-    blocks: int = 8
-    context_tokens: int = 512
-    drift: float = 0.0
-    """Clocks run at 1 +- this."""
-    kv_bytes_max: int = 10**9
-    bare_nodes: int = 0
-    """So many of the last nodes run no light service."""
-    faulty: int = 0
-    """So many voters may lie; the terms of the deployment say so."""
-    liars: int = 0
-    """So many nodes do lie."""
-    outsiders: int = 0
-    """So many of the nodes that host nothing at first are in a zone in which nothing may be hosted."""
-    late: int = 0
-    """So many of the last nodes are switched on when somebody does so."""
-    bundle_s: float = 0.0
-    """Nodes read their brokers' sockets this often; 0: whenever something comes."""
-    check_every: int = 1
-    """The invariants of a node are checked after so many of its events."""
 
 
 class Witness(Protocol):
@@ -141,12 +118,15 @@ class World:
         self._operator = Ed25519Sealer(seed_bytes(f"{settings.seed}/operator") * 2)
         self._announced = 0
         self._opener = Openings()
-        self.roster = self._found(keys)
+        self.roster = found(settings, keys, self._operator)
         self.names = [node_id_of(key.public_key) for key in keys]
         self.liars = tuple(generator(settings.seed, "liars").sample(self.names, settings.liars))
         made = [self._machine(index, key) for index, key in enumerate(keys)]
         self.machines = {machine.name: machine for machine in made}
         self._traitors = self._corrupt()
+        self.lost: list[NodeId] = []
+        """Nodes that will never come back."""
+        self._spent: tuple[NodeId, ...] = self.liars
 
     def _corrupt(self) -> dict[NodeId, Traitor]:
         pairs, traitors = Pairs(), {}
@@ -157,26 +137,6 @@ class World:
         for name, traitor in traitors.items():
             traitor.friends = [friend for other, friend in traitors.items() if other != name]
         return traitors
-
-    def _found(self, keys: list[Ed25519Sealer]) -> TrustedRoster:
-        root = Ed25519Sealer(seed_bytes(f"{self.settings.seed}/root") * 2)
-        settings = self.settings
-        outside = range(settings.hosts, min(settings.hosts + settings.outsiders, settings.nodes))
-        agents = tuple(
-            Member(
-                node_id_of(key.public_key),
-                key.public_key,
-                (Role.AGENT,),
-                AWAY if index in outside else HOME,
-                key.public_key,
-            )
-            for index, key in enumerate(keys)
-        )
-        operator = self._operator.public_key
-        members = (*agents, Member(node_id_of(operator), operator, (Role.OPERATOR,), HOME, b""))
-        expires_s = WALL_MS // 1000 + 365 * 24 * 3600
-        wire = sign_roster(Roster(CLUSTER, 1, expires_s, (root.public_key,), 1, members), [root])
-        return TrustedRoster.open(wire, (root.public_key,), 1, WALL_MS // 1000)
 
     def _machine(self, index: int, key: Ed25519Sealer) -> Machine:
         settings = self.settings
@@ -294,6 +254,17 @@ class World:
         self.machines[name].pause()
         self.links.watch(name)
 
+    def may_fail(self, name: NodeId) -> bool:
+        """Whether ``name`` may break, or lose its memory, and agreement still owes a decision; then it has."""
+        if not self._spent:
+            self._spent = (name,)
+        return self._spent == (name,) and name not in self.liars
+
+    def may_break_quorum(self) -> bool:
+        """Whether so many voters may break that operators must help; then they have."""
+        whole, self._spent = not self._spent, tuple(self.names)
+        return whole
+
     # --- plans and requests ---------------------------------------------------------------------------------------
 
     def hosts(self) -> list[NodeId]:
@@ -302,21 +273,18 @@ class World:
 
     def deploy(self) -> None:
         """The operator splits the model evenly over the hosts and announces that as epoch 0."""
-        count, hosts = self.settings.blocks, self.hosts()
-        edges = [round(index * count / len(hosts)) for index in range(len(hosts) + 1)]
-        stages = tuple(PlanStage(host, edges[index], edges[index + 1] - 1) for index, host in enumerate(hosts))
-        plan = Plan(
-            TOY,
-            Epoch(0),
-            GENESIS_PARENT,
-            MODEL,
-            self.settings.context_tokens,
-            stages,
-            Terms(zones=(HOME,), faulty=self.settings.faulty),
-            voters_for(TOY, hosts, self.names, self.settings.faulty),
-        )
+        there = self.names[: len(self.names) - self.settings.late]
+        self._order(genesis(self.settings, self.hosts(), there))
+
+    def recover(self, known: Plan) -> None:
+        """The operator puts the living in the place of a plan whose voters are lost."""
+        zones = {member.node: member.zone for member in self.roster.members}
+        living = [machine.name for machine in self.living() if zones[machine.name] == HOME]
+        self._order(recovery(self.settings, known, living, self._operator))
+
+    def _order(self, message: PlanAnnounced | RecoveryOrdered) -> None:
         self._announced += 1
-        effect = self.said(self._operator, PlanAnnounced(encode_plan(plan)), self._announced, 0)
+        effect = self.said(self._operator, message, self._announced, 0)
         if self._witness is not None:
             self._witness.published(node_id_of(self._operator.public_key), effect, self.agenda.now)
         self.brokers.publish(None, effect)
@@ -325,7 +293,7 @@ class World:
         """What the owner of ``key`` says, sealed ``ago_ms`` ago; it is not published by this."""
         sender = node_id_of(key.public_key)
         wall_ms = WALL_MS + int(self.agenda.now * 1000) - ago_ms
-        ttl_ms = TTL_MS_MAX if isinstance(message, PlanAnnounced) else 1000
+        ttl_ms = TTL_MS_MAX if isinstance(message, PlanAnnounced | RecoveryOrdered) else 1000
         wire = seal(key, CLUSTER, sender, Incarnation(1), Sequence(sequence), ttl_ms, wall_ms, message)
         return Broadcast(topic_for(CLUSTER, sender, message), wire, retain=True, at_least_once=True, expiry_s=300)
 
