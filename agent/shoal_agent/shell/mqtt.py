@@ -17,6 +17,7 @@ What aiomqtt and paho do, and what is therefore done here:
 - A frozen broker keeps its socket open. Every link asks for a sign of life every two seconds: it subscribes to a
   filter on which nobody publishes, which every broker must answer and no ACL keeps it from answering.
 - Nagle's algorithm and delayed acknowledgements cost 88 ms per QoS 1 message: TCP_NODELAY.
+- aiomqtt reads one message per turn of the loop; here they are read in sips (``lull``), which costs less.
 - A failed attempt leaves its socket open, and so does a failed TLS handshake: both are closed here.
 - A broker's bare "session taken over" is not understood, so two agents of one name are slowed by the backoff alone.
 """
@@ -44,7 +45,9 @@ from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceive
 from shoal_agent.errors import ConfigError
 from shoal_agent.shell.backoff import Backoff
 from shoal_agent.shell.cancellation import cancel, finish
+from shoal_agent.shell.lull import Lull
 from shoal_agent.shell.mailbox import Mailbox
+from shoal_agent.shell.mqtt_client import calmed, enter, paho_of, properties_of
 from shoal_agent.shell.ports import Post
 from shoal_protocol.limits import (
     BROADCASTS_WAITING_MAX,
@@ -62,8 +65,6 @@ FAILURE: Final = 128
 """Reason codes from here on say that something was not done."""
 REFUSALS: Final = frozenset({128 + 6, 128 + 7, 128 + 10, 128 + 12, 128 + 14})
 """Bad user name or password, not authorized, banned, bad authentication method, session taken over by our own name."""
-ABANDON_S: Final = 1.0
-"""How long a cancelled attempt is waited for: its thread cannot be cancelled."""
 
 Filters = Callable[[tuple[int, ...]], Sequence[str]]
 """From shares of the nodes to the filters that name all an agent hears that listens to them."""
@@ -236,18 +237,20 @@ class _Link:
         """Ends only by an exception: the link broke, the broker refused, or this node stops."""
         client = self._new_client()
         try:
-            await _enter(client)
+            await enter(client)
+            lull = calmed(client)
             try:
                 await self._subscribe(client)
-                await self._serve(client)
+                await self._serve(client, lull)
             finally:
+                lull.end()
                 with contextlib.suppress(aiomqtt.MqttError):
                     await finish(client.__aexit__(None, None, None))
         finally:
-            _paho(client)._sock_close()  # noqa: SLF001 - aiomqtt leaves it open when an attempt fails
+            paho_of(client)._sock_close()  # noqa: SLF001 - aiomqtt leaves it open when an attempt fails
 
     def _new_client(self) -> aiomqtt.Client:
-        properties = _properties(PacketTypes.CONNECT)
+        properties = properties_of(PacketTypes.CONNECT)
         properties.SessionExpiryInterval = MQTT_SESSION_S
         properties.ReceiveMaximum = MQTT_IN_FLIGHT_MAX
         properties.MaximumPacketSize = MQTT_PACKET_BYTES_MAX
@@ -272,7 +275,7 @@ class _Link:
             tls_context=self._broker.tls,
             socket_options=((socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),),
         )
-        paho = _paho(client)
+        paho = paho_of(client)
         paho.connect_timeout = BROKER_ANSWER_S_MAX
         paho.on_message = self._on_message
         paho.on_publish = self._wrap(paho.on_publish)
@@ -325,9 +328,9 @@ class _Link:
             await self._retuned.wait()
             await self._tune(client, self._held)
 
-    async def _serve(self, client: aiomqtt.Client) -> None:
+    async def _serve(self, client: aiomqtt.Client, lull: Lull) -> None:
         """Write, listen, probe and watch; the first of the four to fail ends the link."""
-        parts = (self._write(client), self._retune(client), self._probe(client), self._watch(client))
+        parts = (self._write(client, lull), self._retune(client), self._probe(client), self._watch(client))
         work = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
@@ -336,14 +339,16 @@ class _Link:
         finally:
             await cancel(*work)
 
-    async def _write(self, client: aiomqtt.Client) -> None:
+    async def _write(self, client: aiomqtt.Client, lull: Lull) -> None:
         while True:
             message = await self._mailbox.first()
-            properties = _properties(PacketTypes.PUBLISH)
+            properties = properties_of(PacketTypes.PUBLISH)
             properties.MessageExpiryInterval = message.expiry_s
-            await client.publish(
-                message.topic, message.wire, int(message.at_least_once), message.retain, properties=properties
-            )
+            # The next one waits for the broker's acknowledgement, which must not wait for a lull to end.
+            with lull.hurry():
+                await client.publish(
+                    message.topic, message.wire, int(message.at_least_once), message.retain, properties=properties
+                )
             self._mailbox.sent(message)
 
     async def _probe(self, client: aiomqtt.Client) -> None:
@@ -355,27 +360,6 @@ class _Link:
         """Ends with MqttError when the connection does; its queue stays empty, messages take another way."""
         async for _ in client.messages:
             raise AssertionError("every message is taken by _on_message")
-
-
-def _properties(packet: int) -> Properties:
-    return Properties(packet)  # type: ignore[no-untyped-call]
-
-
-def _paho(client: aiomqtt.Client) -> PahoClient:
-    return client._client  # noqa: SLF001 - what aiomqtt hides is named in the module's docstring
-
-
-async def _enter(client: aiomqtt.Client) -> None:
-    """Connect. aiomqtt does so in a thread, so a cancelled attempt is waited for, within reason."""
-    opening = asyncio.ensure_future(client.__aenter__())
-    try:
-        await asyncio.wait([opening])
-    except asyncio.CancelledError:
-        await asyncio.wait([opening], timeout=ABANDON_S)
-        raise
-    finally:
-        await cancel(opening)
-    opening.result()
 
 
 def _value(code: object) -> int:
