@@ -76,11 +76,13 @@ async def test_a_killed_process_breaks_its_link_and_then_refuses(people):
         a.plane.send(SendFrame(bert.node, PING, None))
         await a.until(PeerConnected)
         os.kill(child.pid, signal.SIGKILL)
+        (broken,) = await a.until(PeerLost)
+        assert broken.fault is LinkFault.BROKEN
         async with asyncio.timeout(SOON_S):
-            (broken,) = await a.until(PeerLost)
-            a.plane.send(SendFrame(bert.node, PING, None))
-            _, refused = await a.until(PeerLost, 2)
-        assert [broken.fault, refused.fault] == [LinkFault.BROKEN, LinkFault.REFUSED]
+            while a.of(PeerLost)[-1].fault is not LinkFault.REFUSED:
+                # Its sockets close one after the other: for some milliseconds its listener is still there.
+                a.plane.send(SendFrame(bert.node, PING, None))
+                await a.until(PeerLost, len(a.of(PeerLost)) + 1)
 
 
 async def test_a_stopped_process_is_silent_to_whoever_dials_it(people, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from shoal_agent.core.effects import Broadcast, SendFrame
 from shoal_agent.core.events import Sampled
-from shoal_agent.core.facts import LinkFault, Road, SelfAccused, Standing, StandingChanged
+from shoal_agent.core.facts import LinkFault, Road, SelfAccused, Standing, StandingChanged, Symptom
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.voice import CoreConfig, Identity, Voice
@@ -26,6 +26,7 @@ CLUSTER: Final = ClusterId("cd" * 16)
 WALL_MS: Final = 1_700_000_000_000
 REFUSED_S: Final = 0.001
 GIVE_UP_S: Final = 6.0
+DYING_S: Final = 0.02
 BROKER: Final = "a"
 
 
@@ -40,6 +41,8 @@ class Watcher:
     voice: Voice
     watch: Watch
     dead: bool = False
+    dying_until: float = 0.0
+    """Its listener outlives its connections by some milliseconds."""
     paused: bool = False
     delay_s: float = 0.0
     """It handles everything so much later."""
@@ -213,7 +216,8 @@ class Cluster:
         source.said += 1
         target, pair = self.nodes[effect.peer], (source.name, effect.peer)
         if target.dead or pair in self.rejects:
-            self.lose(source, target.name, LinkFault.REFUSED, REFUSED_S)
+            fault = LinkFault.OTHER if self.now < target.dying_until else LinkFault.REFUSED
+            self.lose(source, target.name, fault, REFUSED_S)
             return
         if pair in self.cut:
             self.lose(source, target.name, LinkFault.SILENT, GIVE_UP_S)
@@ -253,10 +257,10 @@ class Cluster:
     def kill(self, name: NodeId, *, wills: bool = True, machine: bool = False) -> None:
         """kill -9; ``machine``: the power goes, and nobody says so."""
         victim = self.nodes[name]
-        victim.dead = True
         if machine:
-            victim.dead, victim.paused = False, True
+            victim.paused = True
             return
+        victim.dead, victim.dying_until = True, self.now + DYING_S
         for pair in [pair for pair in self.links if name in pair]:
             del self.links[pair]
             peer = self.nodes[pair[0] if pair[1] == name else pair[1]]
@@ -309,3 +313,37 @@ class Cluster:
 
     def everybody_sees(self, name: NodeId, standing: Standing) -> bool:
         return all(watcher.sees(name) is standing for watcher in self.others(name) if not watcher.paused)
+
+
+# --- what tests say ---
+
+SETTLE_S = 12.0
+"""Everybody heard everybody, and every link was measured."""
+
+
+def settled(count: int = 5, seed: int = 1, **options) -> Cluster:
+    cluster = Cluster(count, seed=seed, **options)
+    cluster.run(SETTLE_S)
+    assert all(cluster.everybody_sees(name, Standing.ALIVE) for name in cluster.names)
+    return cluster
+
+
+def time_to_death(cluster: Cluster, victim: NodeId) -> float:
+    took_s = cluster.run_until(lambda: cluster.everybody_sees(victim, Standing.DEAD))
+    for other in cluster.others(victim):
+        assert all(other.sees(node) is Standing.ALIVE for node in cluster.names if node not in (victim, other.name))
+    return took_s
+
+
+def reason(watcher: Watcher, node: NodeId, standing: Standing) -> Symptom:
+    return next(change.why for _, change in reversed(watcher.changes) if (change.node, change.new) == (node, standing))
+
+
+def news(cluster: Cluster, since: float) -> list[tuple[NodeId, NodeId, Standing]]:
+    """Every change of standing from ``since`` on: who sees whom how."""
+    return [
+        (watcher.name, change.node, change.new)
+        for watcher in cluster.nodes.values()
+        for at, change in watcher.changes
+        if at >= since
+    ]

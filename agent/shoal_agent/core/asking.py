@@ -5,6 +5,10 @@
              │        └────── answer ──────┘                       later while the answer is known and unwelcome
              └─ at most ``ASKING_MAX`` at once, the others wait
 
+When others are asked, it is pinged once more itself: the first ping may have gone down with a link that was about to
+break. If the link is known to have broken, that comes sooner; not at once, because the sockets of a process that is
+being killed close one after the other, and its listener outlives its connections by some milliseconds.
+
 One alarm per node carries this from step to step. When it rings much too late, this process slept, and the answer may
 lie in a socket that was not read yet: the step is given more time instead.
 """
@@ -32,6 +36,8 @@ ASKING_MAX: Final = 64
 """Nodes asked at once: a whole shard that fell silent with its switch."""
 REFUSED_AGAIN_S: Final = 0.15
 """A refused ping is repeated so soon: one accident is not a death."""
+BROKEN_AGAIN_S: Final = 0.1
+"""So is one whose link broke."""
 AGAIN_S: Final = 1.0
 """A node whose beats do not come, or that is slow, is asked every second instead."""
 AGAIN_FAR_S: Final = 5.0
@@ -65,12 +71,20 @@ class Asking:
         if sight.step is Step.IDLE and under_way >= ASKING_MAX:
             self.arm(sight, Instant(now + HELP_S))
             return
-        sight.nonce = self.pings.ask(sight.node, now)
-        sight.series = sight.series or sight.nonce
         sight.asked_at = now
         sight.vouched = False
-        out.send(sight.node, Ping(sight.nonce))
+        self._ping(sight, now, out)
         self.arm(sight, Instant(now + HELP_S), Step.ASKED)
+
+    def _ping(self, sight: Sight, now: Instant, out: Outbox) -> None:
+        sight.nonce = self.pings.ask(sight.node, now)
+        sight.series = sight.series or sight.nonce
+        out.send(sight.node, Ping(sight.nonce))
+
+    def hurry(self, sight: Sight, now: Instant) -> None:
+        """The link broke: a ping that was under way is lost, and is repeated soon."""
+        if sight.step is Step.ASKED and sight.due > now + BROKEN_AGAIN_S:
+            self.arm(sight, Instant(now + BROKEN_AGAIN_S), Step.ASKED)
 
     def hint(self, sight: Sight, spacing_s: float, now: Instant, out: Outbox) -> None:
         """Something may have happened to it: ask now, or as soon as it may be asked again."""
@@ -115,6 +129,7 @@ class Asking:
             self.arm(sight, Instant(now + GRACE_S), sight.step)
             return ()
         if sight.step is Step.ASKED:
+            self._ping(sight, now, out)
             self._help(sight, out)
             self.arm(sight, Instant(max(now, sight.asked_at + sight.patience_s)), Step.HELPED)
             return ()

@@ -281,9 +281,7 @@ class Watch:
             return self._asking.refused(sight, now, out)
         if fault is LinkFault.BROKEN:
             sight.broken_at = now
-            if sight.step is not Step.IDLE and now > sight.asked_at:
-                # The question went down with the link.
-                self._asking.ask(sight, now, out)
+        self._asking.hurry(sight, now)
         if sight.standing is not Standing.LINK_LOST:
             self._asking.hint(sight, HINT_SPACING_S, now, out)
         return ()
