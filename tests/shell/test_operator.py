@@ -13,7 +13,7 @@ from shoal_agent.shell import operator as operator_module
 from shoal_agent.shell import survey as survey_module
 from shoal_agent.shell.clock import Clock, unix_s
 from shoal_agent.shell.operator import DeployWish, Desk, Founding, Operator, resolve_nodes
-from shoal_agent.shell.survey import Survey
+from shoal_agent.shell.survey import Package, Survey
 from shoal_protocol.envelope import open_envelope
 from shoal_protocol.ids import ClusterId, Digest, Incarnation, digest_of, node_id_of
 from shoal_protocol.messages import (
@@ -32,6 +32,7 @@ CLUSTER = ClusterId("c" * 32)
 MODEL = Digest(b"m" * 32)
 BLOCK = BlockFacts(1_000_000, 100, 300, 8000, 2304)
 FACTS = ModelFacts(MODEL, "tiny", (BLOCK,) * 6, 10**9, 4096)
+PACKAGE = Package(MODEL, 10**12)
 ROOT, OPERATOR = Ed25519Sealer(b"r" * 32), Ed25519Sealer(b"o" * 32)
 LOADING = (DeploymentPhase.LOADING, DeploymentPhase.READY, DeploymentPhase.ACTIVE)
 
@@ -73,7 +74,9 @@ class Scene:
                 self.hear(said)
 
     async def found(self, **wish):
-        founding = Founding(self.operator, DeployWish("tiny", **wish), FACTS, self.desk, self.publish, self.told.append)
+        founding = Founding(
+            self.operator, DeployWish("tiny", **wish), FACTS, PACKAGE, self.desk, self.publish, self.told.append
+        )
         return await asyncio.wait_for(founding.run(), 20)
 
 
@@ -168,7 +171,7 @@ async def test_too_few_nodes_are_named_with_reasons(scene):
     assert caught.value.exit_code is ExitCode.NO_PLAN
     assert "2 stages need as many nodes and blocks: 1 usable nodes" in text
     assert f"{one.node}: offers 1000000000 bytes" in text
-    assert f"{two.node}: does not hold the package" in text
+    assert f"{two.node}: has not got the package, nor room for it" in text
     assert f"{three.node}: is draining" in text
 
 
@@ -251,4 +254,4 @@ def test_a_name_fits_exactly_one_member(scene, names):
 
 def test_a_name_that_is_no_topic_is_refused(scene):
     with pytest.raises(ConfigError, match="not a deployment id"):
-        Founding(scene.operator, DeployWish("tiny", deployment="A/B"), FACTS, scene.desk, print, print)
+        Founding(scene.operator, DeployWish("tiny", deployment="A/B"), FACTS, PACKAGE, scene.desk, print, print)

@@ -1,22 +1,23 @@
 import pytest
 
 from shoal_agent.core.problem import Candidate
-from shoal_agent.shell.survey import QUIET_S, Survey, candidate_of, why_not
+from shoal_agent.shell.survey import QUIET_S, Package, Survey, candidate_of, why_not
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.ids import ClusterId, Digest, Incarnation, Instant, NodeId, Sequence
 from shoal_protocol.messages import Capacity, Endpoint, Heartbeat, LinkDeath, Load, NodePhase, NodeState
 
 MODEL, OTHER = Digest(b"m" * 32), Digest(b"o" * 32)
+PACKAGE = Package(MODEL, 1000)
 A, B, C = (NodeId(letter * 32) for letter in "abc")
 
 
-def state(version=1, phase=NodePhase.READY, models=(MODEL,)):
+def state(version=1, phase=NodePhase.READY, models=(MODEL,), disk_free_bytes=10_000):
     return NodeState(
         version=version,
         phase=phase,
         data=Endpoint("127.0.0.1", 7600),
         api="",
-        capacity=Capacity(4, 8000, 9000, 10_000, 5_000_000, ()),
+        capacity=Capacity(4, 8000, 9000, disk_free_bytes, 5_000_000, ()),
         load=Load(250, 7000, None, 0, 0, foreign_permille=100),
         hosted=(),
         models=models,
@@ -34,7 +35,7 @@ def heard(survey):
 
 
 def over(survey, at, wanted=(), nodes_min=1):
-    return survey.over(frozenset(wanted), nodes_min, MODEL, Instant(at))
+    return survey.over(frozenset(wanted), nodes_min, PACKAGE, Instant(at))
 
 
 @pytest.fixture
@@ -113,8 +114,23 @@ def test_named_nodes_end_it_at_once(survey):
     assert over(survey, 0.0, wanted=(A, B))
 
 
+def test_somebody_must_have_the_package(survey):
+    for node in (A, B):
+        say(survey, node, state(models=()))
+        say(survey, node, Heartbeat(1, 1))
+    assert not survey.held(PACKAGE)
+    assert not over(survey, 100.0)
+    say(survey, C, state())
+    assert not over(survey, 100.0), "a record without a heartbeat may be of the dead"
+    say(survey, C, Heartbeat(1, 1))
+    assert survey.held(PACKAGE)
+    assert over(survey, 200.0, nodes_min=3), "two of them fetch it"
+
+
 def test_a_named_node_must_be_able_to_host(survey):
-    say(survey, A, state(models=()))
+    say(survey, B, state())
+    say(survey, B, Heartbeat(1, 1))
+    say(survey, A, state(models=(), disk_free_bytes=0))
     say(survey, A, Heartbeat(1, 1))
     assert not over(survey, 100.0, wanted=(A,))
     say(survey, A, state(2))
@@ -128,11 +144,13 @@ def test_a_named_node_must_be_able_to_host(survey):
         (state(phase=NodePhase.STARTING), "is starting"),
         (state(phase=NodePhase.DRAINING), "is draining"),
         (state(phase=NodePhase.DISCONNECTED), "is disconnected"),
-        (state(models=(OTHER,)), "does not hold the package"),
+        (state(models=(OTHER,)), None),
+        (state(models=(), disk_free_bytes=999), "has not got the package, nor room for it (999 of 1000 bytes)"),
+        (state(disk_free_bytes=999), None),
     ],
 )
 def test_who_can_host(record, reason):
-    assert why_not(record, MODEL) == reason
+    assert why_not(record, PACKAGE) == reason
 
 
 def test_a_candidate_offers_what_is_free(survey):

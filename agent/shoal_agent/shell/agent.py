@@ -136,7 +136,8 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     mind = _recorded(ground, node, core_config, seed, now)
     runtime = Runtime(mind, ground.clock.now)
     tensors = Tensors()
-    engine = Engine(ground.store, tensors, runtime.post, config.engine.lanes)
+    passed = lambda event: content.from_engine(event)  # noqa: E731, PLW0108 - content is made later, with the engine
+    engine = Engine(ground.store, tensors, passed, config.engine.lanes)
     services = ServiceHost(tensors, runtime.post)
     window = Window(node, ground.clock, identity.roster.cluster, engine, tensors)
     metrics = Metrics(window.readings, VERSION)

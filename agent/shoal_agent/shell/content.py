@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from shoal_agent.core.events import BlocksFailed, ModelMissing, PeerMisbehaved
+from shoal_agent.core.events import BlocksFailed, Event, ModelMissing, PeerMisbehaved
 from shoal_agent.core.facts import StageSpan
 from shoal_agent.shell.catalog_source import CatalogSource
 from shoal_agent.shell.content_orders import CountContent, Order, OrderFailed, Orders, SendContent
@@ -135,6 +135,12 @@ class Content:
             return
         fetching.cancel()
         self._post(BlocksFailed(span, "unloaded while it was being fetched"))
+
+    def from_engine(self, event: Event) -> None:
+        """The engine's Post: a span that could not be opened keeps nothing on the disk; the rest is passed on."""
+        if isinstance(event, BlocksFailed):
+            self._held.pop(event.span, None)
+        self._post(event)
 
     def fetch_model(self, model: Digest, sources: tuple[NodeId, ...]) -> None:
         """Have the texts of ``model``; answered by ModelAvailable or ModelMissing."""

@@ -31,7 +31,7 @@ from shoal_agent.shell.identity import member_in, open_roster, open_sealer
 from shoal_agent.shell.model_facts import facts_of
 from shoal_agent.shell.mqtt import MqttControlPlane, broker_address
 from shoal_agent.shell.store import StateDir
-from shoal_agent.shell.survey import Heard, Survey, candidate_of, why_not
+from shoal_agent.shell.survey import Heard, Package, Survey, candidate_of, why_not
 from shoal_models.errors import ModelError
 from shoal_models.package import Store
 from shoal_protocol.codec import decode_plan, encode_plan
@@ -182,11 +182,19 @@ class Founding:
     """One deployment, from listening to ACTIVE."""
 
     def __init__(
-        self, operator: Operator, wish: DeployWish, facts: ModelFacts, desk: Desk, publish: Publish, tell: Tell
+        self,
+        operator: Operator,
+        wish: DeployWish,
+        facts: ModelFacts,
+        package: Package,
+        desk: Desk,
+        publish: Publish,
+        tell: Tell,
     ) -> None:
         self._operator = operator
         self._wish = wish
         self._facts = facts
+        self._package = package
         self._desk = desk
         self._publish = publish
         self._tell = tell
@@ -221,13 +229,15 @@ class Founding:
         self._tell("listening for nodes ...")
         until = Instant(desk.clock.now() + LISTEN_S)
         nodes_min = self._wish.stages or 1
-        await desk.wait(lambda: desk.survey.over(self._wanted, nodes_min, self._facts.model, desk.clock.now()), until)
+        await desk.wait(lambda: desk.survey.over(self._wanted, nodes_min, self._package, desk.clock.now()), until)
 
     def _plan(self, heard: tuple[Heard, ...]) -> Genesis:
         """Solve the split over those who can host; NoPlanError with a line for each who was looked at."""
         wish, facts = self._wish, self._facts
+        if heard and not self._desk.survey.held(self._package):
+            raise NoPlanError(f"no node that was heard has the package {facts.name}", "import it on one of the nodes")
         asked = [each for each in heard if not self._wanted or each.node in self._wanted]
-        faults = {each.node: why_not(each.state, facts.model) or self._zone_fault(each.node) for each in asked}
+        faults = {each.node: why_not(each.state, self._package) or self._zone_fault(each.node) for each in asked}
         faults |= dict.fromkeys(self._wanted - set(faults), "was not heard")
         able = [each for each in asked if faults[each.node] is None]
         self._tell(f"{len(able)} of {len(faults)} nodes can host {facts.name}")
@@ -245,7 +255,7 @@ class Founding:
         if isinstance(genesis, Infeasible):
             lines = [*genesis.nodes, *(f"{node}: {why}" for node, why in sorted(faults.items()) if why is not None)]
             message = "\n  ".join([genesis.reason, *lines])
-            raise NoPlanError(message, "add nodes, import the package on more of them, or ask for less context")
+            raise NoPlanError(message, "add nodes, give them more room, or ask for less context")
         voters_min = 3 * terms.faulty + 1
         if terms.faulty and len(genesis.plan.voters) < voters_min:
             fault = f"{voters_min} voters are needed where {terms.faulty} may lie, {len(alive)} agents are there"
@@ -325,7 +335,7 @@ async def deploy(config: OperatorConfig, wish: DeployWish, tell: Tell) -> Deploy
     sealer = open_sealer(config.operator.key_file)
     roster = open_roster(config.cluster)
     member = member_in(roster, sealer, Role.OPERATOR)
-    facts = _package(config, wish.model)
+    facts, package = _package(config, wish.model)
     clock = Clock()
     desk = Desk(Gate(roster.cluster, member.node, roster), clock, Survey(clock.now()))
     with StateDir.open(config.operator.state_dir) as state:
@@ -340,7 +350,7 @@ async def deploy(config: OperatorConfig, wish: DeployWish, tell: Tell) -> Deploy
             desk.count,
             SystemRandom(),
         )
-        founding = Founding(operator, wish, facts, desk, control.publish, tell)
+        founding = Founding(operator, wish, facts, package, desk, control.publish, tell)
         links = asyncio.create_task(control.run())
         try:
             return await founding.run()
@@ -349,9 +359,10 @@ async def deploy(config: OperatorConfig, wish: DeployWish, tell: Tell) -> Deploy
             await asyncio.gather(links, return_exceptions=True)
 
 
-def _package(config: OperatorConfig, name: str) -> ModelFacts:
+def _package(config: OperatorConfig, name: str) -> tuple[ModelFacts, Package]:
     try:
-        return facts_of(Store(config.models.store_dir).load(name))
+        manifest = Store(config.models.store_dir).load(name)
+        return facts_of(manifest), Package(manifest.digest, manifest.package_bytes)
     except ModelError as fault:
         raise ConfigError(str(fault), f"shoal model import {name} --store {config.models.store_dir}") from fault
 

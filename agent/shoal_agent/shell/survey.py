@@ -2,7 +2,8 @@
 
 Brokers hand out the last record of every node at once, also of nodes that died since, so a record alone proves
 nothing: a node counts when its *heartbeat* was heard during this survey, in the incarnation of the record. Of the nodes
-that count, those can host which say READY and hold the package.
+that count, those can host which say READY and hold the package or have room for it: somebody must hold it, and the
+others fetch from there.
 
 *How long to listen.* If the wish names its nodes, until all of them count. Otherwise nobody can know how many there
 are; the survey is over when there are enough and none was new for ``QUIET_S``, two and a half heartbeats.
@@ -18,6 +19,14 @@ from shoal_protocol.messages import Heartbeat, NodePhase, NodeState
 
 QUIET_S: Final = 2.5
 """Heartbeats come every second, give or take a tenth: whoever lives was heard twice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """What is to be hosted: the model, and what all of it takes on a disk."""
+
+    model: Digest
+    bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +68,18 @@ class Survey:
         """When the survey is over unless somebody new is heard."""
         return Instant(self._changed + QUIET_S)
 
-    def over(self, wanted: frozenset[NodeId], nodes_min: int, model: Digest, now: Instant) -> bool:
+    def over(self, wanted: frozenset[NodeId], nodes_min: int, package: Package, now: Instant) -> bool:
         """Whether listening longer would tell nothing more."""
-        able = {each.node for each in self.heard() if why_not(each.state, model) is None}
+        able = {each.node for each in self.heard() if why_not(each.state, package) is None}
+        if not self.held(package):
+            return False
         if wanted:
             return wanted <= able
         return len(able) >= nodes_min and now >= self.deadline()
+
+    def held(self, package: Package) -> bool:
+        """Whether anybody who counts has the package."""
+        return any(package.model in each.state.models for each in self.heard())
 
     def _record(self, node: NodeId, incarnation: Incarnation, state: NodeState) -> None:
         known = self._records.get(node)
@@ -76,12 +91,12 @@ class Survey:
         return record is not None and self._beats.get(node) == record[0]
 
 
-def why_not(state: NodeState, model: Digest) -> str | None:
-    """Why the node that says ``state`` cannot host ``model``; None if it can."""
+def why_not(state: NodeState, package: Package) -> str | None:
+    """Why the node that says ``state`` cannot host ``package``; None if it can."""
     if state.phase is not NodePhase.READY:
         return f"is {state.phase.name.lower()}"
-    if model not in state.models:
-        return "does not hold the package"
+    if package.model not in state.models and state.capacity.disk_free_bytes < package.bytes:
+        return f"has not got the package, nor room for it ({state.capacity.disk_free_bytes} of {package.bytes} bytes)"
     return None
 
 
