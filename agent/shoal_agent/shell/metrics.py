@@ -24,24 +24,36 @@ from shoal_protocol.limits import METRIC_LABELS_MAX
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
+    "accusations_made": ("verdict", "Accusations this node made of others that are silent"),
+    "accusations_of_us": ("accuser", "Accusations of this node by others, each of them refuted"),
     "activations_refused": ("reason", "Activations this node would not run"),
+    "agreements": ("outcome", "What became of agreements this node took part in"),
     "broadcasts_dropped": ("reason", "Broadcasts that no broker could take in time"),
     "broadcasts_refused": ("code", "Broadcasts a broker answered with an error"),
     "broker_links": ("change", "Times a link to a broker came up or went down"),
     "content_bytes": ("direction", "Bytes of packages served to peers (out) or taken from them and verified (in)"),
     "content_pieces_rejected": ("reason", "Pieces from peers that were not what the manifest says, or unasked for"),
+    "events_ignored": ("event", "Events that no conductor takes in"),
+    "exchanges": ("part", "Anti-entropy: exchanges this node asked for, answered or declined"),
     "frames_dropped": ("kind", "Data-plane frames that no session here was waiting for"),
+    "gossip_facts": ("fact", "Facts of gossip that no conductor takes in"),
+    "last_wills": ("broker", "Last wills of other nodes: links of theirs that broke"),
     "links_lost": ("plane", "Data-plane links that broke"),
     "links_opened": ("plane", "Data-plane links that came up"),
+    "members_convicted": ("node", "Members of whom two statements prove that they lie"),
     "messages_duplicate": ("broker", "Envelopes already accepted from another broker"),
+    "messages_ignored": ("kind", "Envelopes of kinds that no conductor takes in"),
     "messages_rejected": ("reason", "Envelopes refused at the gate or after it"),
     "peers_misbehaved": ("reason", "Things received that no correct node sends"),
+    "plans_disputed": ("deployment", "Two plans with proof for one epoch of a deployment"),
     "plans_rejected": ("reason", "Announced plans that are invalid, or equivocate"),
-    "records_merged": ("kind", "Records of other nodes that were news"),
+    "records": ("outcome", "Records of other nodes, by what they changed"),
+    "records_refused": ("kind", "Stored votes and certificates that could not be read again"),
     "requests_finished": ("reason", "Requests that ended after they were accepted"),
     "requests_rejected": ("code", "Requests that were not begun"),
     "service_answers_rejected": ("reason", "Answers of light services that made no sense"),
     "sessions_refused": ("reason", "Sessions this node's stages would not serve"),
+    "staging_failed": ("deployment", "Plans that their hosts could not bring to life"),
 }
 """Counters of the core and the drivers: name -> (label, help)."""
 
