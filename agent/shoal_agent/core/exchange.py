@@ -88,6 +88,8 @@ class Exchange:
         self._deaf: dict[NodeId, None] = {}
         self._last_syn = Instant(-SPACING_S)
         self._answers = (0, 0)
+        self._kept = (0, 0)
+        """How far this node's own words are among the records."""
         self._pursuit: _Pursuit | None = None
 
     def begin(self, now: Instant) -> None:
@@ -109,8 +111,11 @@ class Exchange:
     def _keep_own(self) -> None:
         """What this node said of itself is a record like any other."""
         who = self._voice.identity
-        for record in self._voice.lasting.values():
-            self._records.put(who.node, who.incarnation, record)
+        reached = (who.incarnation, self._voice.sequence)
+        if reached != self._kept:
+            self._kept = reached
+            for record in self._voice.lasting.values():
+                self._records.put(who.node, who.incarnation, record)
 
     # --- asking -----------------------------------------------------------------------------------------------------
 

@@ -39,7 +39,6 @@ from shoal_agent.core.voice import TTL_MS, CoreConfig, Voice
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.ids import Incarnation, Instant, NodeId
-from shoal_protocol.limits import INTEGER_MAX
 from shoal_protocol.messages import (
     Ack,
     Certified,
@@ -67,13 +66,17 @@ REFRESH_S: Final = TTL_MS / 3000
 REFRESH_ALONE_S: Final = 10.0
 """The same without brokers: then records are also how a node that some do not reach is known to live."""
 NEIGHBOURS: Final = 3
+"""Nodes of the share outside the circle that are told directly when no broker is left."""
 REDRAW_S: Final = 60.0
+"""Others are drawn so often: nobody is left out for long."""
 HINT_SPACING_S: Final = 5.0
 """A speaker from the past is shown its later life at most so often by one node."""
 HINTS_MAX: Final = 64
 """Speakers remembered for that."""
 REBIRTH_SPACING_S: Final = 10.0
 """Two processes with one key would drive each other to ever later lives: slowly, and with a note in the log."""
+LIFE_MAX: Final = 10**17
+"""No device boots so often: whoever signs this has the key and means harm, and the counter must be able to grow."""
 
 PROOFS: Final = (PlanAnnounced, Certified, RecoveryOrdered)
 """What a delta may bring besides records: the links of chains, which are judged where chains are kept."""
@@ -265,7 +268,7 @@ class Gossiper:
         """A verified word; unless ``fresh``, a broker kept it. What concerns gossip alone is over with this."""
         message, sender = envelope.message, envelope.sender
         if sender == self._node:
-            return self._own(envelope, now, out)
+            return self._own(envelope, wire, now, out)
         match message:
             case Heartbeat():
                 self._tables.membership.heard(sender, envelope.incarnation, message, now)
@@ -340,7 +343,7 @@ class Gossiper:
                 self._refuse(fault.reason, out)
                 continue
             if envelope.sender == self._node:
-                facts += self._own(envelope, now, out)
+                facts += self._own(envelope, wire, now, out)
             elif isinstance(envelope.message, RECORD_KINDS):
                 facts += self._record(envelope, wire, now, out, fresh=False, relayed=True)
             elif isinstance(envelope.message, PROOFS):
@@ -363,7 +366,9 @@ class Gossiper:
         life, record = latest
         hinted = self._hinted.get(sender)
         spoken = (envelope.incarnation, envelope.sequence)
-        if spoken < (life, record.sequence) and (hinted is None or now - hinted >= HINT_SPACING_S):
+        if wire == record.wire or spoken > (life, record.sequence):
+            return facts
+        if hinted is None or now - hinted >= HINT_SPACING_S:
             self._hinted.pop(sender, None)
             self._hinted[sender] = now
             if len(self._hinted) > HINTS_MAX:
@@ -371,10 +376,9 @@ class Gossiper:
             self._exchange.hand(sender, record.wire, now, out)
         return facts
 
-    def _own(self, envelope: Envelope, now: Instant, out: Outbox) -> list[Fact]:
+    def _own(self, envelope: Envelope, wire: bytes, now: Instant, out: Outbox) -> list[Fact]:
         """This node's own signature: if it has not said this yet, it said so in a life it has forgotten."""
-        reached = (self._voice.identity.incarnation, self._voice.sequence)
-        if (envelope.incarnation, envelope.sequence) <= reached or envelope.incarnation >= INTEGER_MAX:
+        if self._was_said(envelope, wire) or envelope.incarnation >= LIFE_MAX:
             return []
         out.note("warning", "our own later word", incarnation=envelope.incarnation, sequence=envelope.sequence)
         if self._reborn_at is not None and now - self._reborn_at < REBIRTH_SPACING_S:
@@ -386,3 +390,10 @@ class Gossiper:
         self._tables.story.tell(now, self._node, f"goes on as life {life}: its state was lost")
         self._tables.timers.set(Routine.REFRESH, now)
         return [Reborn(life)]
+
+    def _was_said(self, envelope: Envelope, wire: bytes) -> bool:
+        """Whether this life, or one before it, said this."""
+        life = self._voice.identity.incarnation
+        if envelope.incarnation == life and isinstance(envelope.message, RECORD_KINDS):
+            return self._voice.said(envelope.sequence, wire)
+        return (envelope.incarnation, envelope.sequence) <= (life, self._voice.sequence)

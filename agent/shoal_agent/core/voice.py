@@ -29,6 +29,9 @@ from shoal_protocol.topics import home_shard, topic_for
 TTL_MS: Final = 300_000
 """Age at which a broadcast is refused: far above any delay, and above the clock skew we tolerate."""
 
+RECORDS_MAX: Final = 64
+"""Own records remembered word for word: a forgotten life is shown to a node in its first seconds."""
+
 
 @dataclass(frozen=True, slots=True)
 class CoreConfig:
@@ -39,6 +42,8 @@ class CoreConfig:
     api: str
     kv_bytes_max: int
     software: str
+    leave_s_max: float = 10.0
+    """How long others get to take over when this node is asked to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,8 @@ class Voice:
         self._sequence = 0
         self.lasting: dict[Slot, Record] = {}
         """What was said of itself in this life and stands: gossip passes it on to whoever missed it."""
+        self._records: dict[Sequence, bytes] = {}
+        self._records_since = Sequence(0)
 
     @property
     def identity(self) -> Identity:
@@ -94,6 +101,8 @@ class Voice:
         assert incarnation > self._identity.incarnation, "a life is never lived twice"
         self._identity = replace(self._identity, incarnation=incarnation)
         self._sequence = 0
+        self._records_since = Sequence(0)
+        self._records.clear()
         self.lasting.clear()
 
     def seal(self, message: ControlMessage, now: Instant, ttl_ms: int = TTL_MS) -> bytes:
@@ -125,9 +134,23 @@ class Voice:
             if peer != self._identity.node:
                 out.send(peer, Gossip(topic), wire)
         if isinstance(message, RECORD_KINDS):
-            slot = slot_of(message)
-            self.lasting[slot] = Record(self.sequence, wire, slot)
+            self._remember(message, wire)
         return wire
+
+    def _remember(self, message: ControlMessage, wire: bytes) -> None:
+        slot = slot_of(message)
+        self.lasting[slot] = Record(self.sequence, wire, slot)
+        self._records[self.sequence] = wire
+        if len(self._records) > RECORDS_MAX:
+            oldest = next(iter(self._records))
+            del self._records[oldest]
+            self._records_since = Sequence(oldest + 1)
+
+    def said(self, sequence: Sequence, record: bytes) -> bool:
+        """Whether ``record``, of this life as it says, is a word of it: what is too long ago to tell counts as said."""
+        if sequence > self._sequence:
+            return False
+        return sequence < self._records_since or self._records.get(sequence) == record
 
     def tell(self, peer: NodeId, message: ControlMessage, now: Instant, out: Outbox, *, direct: bool) -> None:
         """Tell ``peer`` alone: by a frame if ``direct``, else in its inbox on the brokers."""
