@@ -16,7 +16,6 @@ from shoal_protocol.headers import (
     Activation,
     CloseReason,
     CloseSession,
-    ContentServed,
     Credit,
     Hello,
     Ping,
@@ -27,8 +26,6 @@ from shoal_protocol.headers import (
 )
 from shoal_protocol.ids import DeploymentId, Epoch, Incarnation, SessionId
 from shoal_protocol.limits import (
-    BULK_FRAMES_MAX,
-    CONTENT_CHUNK_BYTES,
     CREDIT_BYTES,
     HEADER_BYTES_MAX,
     PAYLOAD_BYTES_MAX,
@@ -385,66 +382,3 @@ async def test_small_payloads_arrive_as_bytes(anna, bert, payload):
         header = ServiceCall(1, "tokenizer:00", "encode", 100) if payload else SessionOpened(SESSION, 0)
         stranger.say(header, payload or None)
         assert await here.until(FrameReceived) == [FrameReceived(bert.node, header, payload or None)]
-
-
-# --- bulk -------------------------------------------------------------------------------------------------------------
-
-PIECE = bytes(CONTENT_CHUNK_BYTES)
-
-
-async def test_a_token_does_not_wait_for_the_pieces_before_it(anna, bert):
-    async with answering(tls_of(bert, anna).server) as (endpoint, next_call), station(anna, bert) as here:
-        here.addresses[bert.node] = endpoint
-        for number in range(8):
-            here.plane.send_content(bert.node, ContentServed(number, 9, ""), PIECE)
-        here.plane.send(SendFrame(bert.node, CLOSE, None))
-        stranger = await next_call()
-        stranger.hello(bert.node, credit_bytes=CREDIT_BYTES)
-        await stranger.hear(ContentServed, 8)
-        kinds = [type(frame.header) for frame in stranger.frames if not isinstance(frame.header, Hello)]
-        assert kinds.index(CloseSession) == 0, "what is not bulk goes first"
-        assert kinds.count(ContentServed) == 8
-
-
-async def test_pieces_leave_half_of_the_credit_to_others(anna, bert):
-    async with answering(tls_of(bert, anna).server) as (endpoint, next_call), station(anna, bert) as here:
-        here.addresses[bert.node] = endpoint
-        for number in range(8):
-            here.plane.send_content(bert.node, ContentServed(number, 9, ""), PIECE)
-        stranger = await next_call()
-        stranger.hello(bert.node, credit_bytes=5 * len(PIECE))
-        await stranger.hear(ContentServed, 2)
-        await stranger.hear(Probe)
-        here.plane.send(SendFrame(bert.node, activation(len(PIECE) // 4), PIECE))
-        await stranger.hear(Activation)
-        arrived = [frame for frame in stranger.frames if isinstance(frame.header, ContentServed)]
-        assert len(arrived) == 2, "the third would have taken more than half"
-        stranger.say(Credit(sum(frame.wire_bytes for frame in stranger.frames if frame.payload is not None)))
-        await stranger.hear(ContentServed, 4)
-
-
-async def test_a_piece_that_is_larger_than_half_the_credit_goes_alone(anna, bert):
-    async with answering(tls_of(bert, anna).server) as (endpoint, next_call), station(anna, bert) as here:
-        here.addresses[bert.node] = endpoint
-        for number in range(2):
-            here.plane.send_content(bert.node, ContentServed(number, 9, ""), PIECE)
-        stranger = await next_call()
-        stranger.hello(bert.node, credit_bytes=len(PIECE) + 100)
-        await stranger.hear(ContentServed, 1)
-        await stranger.hear(Probe)
-        stranger.say(Credit(sum(frame.wire_bytes for frame in stranger.frames if frame.payload is not None)))
-        await stranger.hear(ContentServed, 2)
-
-
-async def test_pieces_that_nobody_takes_are_dropped_and_the_link_lives(anna, bert):
-    async with answering(tls_of(bert, anna).server) as (endpoint, next_call), station(anna, bert) as here:
-        here.addresses[bert.node] = endpoint
-        for number in range(BULK_FRAMES_MAX + 5):
-            here.plane.send_content(bert.node, ContentServed(number, 9, ""), b"piece")
-        stranger = await next_call()
-        stranger.hello(bert.node)
-        here.plane.send(SendFrame(bert.node, CLOSE, None))
-        await stranger.hear(CloseSession)
-        served = [header.call for header in await stranger.hear(ContentServed, BULK_FRAMES_MAX)]
-        assert served == list(range(BULK_FRAMES_MAX))
-        assert not here.of(PeerLost)
