@@ -20,7 +20,7 @@ from shoal_agent.sim.machine import Machine, Seen
 from shoal_agent.sim.world import World
 from shoal_protocol.codec import decode_plan
 from shoal_protocol.envelope import Envelope
-from shoal_protocol.errors import RemoteProtocolError
+from shoal_protocol.errors import BadSignature, RemoteProtocolError
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, digest_of
 from shoal_protocol.messages import (
     Certified,
@@ -125,6 +125,11 @@ class Agreed:
         assert self._roster is not None, "begin() comes first"
         if isinstance(proof, Certified):
             _, parent, _ = self._plans[plan.deployment, Epoch(plan.epoch - 1)]
+            before = decode_plan(parent)
+            # The count is done here again, in its own words: the oracle must not share the product's mistakes.
+            signed = len({ballot.node for ballot in proof.ballots if ballot.node in before.voters})
+            if 2 * signed <= len(before.voters) + before.terms.faulty:
+                raise BadSignature(f"{signed} of {len(before.voters)} voters signed")
             open_certificate(proof, parent, self._roster, self._roster.cluster)
         elif isinstance(proof, RecoveryOrdered):
             _, genesis, _ = self._plans[plan.deployment, Epoch(0)]

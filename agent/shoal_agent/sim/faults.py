@@ -15,6 +15,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
+from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import StopRequested
 from shoal_agent.sim import liar
 from shoal_agent.sim.machine import Machine
@@ -37,6 +38,10 @@ ONE_WAY_SHARE: Final = 0.4
 ROLLING_S: Final = (0.5, 2.0)
 """Between the restarts of two agents."""
 RESTART_S: Final = 0.3
+STRUCK_SHARE: Final = (0.05, 0.5)
+SOON_S: Final = (0.1, 2.0)
+AGREEMENT: Final = "/c"
+"""How the topics of proposals and votes end."""
 FLAP_S: Final = (0.1, 2.0)
 DISK_S: Final = (0.01, 0.6)
 """A card that is worn out, or a disk that spins up."""
@@ -149,6 +154,24 @@ def rolling_restart(world: World, _: Judge, rng: Random) -> End:
 
     restart()
     return end
+
+
+def voter_crash(world: World, _: Judge, rng: Random) -> End:
+    """Who says something about a plan may be killed in the next moment, and is back soon."""
+    share, soon_s = rng.uniform(*STRUCK_SHARE), rng.uniform(*SOON_S)
+
+    def trip(name: NodeId, effect: Broadcast) -> None:
+        agreement = effect.topic.endswith(AGREEMENT)
+        if agreement and name not in world.liars and rng.random() < share:
+            world.agenda.after(0.0, lambda: strike(world.machines[name]))
+
+    def strike(machine: Machine) -> None:
+        if machine.alive:
+            world.crash(machine.name, silent=rng.random() < SILENT_SHARE)
+            world.agenda.after(soon_s, _back(world, machine))
+
+    world.tripwires.append(trip)
+    return lambda: world.tripwires.remove(trip)
 
 
 def pause(world: World, _: Judge, rng: Random) -> End:
@@ -329,6 +352,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "join": join,
     "leave": leave,
     "rolling-restart": rolling_restart,
+    "voter-crash": voter_crash,
     "pause": pause,
     "slow-disk": slow_disk,
     "slow-host": slow_host,

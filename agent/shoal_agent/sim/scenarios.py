@@ -40,7 +40,7 @@ DRIFT: Final = 0.2
 
 SCENARIOS: Final[dict[str, Scenario]] = {
     "calm": Scenario("nothing goes wrong; one node without light services", (), bare_nodes=1),
-    "crowded": Scenario("KV for two or three sessions only", ("clog",), kv_bytes_max=12_000),
+    "crowded": Scenario("KV for two or three sessions only", ("clog",), kv_bytes_max=8 * 64 * 512),
     "lossy": Scenario(
         "messages and connections are lost, late, doubled, out of order",
         ("message-loss", "duplicates", "reorder", "frame-loss", "clog"),
@@ -60,6 +60,11 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     "host-loss": Scenario("a host breaks for good", ("host-loss", "crash", "message-loss"), nodes_min=3),
     "staging-failure": Scenario(
         "blocks do not open while hosts come and go", ("staging-failure", "crash", "host-loss"), nodes_min=3
+    ),
+    "ballots": Scenario(
+        "voters crash in the middle of it, messages are lost and late",
+        ("voter-crash", "host-loss", "message-loss", "reorder", "clog", "pause"),
+        nodes_min=3,
     ),
     "voter-change": Scenario(
         "plans and voters change while the network falls apart", ("island", "host-loss", "crash"), nodes_min=3

@@ -126,6 +126,8 @@ class World:
         self._traitors = self._corrupt()
         self.lost: list[NodeId] = []
         """Nodes that will never come back."""
+        self.tripwires: list[Callable[[NodeId, Broadcast], None]] = []
+        """Called with everything nodes say to everybody."""
         self._spent: tuple[NodeId, ...] = self.liars
 
     def _corrupt(self) -> dict[NodeId, Traitor]:
@@ -176,6 +178,8 @@ class World:
         if self._witness is not None:
             self._witness.published(node, effect, self.agenda.now)
         self.brokers.publish(node, effect)
+        for trip in self.tripwires:
+            trip(node, effect)
 
     def send(self, node: NodeId, effect: SendFrame, data: bytes | None) -> None:
         """A node sends a frame."""
