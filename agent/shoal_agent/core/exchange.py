@@ -143,6 +143,11 @@ class Exchange:
             del self._off[peer]
             self._ask(peer, now, out)
 
+    def seek(self, peer: NodeId, now: Instant, out: Outbox) -> None:
+        """``peer`` is known to have more: ask it, unless that was done a moment ago."""
+        if peer not in self._asked:
+            self._ask(peer, now, out)
+
     def pursue(self, now: Instant, out: Outbox) -> None:
         """Ask the same peer again, if its last answer helped and there is more."""
         pursuit, self._pursuit = self._pursuit, None

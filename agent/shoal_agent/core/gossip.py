@@ -122,10 +122,10 @@ class Gossiper:
         self._rng = rng
         self._node = voice.identity.node
         shards = shard_count(voice.identity.roster.agent_count)
-        self._home = shard_of(self._node, shards)
-        self.records = Records(lambda node: shard_of(node, shards), self._home)
+        self.home = shard_of(self._node, shards)
+        self.records = Records(lambda node: shard_of(node, shards), self.home)
         self._exchange = Exchange(tables, voice, self.records, chains, rng)
-        self.shards: tuple[int, ...] = (self._home,)
+        self.shards: tuple[int, ...] = (self.home,)
         self.circle: tuple[NodeId, ...] = ()
         self._dead: frozenset[NodeId] = frozenset()
         self._neighbours: tuple[NodeId, ...] = ()
@@ -226,7 +226,7 @@ class Gossiper:
         """Plans came or went: see with whom this node has to do now, and listen to their shares."""
         tables = self._tables
         self.circle = circle_of((tenure.plan for tenure in tables.tenures.all()), self._node)
-        shards = tuple(sorted({self._home, *map(self.records.shard_of, self.circle)}))
+        shards = tuple(sorted({self.home, *map(self.records.shard_of, self.circle)}))
         if shards == self.shards:
             return
         self.shards = shards
@@ -245,6 +245,10 @@ class Gossiper:
             self._neighbours = tuple(self._rng.sample(others, min(NEIGHBOURS, len(others))))
         self._exchange.round(peers, self._dead, now, out)
 
+    def seek(self, peer: NodeId, now: Instant, out: Outbox) -> None:
+        """``peer`` knows more than this node: ask it."""
+        self._exchange.seek(peer, now, out)
+
     def pursue(self, now: Instant, out: Outbox) -> None:
         """Go on with an exchange that is not over."""
         self._exchange.pursue(now, out)
@@ -252,7 +256,7 @@ class Gossiper:
     def _peers(self) -> tuple[NodeId, ...]:
         """Whoever is known of the own share, and the circle."""
         known = [peer.node for peer in self._tables.membership.peers()]
-        return tuple(node for node in known if node in self.circle or self.records.shard_of(node) == self._home)
+        return tuple(node for node in known if node in self.circle or self.records.shard_of(node) == self.home)
 
     def linked(self, peer: NodeId, *, up: bool) -> None:
         """A link of the data plane stands, or is gone."""
@@ -272,7 +276,7 @@ class Gossiper:
         match message:
             case Heartbeat():
                 self._tables.membership.heard(sender, envelope.incarnation, message, now)
-                if self.records.shard_of(sender) == self._home:
+                if self.records.shard_of(sender) == self.home:
                     self._exchange.beaten(sender, message.root, now, out)
                 return []
             case NodeState() | PhaseReported():
