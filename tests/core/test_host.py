@@ -143,7 +143,7 @@ def test_a_node_that_is_no_host_refuses(stand):
 
 
 def test_kv_is_promised_to_the_last_byte_and_refused_beyond():
-    stand = Stand(kv_bytes_max=150 * KV)
+    stand = Stand(kv_bytes_max=150 * KV, context=150)
     stand.open_both()
     stand.say(replace(OPEN, session=ANOTHER, tokens_max=51))
     assert stand.refusal().code is RefusalCode.KV_FULL

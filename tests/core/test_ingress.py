@@ -278,7 +278,7 @@ def test_without_a_detokenizer_anywhere_no_stage_is_opened():
 
 
 def test_kv_that_is_promised_is_not_promised_again_and_comes_back():
-    world = world_of(2, kv_bytes_max=4 * 64 * 25)
+    world = world_of(2, kv_bytes_max=4 * 64 * 25, context=25)
     one, two = world.names[1:]
     running = [world.ask(name, tokens_max=8) for name in (one, two)]
     world.run(0.01)

@@ -5,6 +5,7 @@ import pytest
 from shoal_agent.core.facts import StageSpan
 from shoal_agent.core.plan import (
     GENESIS_PARENT,
+    Room,
     faults_for_host,
     faults_of,
     kv_bytes_per_token,
@@ -16,7 +17,7 @@ from shoal_agent.core.plan import (
     voters_for,
 )
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, node_id_of
-from shoal_protocol.messages import Plan, PlanStage
+from shoal_protocol.messages import Plan, PlanStage, Terms
 from tests.support.protocol import AGENT, OBSERVER, OPERATOR, STRANGER, WITNESS, node_of, trusted_roster
 from tests.support.toy import MODEL, toy_facts
 
@@ -24,7 +25,6 @@ ROSTER = trusted_roster()
 HOST, OTHER = node_of(AGENT), node_of(WITNESS)
 FACTS = toy_facts(blocks=8, context=512, kv=64)
 PLAN = Plan(DeploymentId("toy"), Epoch(0), GENESIS_PARENT, MODEL, 512, (PlanStage(HOST, 0, 4), PlanStage(OTHER, 5, 7)))
-MODELS = {MODEL: FACTS}
 NEEDED = 5 * 1000 + 5 * 64 * 512
 """Blocks 0-4 open, and the KV of one session of the longest kind."""
 
@@ -68,24 +68,46 @@ def test_every_fault_is_reported_at_once():
     assert len(faults_of(replace(PLAN, parent=Digest(b"p" * 32), stages=stages), ROSTER)) == 3
 
 
+def room(memory_bytes=10**9, kv_bytes_max=10**9, **rest):
+    return Room(memory_bytes, kv_bytes_max, **rest)
+
+
 def test_a_host_takes_what_fits_to_the_byte():
-    assert faults_for_host(PLAN, HOST, MODELS, NEEDED) == []
-    (fault,) = faults_for_host(PLAN, HOST, MODELS, NEEDED - 1)
+    assert faults_for_host(PLAN, HOST, FACTS, room(NEEDED)) == []
+    (fault,) = faults_for_host(PLAN, HOST, FACTS, room(NEEDED - 1))
     assert fault == f"blocks 0-4 need {NEEDED} bytes, {NEEDED - 1} are offered"
 
 
-def test_a_host_without_the_package_says_which():
-    assert faults_for_host(PLAN, HOST, {}, NEEDED) == [f"package {MODEL.hex()[:16]} is not in the store"]
+def test_the_sessions_of_the_terms_are_kept_room_for():
+    wanted = replace(PLAN, terms=Terms(sessions=3))
+    needed, kv = NEEDED + 2 * 5 * 64 * 512, 3 * 5 * 64 * 512
+    assert faults_for_host(wanted, HOST, FACTS, room(needed, kv)) == []
+    assert faults_for_host(wanted, HOST, FACTS, room(needed, kv - 1)) == [
+        f"blocks 0-4 need {kv} bytes of KV, {kv - 1} are kept for it"
+    ]
+
+
+def test_what_other_deployments_take_is_not_offered():
+    assert faults_for_host(PLAN, HOST, FACTS, room(NEEDED + 7, taken_bytes=7)) == []
+    (fault,) = faults_for_host(PLAN, HOST, FACTS, room(NEEDED + 7, taken_bytes=8))
+    assert fault.endswith(f"{NEEDED - 1} are offered")
+
+
+def test_blocks_of_the_epoch_before_stay_open_meanwhile_but_are_open_once():
+    before = StageSpan(DeploymentId("toy"), Epoch(3), MODEL, 3, 6)
+    assert faults_for_host(PLAN, HOST, FACTS, room(NEEDED + 2000, kept=(before,))) == []
+    (fault,) = faults_for_host(PLAN, HOST, FACTS, room(NEEDED + 1999, kept=(before,)))
+    assert fault == f"blocks 0-4 need {NEEDED + 2000} bytes beside 3-6 of epoch 3, {NEEDED + 1999} are offered"
 
 
 @pytest.mark.parametrize("last_block", [6, 8])
 def test_the_plan_covers_the_model_exactly(last_block):
     wrong = replace(PLAN, stages=(PlanStage(HOST, 0, last_block),))
-    assert faults_for_host(wrong, HOST, MODELS, 10**9) == [f"the plan ends at block {last_block}, the model at 7"]
+    assert faults_for_host(wrong, HOST, FACTS, room()) == [f"the plan ends at block {last_block}, the model at 7"]
 
 
 def test_a_plan_promises_no_more_context_than_the_model_has():
-    assert faults_for_host(replace(PLAN, context_tokens_max=513), HOST, MODELS, 10**9) == [
+    assert faults_for_host(replace(PLAN, context_tokens_max=513), HOST, FACTS, room()) == [
         "context of 513 tokens, the model has 512"
     ]
 

@@ -24,6 +24,7 @@ RARE = ("wait", "wait", "cancel", "slow", "release", "delay", "cut", "heal", "ki
 ACTIONS = ("ask",) * 8 + RARE
 KV_BYTES_MAX = 20_000
 """Less than two of the longest sessions."""
+CONTEXT = 100
 TOKENS_MAX = 60
 METHODS = ("render", "encode", "check", "open", "sample", "push", "flush")
 
@@ -46,7 +47,7 @@ class Schedule:
 
     def __post_init__(self) -> None:
         self.rng = Random(self.seed)
-        self.world = World(NODES, seed=self.seed, kv_bytes_max=KV_BYTES_MAX)
+        self.world = World(NODES, seed=self.seed, kv_bytes_max=KV_BYTES_MAX, context=CONTEXT)
         self.world.start()
         self.world.deploy(self.world.names[:3])
 

@@ -35,7 +35,7 @@ from shoal_protocol.headers import (
     SessionRefused,
     Token,
 )
-from shoal_protocol.ids import Digest, Instant, NodeId
+from shoal_protocol.ids import DeploymentId, Digest, Epoch, Instant, NodeId
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, REASON_CHARS_MAX, REQUEST_DEADLINE_S_MAX, STAGE_QUEUE_MAX
 from shoal_protocol.messages import DeploymentPhase, Plan
 from shoal_protocol.tensors import Dtype
@@ -108,7 +108,7 @@ class Host:
         self, peer: NodeId, header: OpenSession, payload: Payload, now: Instant, call: CallId, out: Outbox
     ) -> None:
         """Admit a session, or say why not. ``call`` is a fresh id, used if this stage samples."""
-        refusal = self._refusal(header, payload)
+        refusal = self._refusal(header, payload, now)
         if refusal is not None:
             code, detail = refusal
             out.send(peer, SessionRefused(header.session, header.stage, code, detail))
@@ -122,6 +122,7 @@ class Host:
         deadline = Instant(now + min(header.deadline_ms / 1000, REQUEST_DEADLINE_S_MAX))
         hosted = Hosted(header, peer, tenure.plan, span, sampler, deadline)
         self._sessions[hosted.key] = hosted
+        tenure.sessions += 1
         self._budget.reserve(hosted.key, self._kv_bytes(header, span))
         self._timers.set(HostDeadline(*hosted.key), Instant(deadline + DEADLINE_GRACE_S))
         out.add(OpenStage(header.session, header.stage, span, header.tokens_max))
@@ -133,12 +134,14 @@ class Host:
         self._calls[call] = (hosted.key, _OPENING)
         out.add(CallService(call, sampler, services.Method.OPEN, services.pack(request), None))
 
-    def _refusal(self, header: OpenSession, payload: Payload) -> tuple[RefusalCode, str] | None:
+    def _refusal(self, header: OpenSession, payload: Payload, now: Instant) -> tuple[RefusalCode, str] | None:
         tenure = self._tenures.get(header.deployment, header.epoch)
         if tenure is None:
             return RefusalCode.STALE_EPOCH, f"no epoch {header.epoch} of {header.deployment} here"
         if tenure.mine not in (DeploymentPhase.READY, DeploymentPhase.ACTIVE):
             return RefusalCode.NOT_HOSTED, "this stage is not loaded"
+        if tenure.closed(now):
+            return RefusalCode.STALE_EPOCH, f"epoch {header.epoch} takes no sessions any more"
         if stage_of(tenure.plan, self._node) != header.stage:
             return RefusalCode.NOT_HOSTED, f"stage {header.stage} is not this node's"
         if (header.session, header.stage) in self._sessions or (header.session, header.stage) in self._owed:
@@ -181,6 +184,12 @@ class Host:
         if hosted is not None:
             self._refuse(hosted, RefusalCode.DEADLINE, "the deadline has passed", out)
 
+    def evict(self, deployment: DeploymentId, epoch: Epoch, out: Outbox) -> None:
+        """Memory is needed: sessions of this epoch end here, and their ingress is told."""
+        for hosted in list(self._sessions.values()):
+            if (hosted.plan.deployment, hosted.plan.epoch) == (deployment, epoch):
+                self._refuse(hosted, RefusalCode.STALE_EPOCH, f"epoch {epoch} had to make room", out)
+
     def _refuse(self, hosted: Hosted, code: RefusalCode, detail: str, out: Outbox) -> None:
         opening = hosted.opening
         out.send(hosted.ingress, SessionRefused(opening.session, opening.stage, code, detail[:REASON_CHARS_MAX]))
@@ -190,6 +199,9 @@ class Host:
     def _drop(self, hosted: Hosted, out: Outbox) -> None:
         key = hosted.key
         del self._sessions[key]
+        tenure = self._tenures.get(hosted.plan.deployment, hosted.plan.epoch)
+        assert tenure is not None, "an epoch is remembered while it has sessions"
+        tenure.sessions -= 1
         self._budget.free(key)
         self._timers.clear(HostDeadline(*key))
         if hosted.running is not None:

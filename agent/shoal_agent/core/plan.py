@@ -1,8 +1,8 @@
 """Is this plan one I can live with? Validity is each host's own predicate.
 
 A plan is not accepted because others accept it, nor because this node would have computed the same one (two views
-are never equal at one instant): each host checks it against *itself*: its roster, its packages, its memory. Every
-fault is reported, so that an operator mends a plan once.
+are never equal at one instant): each host checks it against *itself*: its roster, its packages, its memory with what
+other deployments and the epoch before take of it. Every fault is reported, so that an operator mends a plan once.
 
 *Who decides the next one* is part of every plan: its hosts first, for they have most to lose, then witnesses, ranked by
 a hash of (deployment, node), so that everybody ranks alike and witnesses change only when they must. An odd number
@@ -10,7 +10,8 @@ where all are honest: a fourth voter would survive no more crashes than three, a
 """
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final
 
 from shoal_agent.core.facts import ModelFacts, StageSpan
@@ -36,10 +37,10 @@ def span_of(plan: Plan, stage: int) -> StageSpan:
     return StageSpan(plan.deployment, plan.epoch, plan.model, part.first_block, part.last_block)
 
 
-def resident_bytes(facts: ModelFacts, span: StageSpan) -> int:
-    """Memory the blocks of ``span`` take once they are open."""
-    blocks = facts.blocks[span.first_block : span.last_block + 1]
-    return facts.shared_bytes + sum(block.resident_bytes for block in blocks)
+def resident_bytes(facts: ModelFacts, *spans: StageSpan) -> int:
+    """Memory the blocks of all ``spans`` take once they are open; what several of them have is there once."""
+    opened = {index for span in spans for index in range(span.first_block, span.last_block + 1)}
+    return facts.shared_bytes + sum(block.resident_bytes for index, block in enumerate(facts.blocks) if index in opened)
 
 
 def kv_bytes_per_token(facts: ModelFacts, span: StageSpan) -> int:
@@ -89,24 +90,59 @@ def faults_of(plan: Plan, roster: TrustedRoster) -> list[str]:
             faults.append(f"{node} is not in the roster")
         elif Role.AGENT not in member.roles:
             faults.append(f"{node} is no agent")
+    for node in plan.voters:
+        member = roster.member(node)
+        if member is None or not {Role.AGENT, Role.WITNESS}.intersection(member.roles):
+            faults.append(f"{node} cannot vote")
     return faults
 
 
-def faults_for_host(plan: Plan, node: NodeId, models: Mapping[Digest, ModelFacts], memory_bytes: int) -> list[str]:
+def faults_of_successor(plan: Plan, before: Plan, parent: Digest) -> list[str]:
+    """Why ``plan`` can never be proven as the next one after ``before``, named ``parent``."""
+    faults = [
+        f"another {name} than epoch {before.epoch}"
+        for name in ("deployment", "model", "terms", "context_tokens_max")
+        if getattr(plan, name) != getattr(before, name)
+    ]
+    if plan.parent != parent or plan.epoch != before.epoch + 1:
+        faults.append(f"it does not follow epoch {before.epoch}")
+    if not plan.voters:
+        faults.append("nobody could ever change it")
+    return faults
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a host has for one more stage: what it offers, less what is taken, beside what stays open meanwhile."""
+
+    memory_bytes: int
+    kv_bytes_max: int
+    taken_bytes: int = 0
+    """By other deployments."""
+    kept: tuple[StageSpan, ...] = ()
+    """Stages of earlier epochs of the same deployment, which serve until this one is ready."""
+
+
+def faults_for_host(plan: Plan, node: NodeId, facts: ModelFacts, room: Room) -> list[str]:
     """Why ``node``, which is a host of ``plan``, cannot take its stage; empty if it can."""
-    facts = models.get(plan.model)
-    if facts is None:
-        return [f"package {plan.model.hex()[:16]} is not in the store"]
-    faults = []
     if plan.stages[-1].last_block != len(facts.blocks) - 1:
-        faults.append(f"the plan ends at block {plan.stages[-1].last_block}, the model at {len(facts.blocks) - 1}")
-        return faults
+        return [f"the plan ends at block {plan.stages[-1].last_block}, the model at {len(facts.blocks) - 1}"]
+    faults = []
     if plan.context_tokens_max > facts.context_tokens_max:
         faults.append(f"context of {plan.context_tokens_max} tokens, the model has {facts.context_tokens_max}")
     stage = stage_of(plan, node)
     assert stage is not None, "only hosts are asked"
     span = span_of(plan, stage)
-    needed = resident_bytes(facts, span) + kv_bytes_per_token(facts, span) * plan.context_tokens_max
-    if needed > memory_bytes:
-        faults.append(f"blocks {span.first_block}-{span.last_block} need {needed} bytes, {memory_bytes} are offered")
+    kv = kv_bytes_per_token(facts, span) * plan.context_tokens_max * plan.terms.sessions
+    needed = resident_bytes(facts, span, *room.kept) + kv
+    name, offered = f"blocks {span.first_block}-{span.last_block}", room.memory_bytes - room.taken_bytes
+    if needed > offered:
+        faults.append(f"{name} need {needed} bytes{_beside(room.kept)}, {offered} are offered")
+    if kv > room.kv_bytes_max:
+        faults.append(f"{name} need {kv} bytes of KV, {room.kv_bytes_max} are kept for it")
     return faults
+
+
+def _beside(kept: Iterable[StageSpan]) -> str:
+    names = [f"{span.first_block}-{span.last_block} of epoch {span.epoch}" for span in kept]
+    return f" beside {', '.join(names)}" if names else ""

@@ -1,37 +1,48 @@
 """How far each epoch of each deployment has come, here and on every host.
 
-One tenure is one plan's life: hosts LOAD, say READY, and when every host is READY the epoch is ACTIVE; later it is
-DRAINED. The transitions of this node's own phase are the table below and nothing else; what other hosts report is
-only remembered. An epoch serves while *all* its hosts say READY or ACTIVE: a host that restarts says LOADING again
-and the epoch pauses instead of answering wrongly.
+One tenure is one plan's life: hosts LOAD, say READY, and when every host is READY the epoch is ACTIVE; when a later
+one is, it is DRAINED. The transitions of this node's own phase are the table below and nothing else; what other hosts
+report is only remembered. An epoch serves while *all* its hosts say READY or ACTIVE and none is lost: a host that
+restarts says LOADING again and the epoch pauses instead of answering wrongly, and a dead host's last READY is worth
+nothing.
+
+The **head** of a deployment is its newest epoch. Its **anchor** is the newest one that served: what there is to fall
+back on while the head is not ready. Whatever is neither is of the past.
 """
 
-from dataclasses import dataclass, field
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, NodeId, Sequence
+from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, Instant, NodeId, Sequence
 from shoal_protocol.messages import DeploymentPhase, Plan
 
 TRANSITIONS: Final[dict[DeploymentPhase, tuple[DeploymentPhase, ...]]] = {
-    DeploymentPhase.LOADING: (DeploymentPhase.READY, DeploymentPhase.FAILED),
+    DeploymentPhase.LOADING: (DeploymentPhase.READY, DeploymentPhase.FAILED, DeploymentPhase.DRAINED),
     DeploymentPhase.READY: (DeploymentPhase.ACTIVE, DeploymentPhase.FAILED, DeploymentPhase.DRAINED),
     DeploymentPhase.ACTIVE: (DeploymentPhase.DRAINED, DeploymentPhase.FAILED),
-    DeploymentPhase.FAILED: (DeploymentPhase.LOADING,),
+    DeploymentPhase.FAILED: (DeploymentPhase.LOADING, DeploymentPhase.DRAINED),
     DeploymentPhase.DRAINED: (),
 }
 """From a phase of this host to the phases it may go to next."""
 
+_BEGINNING: Final = Instant(0.0)
 _SERVING = (DeploymentPhase.READY, DeploymentPhase.ACTIVE)
+HELD: Final = (DeploymentPhase.LOADING, *_SERVING)
+"""Phases in which a host has, or is getting, blocks of an epoch."""
+PAST_MAX: Final = 8
+"""Epochs of a deployment that are remembered once they are of the past: to tell what happened, not to do anything."""
 
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """What one host said about one epoch, and when in its own order of words."""
+    """What one host said about one epoch, and when in its own order of words; ``since``: since when it says so."""
 
     phase: DeploymentPhase
     detail: str
     incarnation: Incarnation
     sequence: Sequence
+    since: Instant = _BEGINNING
 
 
 @dataclass(slots=True)
@@ -43,6 +54,20 @@ class Tenure:
     mine: DeploymentPhase | None = None
     detail: str = ""
     reports: dict[NodeId, HostReport] = field(default_factory=dict)
+    asked: bool = False
+    """This node's blocks were asked for, and not given back."""
+    since: Instant = _BEGINNING
+    """When this node learned of it."""
+    served: Instant | None = None
+    """When all its hosts were ready for the first time."""
+    closing: Instant | None = None
+    """From when on no session begins here; None: not yet."""
+    overdue: bool = False
+    """The time to open blocks is up."""
+    failed: dict[NodeId, None] = field(default_factory=dict)
+    """Hosts of whom it was told that they will not be ready."""
+    sessions: int = 0
+    """Sessions open on this node's stage of it."""
 
     def advance(self, phase: DeploymentPhase, detail: str = "") -> None:
         """Move this node's own phase along the table."""
@@ -54,15 +79,28 @@ class Tenure:
     def hear(self, node: NodeId, report: HostReport) -> None:
         """Take in what ``node`` said; an older word that another broker delivers late changes nothing."""
         known = self.reports.get(node)
-        if known is None or (report.incarnation, report.sequence) > (known.incarnation, known.sequence):
+        if known is None:
             self.reports[node] = report
+        elif (report.incarnation, report.sequence) > (known.incarnation, known.sequence):
+            same = (report.incarnation, report.phase) == (known.incarnation, known.phase)
+            self.reports[node] = replace(report, since=known.since if same else report.since)
 
-    def serving(self) -> bool:
-        """Whether every host is READY or ACTIVE."""
-        return all(
-            (report := self.reports.get(stage.node)) is not None and report.phase in _SERVING
-            for stage in self.plan.stages
-        )
+    def serving(self, lost: Container[NodeId] = ()) -> bool:
+        """Whether every host is READY or ACTIVE, and not ``lost``."""
+        return all(self.ready(stage.node) and stage.node not in lost for stage in self.plan.stages)
+
+    def ready(self, node: NodeId) -> bool:
+        """Whether the host ``node`` said READY or ACTIVE last."""
+        return self.phase_of(node) in _SERVING
+
+    def phase_of(self, node: NodeId) -> DeploymentPhase | None:
+        """What the host ``node`` said last; None if nothing yet."""
+        report = self.reports.get(node)
+        return None if report is None else report.phase
+
+    def closed(self, now: Instant) -> bool:
+        """Whether it takes no sessions any more."""
+        return self.closing is not None and now >= self.closing
 
 
 class Tenures:
@@ -70,13 +108,15 @@ class Tenures:
 
     def __init__(self) -> None:
         self._epochs: dict[tuple[DeploymentId, Epoch], Tenure] = {}
+        self.lost: set[NodeId] = set()
+        """Nodes that are dead or left, as the failure detector has it; only ever asked for membership."""
 
-    def add(self, plan: Plan, digest: Digest) -> Tenure | None:
+    def add(self, plan: Plan, digest: Digest, now: Instant = _BEGINNING) -> Tenure | None:
         """Begin a tenure; None if that epoch is taken (by this plan or, as evidence of foul play, by another)."""
         key = (plan.deployment, plan.epoch)
         if key in self._epochs:
             return None
-        tenure = Tenure(plan, digest)
+        tenure = Tenure(plan, digest, since=now)
         self._epochs[key] = tenure
         return tenure
 
@@ -85,16 +125,36 @@ class Tenures:
         return self._epochs.get((deployment, epoch))
 
     def serving(self, deployment: DeploymentId) -> Tenure | None:
-        """The newest epoch of ``deployment`` whose hosts are all ready."""
-        return max(
-            (tenure for (name, _), tenure in self._epochs.items() if name == deployment and tenure.serving()),
-            key=lambda tenure: tenure.plan.epoch,
-            default=None,
-        )
+        """The newest epoch of ``deployment`` whose hosts are all ready, and there."""
+        return next((tenure for tenure in reversed(self.of(deployment)) if tenure.serving(self.lost)), None)
+
+    def of(self, deployment: DeploymentId) -> list[Tenure]:
+        """Every epoch of ``deployment``, oldest first."""
+        return [self._epochs[key] for key in sorted(key for key in self._epochs if key[0] == deployment)]
+
+    def head(self, deployment: DeploymentId) -> Tenure | None:
+        """The newest epoch of ``deployment``."""
+        return next(reversed(self.of(deployment)), None)
+
+    def anchor(self, deployment: DeploymentId) -> Tenure | None:
+        """The newest epoch of ``deployment`` that ever served."""
+        return next((tenure for tenure in reversed(self.of(deployment)) if tenure.served is not None), None)
+
+    def deployments(self) -> tuple[DeploymentId, ...]:
+        """Every deployment a plan was ever accepted for, by name."""
+        return tuple(sorted({name for name, _ in self._epochs}))
 
     def known(self, deployment: DeploymentId) -> bool:
         """Whether any plan for ``deployment`` was ever accepted."""
         return any(name == deployment for name, _ in self._epochs)
+
+    def forget_past(self, deployment: DeploymentId) -> None:
+        """Drop the oldest epochs that nothing here depends on any more."""
+        anchor, head = self.anchor(deployment), self.head(deployment)
+        past = [t for t in self.of(deployment) if t is not anchor and t is not head]
+        idle = [tenure for tenure in past if tenure.mine not in HELD and not tenure.sessions]
+        for tenure in idle[:-PAST_MAX]:
+            del self._epochs[deployment, tenure.plan.epoch]
 
     def all(self) -> tuple[Tenure, ...]:
         """Every tenure, by deployment and epoch."""
@@ -105,3 +165,4 @@ class Tenures:
         for (deployment, epoch), tenure in self._epochs.items():
             assert tenure.plan.deployment == deployment
             assert tenure.plan.epoch == epoch
+            assert tenure.sessions >= 0

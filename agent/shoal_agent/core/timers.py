@@ -102,17 +102,9 @@ class WordDue:
     deployment: DeploymentId
 
 
-@dataclass(frozen=True, slots=True)
-class StagingDue:
-    """Every host of an epoch should be ready."""
-
-    deployment: DeploymentId
-    epoch: Epoch
-
-
 CouncilAlarm = VoteDue | WordDue
 
-Alarm = Routine | RequestDeadline | HostDeadline | StagingDue | WatchAlarm | CouncilAlarm
+Alarm = Routine | RequestDeadline | HostDeadline | WatchAlarm | CouncilAlarm
 
 
 class Timers:
