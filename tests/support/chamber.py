@@ -15,7 +15,7 @@ from typing import Final
 from shoal_agent.core.council import Council
 from shoal_agent.core.effects import Broadcast, Persist, SendFrame
 from shoal_agent.core.events import Sampled
-from shoal_agent.core.facts import Adopted, Behind, Convicted, Disputed, JudgementWanted, Standing
+from shoal_agent.core.facts import Adopted, Behind, Convicted, Disputed, How, JudgementWanted, Standing
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import VoteDue, WordDue
@@ -119,8 +119,8 @@ class Delegate:
 
     def take(self, fact):
         match fact:
-            case Adopted(plan, digest):
-                self.chamber.adopt(self, plan, digest)
+            case Adopted(plan, digest, how):
+                self.chamber.adopt(self, plan, digest, how)
             case JudgementWanted(plan, digest):
                 self.judge(plan, digest)
             case Behind(_, peer):
@@ -327,11 +327,11 @@ class Chamber:
             assert self.said.setdefault(box, value) == value, f"{box} said twice, at {self.now}"
             assert message.epoch == read(sender.disk[f"vote.{DEPLOYMENT}"]).epoch, "written before it is said"
 
-    def adopt(self, delegate, plan, digest):
+    def adopt(self, delegate, plan, digest, how):
         if delegate.liar:
             return
         epoch = plan.epoch
-        assert epoch >= max(delegate.adopted, default=0), "epochs only grow"
+        assert how is How.RESTORED or epoch >= max(delegate.adopted, default=0), "epochs only grow"
         delegate.adopted[epoch] = digest
         self.decided.setdefault(epoch, {}).setdefault(digest, delegate.name)
         self.want(delegate)

@@ -27,6 +27,8 @@ from shoal_protocol.votes import quorum
 
 SETTLE_S: Final = 2.0
 """Several times what an answer to a node's first words takes."""
+RESTORE_S: Final = 0.5
+"""Whoever starts reads its disk before it does anything else; a diary that comes later than this is none."""
 LISTEN_S: Final = 10.0
 """By then a node that lost everything has heard what there is to hear: one round of anti-entropy."""
 
@@ -50,7 +52,7 @@ class Franchise:
 
     @property
     def settled_at(self) -> Instant:
-        """When this node may be sure that it is new."""
+        """When this node may be sure that it knows all of its past, or that it is new."""
         return self._settled_at
 
     def remember(self, diary: Diary, now: Instant) -> None:
@@ -60,9 +62,9 @@ class Franchise:
         if diary.lost:
             self._lost_at = now
 
-    def meet(self, now: Instant) -> None:
-        """This node hears of the deployment for the first time."""
-        self._settled_at = Instant(now + SETTLE_S)
+    def meet(self, now: Instant, *, again: bool) -> None:
+        """This node hears of the deployment for the first time, from others or (``again``) from its own disk."""
+        self._settled_at = Instant(now + (RESTORE_S if again else SETTLE_S))
 
     def listen(self, voter: NodeId) -> None:
         """``voter`` spoke about the next plan."""
@@ -89,14 +91,20 @@ class Franchise:
         return len(heard) >= quorum(len(before.voters), before.terms.faulty)
 
     def open_diary(self, plan: Plan, out: Outbox) -> None:
-        """Write an empty diary if ``plan``, about to be stored, makes this node a voter."""
-        if self._node in plan.voters:
+        """Write an empty diary if ``plan``, about to be stored, makes this node a voter.
+
+        One that is there already, of this epoch or a later one, stays: then it is the chain that was lost.
+        """
+        if self._node in plan.voters and not self._has_diary(plan):
             self._diary = Diary(self._deployment, Epoch(plan.epoch + 1), self._barred, self._lost_at is not None)
             out.add(Persist(f"vote.{self._deployment}", write(self._diary)))
 
+    def _has_diary(self, plan: Plan) -> bool:
+        return self._diary is not None and self._diary.epoch > plan.epoch
+
     def check(self, plan: Plan, out: Outbox) -> bool:
         """Whether the diary that ``plan``, read back from disk, asks for is there; if not, this node is barred."""
-        if self._node not in plan.voters or (self._diary is not None and self._diary.epoch > plan.epoch):
+        if self._node not in plan.voters or self._has_diary(plan):
             return True
         self._barred = Epoch(plan.epoch + 1)
         self.open_diary(plan, out)

@@ -81,8 +81,8 @@ class Seat:
         """A genesis plan, in an operator's verified envelope."""
         if how is not How.RESTORED and not self._is_sound(message.plan, now, out):
             return []
-        if self.chain.head is None and how is not How.RESTORED:
-            self._franchise.meet(now)
+        if self.chain.head is None:
+            self._franchise.meet(now, again=how is How.RESTORED)
         roster = self._voice.identity.roster
         return self._take(self.chain.begin(message, wire, roster, roster.cluster), None, now, out, how)
 
@@ -137,7 +137,7 @@ class Seat:
         plan, head = self.chain.plan, links[-1]
         if how is How.RESTORED:
             self._checked = False
-            self._tables.timers.set(WordDue(self.deployment), Instant(now + SPACING_S))
+            self._tables.timers.set(WordDue(self.deployment), self._franchise.settled_at)
         else:
             before = self.chain.link(Epoch(links[0].epoch - 1)) if links[0].epoch > 0 else None
             self._franchise.advance(None if before is None else decode_plan(before.raw), plan, now)
@@ -177,7 +177,7 @@ class Seat:
     def _sit(self, now: Instant, out: Outbox) -> list[SeatFact]:
         """Open the sitting about the next plan, if this node votes about it and may already."""
         head = self.chain.head
-        if self._sitting is not None or head is None:
+        if self._sitting is not None or head is None or now < self._franchise.settled_at:
             return []
         plan = self.chain.plan
         self._check(now, out)
