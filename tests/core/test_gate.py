@@ -5,7 +5,7 @@ import pytest
 
 from shoal_agent.core import gate as gates
 from shoal_agent.core.events import EnvelopeReceived
-from shoal_agent.core.gate import DuplicateEnvelope, Gate, open_addressed
+from shoal_agent.core.gate import DuplicateEnvelope, Gate, HeardBefore, open_addressed
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import MalformedMessage, RemoteProtocolError, ReplayedMessage
 from shoal_protocol.ids import ClusterId, Incarnation, NodeId, Sequence
@@ -65,6 +65,15 @@ def test_the_same_bytes_from_the_same_broker_are_a_replay():
     arrives(door, sealed(BEAT))
     with pytest.raises(ReplayedMessage):
         arrives(door, sealed(BEAT))
+
+
+def test_a_word_that_is_not_new_comes_with_its_envelope_so_that_its_sender_can_be_told():
+    door = gate()
+    arrives(door, sealed(BEAT, 5))
+    with pytest.raises(HeardBefore, match="accepted before") as caught:
+        arrives(door, sealed(BEAT, 5, ttl_ms=59_000))
+    assert (caught.value.envelope.sender, caught.value.envelope.sequence) == (node_of(AGENT), 5)
+    assert caught.value.reason == ReplayedMessage.reason
 
 
 def test_what_a_broker_says_it_repeats_is_a_copy_and_not_a_replay():

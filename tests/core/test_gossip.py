@@ -1,15 +1,12 @@
 """Gossip: what a node says of itself, and how a crowd of them comes to believe the same, whatever is lost."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import pairwise
-from random import Random
 
 import pytest
 
 from shoal_agent.core.effects import AdoptIncarnation, Broadcast, Listen, SendFrame
-from shoal_agent.core.events import EnvelopeReceived
-from shoal_agent.core.exchange import ANSWERS_PER_S, ROUND_S
+from shoal_agent.core.exchange import ROUND_S
 from shoal_agent.core.gossip import (
     DRIFT_SPACING_S,
     HEARTBEAT_JITTER,
@@ -20,65 +17,25 @@ from shoal_agent.core.gossip import (
     REFRESH_S,
     Forked,
     Reborn,
-    Relayed,
 )
 from shoal_agent.core.records import DEPARTED_S
 from shoal_agent.core.tables import RECORD_SPACING_S
 from shoal_agent.core.voice import TTL_MS
 from shoal_protocol import topics
-from shoal_protocol.envelope import seal
-from shoal_protocol.ids import Incarnation, Sequence
-from shoal_protocol.limits import DELTA_BYTES_MAX, DELTAS_MAX
+from shoal_protocol.ids import Incarnation
 from shoal_protocol.messages import (
     Ack,
-    ControlMessage,
     DeploymentPhase,
     Heartbeat,
     Load,
     NodePhase,
     NodeState,
-    PhaseReported,
-    Syn,
     SynAck,
 )
-from shoal_protocol.topics import shard_count, shard_of, topic_for
-from tests.support.crowd import CLUSTER, GB, WALL_MS, Crowd, Talker, a_plan
+from tests.support.crowd import Crowd, brokerless, says, sealed, settled
+from tests.support.talker import CLUSTER, GB, a_plan
 
 READY = DeploymentPhase.READY
-
-
-def settled(count: int, **options: int) -> Crowd:
-    crowd = Crowd(count, **options)
-    crowd.run(3)
-    crowd.run_until(crowd.agreed, 30)
-    return crowd
-
-
-def brokerless(count: int) -> Crowd:
-    """Everybody knows everybody, and no broker is left."""
-    crowd = settled(count)
-    for broker in crowd.retained:
-        crowd.cut_broker(broker)
-    return crowd
-
-
-def says(
-    crowd: Crowd, speaker: Talker, message: ControlMessage, hearer: Talker, *, life: int = 1, sequence: int = 10**6
-) -> None:
-    """``hearer`` hears ``message`` in ``speaker``'s name."""
-    wire = sealed(crowd, speaker, message, life=life, sequence=sequence)
-    crowd._deliver(hearer, received(crowd, speaker, message, wire))
-    crowd.run(0.02)
-
-
-def sealed(crowd: Crowd, speaker: Talker, message: ControlMessage, *, life: int = 1, sequence: int = 10**6) -> bytes:
-    wall_ms = WALL_MS + int(crowd.now * 1000)
-    return seal(speaker.key, CLUSTER, speaker.name, Incarnation(life), Sequence(sequence), TTL_MS, wall_ms, message)
-
-
-def received(crowd: Crowd, speaker: Talker, message: ControlMessage, wire: bytes) -> EnvelopeReceived:
-    shard = shard_of(speaker.name, shard_count(crowd.roster.agent_count))
-    return EnvelopeReceived("a", topic_for(CLUSTER, speaker.name, message, shard), wire)
 
 
 # --- what a node says of itself ---------------------------------------------------------------------------------------
@@ -179,71 +136,6 @@ def test_a_broker_that_comes_up_is_filled_again_at_once():
 # --- convergence ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_a_crowd_agrees_after_a_time_of_loss(seed: int):
-    crowd = Crowd(10, seed=seed)
-    rng = Random(seed)
-    crowd.loses = lambda node, topic, wire: rng.random() < 0.6
-    for round_ in range(20):
-        talker = rng.choice(crowd.all())
-        talker.change(f"tokenizer:{round_}")
-        talker.report("toy", rng.choice(list(DeploymentPhase)))
-        crowd.run(1)
-    crowd.loses = lambda node, topic, wire: False
-    crowd.run_until(crowd.agreed, 15)
-    assert len(crowd.all()[0].gossip.records.stamps(0)) >= 10
-
-
-def test_a_phase_that_was_lost_before_a_record_that_was_not_is_brought():
-    crowd = settled(3)
-    one, other, _ = crowd.all()
-    crowd.loses = lambda node, topic, wire: node == other.name and "/s/" in topic
-    one.report("toy", READY)
-    one.change("sampler")
-    crowd.run(1)
-    crowd.loses = lambda node, topic, wire: False
-    assert other.knows(one) == ("sampler",), "the later word came"
-    assert not any(isinstance(message, PhaseReported) for message, _ in other.heard)
-    crowd.run_until(crowd.agreed, 8)
-    (phase,) = [fresh for message, fresh in other.heard if isinstance(message, PhaseReported)]
-    assert not phase, "and what is brought later says nothing of the present"
-    assert any(isinstance(fact, Relayed) for fact in other.facts)
-
-
-@pytest.mark.parametrize("links", ["cut", "whole"])
-def test_two_halves_of_brokers_and_links_agree_once_they_meet(links: str):
-    crowd = settled(10)
-    left, right = crowd.all()[:5], crowd.all()[5:]
-    crowd.cut_broker("a", *right)
-    crowd.cut_broker("b", *left)
-    if links == "cut":
-        for one in left:
-            for other in right:
-                crowd.cut_link(one, other)
-                one.dead += (other.name,)
-                other.dead += (one.name,)
-    left[0].change("left")
-    right[0].change("right")
-    crowd.run(60)
-    meet = links == "whole"
-    assert all((talker.knows(right[0]) == ("right",)) == meet for talker in left)
-    assert all((talker.knows(left[0]) == ("left",)) == meet for talker in right)
-    crowd.cut = {pair for pair in crowd.cut if pair[0] in crowd.retained}
-    crowd.run_until(crowd.agreed, 45)
-    assert all(talker.knows(right[0]) == ("right",) for talker in left)
-    assert all(talker.knows(left[0]) == ("left",) for talker in right)
-
-
-def test_without_brokers_news_still_reach_everybody():
-    crowd = brokerless(20)
-    crowd.run(2 * ROUND_S)
-    one = crowd.all()[0]
-    one.change("sampler")
-    took = crowd.run_until(lambda: all(talker.knows(one) == ("sampler",) for talker in crowd.all()[1:]), 20)
-    assert took < 10
-    assert not any("/hb/" in effect.header.topic for effect in one.effects[:1] if isinstance(effect, SendFrame))
-
-
 def test_without_brokers_beats_go_to_the_circle_and_three_more():
     crowd = settled(10)
     one = crowd.all()[0]
@@ -278,29 +170,6 @@ def test_without_brokers_records_are_renewed_so_that_relays_have_something_new()
     begun = len(one.said(NodeState))
     crowd.run(60)
     assert len(one.said(NodeState)) - begun == pytest.approx(60 / REFRESH_ALONE_S, abs=1)
-
-
-def test_a_late_joiner_gets_a_long_chain_within_seconds():
-    crowd = settled(5, strangers=1)
-    for epoch in range(1000):
-        crowd.all()[0].decide(a_plan("toy", [crowd.all()[0].name], epoch))
-    crowd.run_until(crowd.agreed, 60)
-    late = crowd.newcomer()
-    took = crowd.run_until(lambda: late.deeds.heads() == crowd.all()[0].deeds.heads(), 60)
-    assert took < 20
-    acks = [envelope.message for talker in crowd.all() for envelope, _ in talker.said(SynAck)]
-    assert all(len(ack.deltas) <= DELTAS_MAX and sum(map(len, ack.deltas)) <= DELTA_BYTES_MAX for ack in acks)
-
-
-def test_the_dead_are_asked_now_and_then():
-    crowd = settled(4)
-    one, *others = crowd.all()
-    one.dead = tuple(other.name for other in others)
-    begun = len(one.effects)
-    crowd.run(10 * ROUND_S)
-    asked = [envelope.message.to for envelope, effect in one.said(Syn) if effect in one.effects[begun:]]
-    assert len(asked) >= 8, "with nobody alive, every round asks one of the dead"
-    assert set(asked) <= set(one.dead)
 
 
 def test_the_departed_are_forgotten_and_do_not_come_back():
@@ -408,52 +277,6 @@ def test_two_words_under_one_number_are_proof_whoever_brings_the_other():
 # --- what others may not do -------------------------------------------------------------------------------------------
 
 
-def heartbeat(crowd: Crowd, one: Talker, other: Talker) -> bytes:
-    return sealed(crowd, one, Heartbeat(1, 1))
-
-
-def misdirected(crowd: Crowd, one: Talker, other: Talker) -> ControlMessage:
-    return Syn(one.name, (), ())
-
-
-@pytest.mark.parametrize(
-    ("message", "reason"),
-    [
-        (lambda crowd, one, other: SynAck(other.name, (), (), ()), "unasked"),
-        (misdirected, "misdirected"),
-        (lambda crowd, one, other: Ack(other.name, (b"nonsense",)), "malformed"),
-        (lambda crowd, one, other: Ack(other.name, (heartbeat(crowd, one, other),)), "relayed"),
-    ],
-)
-def test_what_nobody_asked_for_is_refused_and_counted(
-    message: Callable[[Crowd, Talker, Talker], ControlMessage], reason: str
-):
-    crowd = settled(2)
-    one, other = crowd.all()
-    says(crowd, one, message(crowd, one, other), other)
-    assert other.tables.rejected == {reason: 1}
-
-
-def test_an_uninvited_gift_is_one_word_at_most():
-    crowd = settled(2)
-    one, other = crowd.all()
-    says(crowd, one, Ack(other.name, (b"x",) * 100), other)
-    assert other.tables.rejected["malformed"] == 1
-    other.gossip._exchange._answered[one.name] = crowd.now
-    says(crowd, one, Ack(other.name, (b"x",) * 100), other, sequence=10**6 + 1)
-    assert other.tables.rejected["malformed"] == 101
-
-
-def test_questions_without_end_are_answered_so_often_and_no_more():
-    crowd = settled(2)
-    one, other = crowd.all()
-    begun = crowd.messages[one.name]
-    for sequence in range(10 * ANSWERS_PER_S):
-        wire = sealed(crowd, one, Syn(other.name, (), ()), sequence=10**6 + sequence)
-        other.receive(received(crowd, one, Syn(other.name, (), ()), wire))
-    assert ANSWERS_PER_S <= crowd.messages[one.name] - begun <= 2 * ANSWERS_PER_S
-
-
 def test_a_lost_counter_at_its_end_is_not_adopted():
     crowd = settled(1)
     (one,) = crowd.all()
@@ -464,12 +287,8 @@ def test_a_lost_counter_at_its_end_is_not_adopted():
 # --- shares -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_keeps_its_share_and_those_of_its_circle_and_nothing_else(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(topics, "SHARD_NODES", 6)
-
-
-def test_a_node_keeps_its_share_and_those_of_its_circle_and_nothing_else(small_shares: None):
     crowd = Crowd(18)
     crowd.run(4)
     shards = {talker.name: talker.gossip.records.home for talker in crowd.all()}
@@ -495,19 +314,3 @@ def test_a_node_keeps_its_share_and_those_of_its_circle_and_nothing_else(small_s
     assert {peer.node for peer in one.tables.membership.peers()} == set(mates) - {one.name}
     crowd.run(2)
     assert one.root() == next(t for t in crowd.all() if t is not one and t.name in mates).root()
-
-
-def test_what_was_lost_of_a_circle_in_another_share_is_brought(small_shares: None):
-    crowd = Crowd(12)
-    shards = {talker.name: talker.gossip.records.home for talker in crowd.all()}
-    one = crowd.all()[0]
-    other = next(talker for talker in crowd.all() if shards[talker.name] != shards[one.name])
-    for talker in (one, other):
-        talker.adopt(a_plan("toy", [one.name, other.name]))
-    crowd.run(3)
-    crowd.loses = lambda node, topic, wire: node == one.name and "/ae/" not in topic
-    other.change("sampler")
-    crowd.run(1)
-    crowd.loses = lambda node, topic, wire: False
-    one.dead = tuple(peer.node for peer in one.tables.membership.peers() if peer.node != other.name)
-    crowd.run_until(lambda: one.knows(other) == ("sampler",), 3 * ROUND_S)

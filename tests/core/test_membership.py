@@ -124,3 +124,23 @@ def test_what_others_kept_makes_nobody_present():
     assert table.present(ONE, START)
     table.merge(ONE, Incarnation(1), record(2), Instant(START + 60), fresh=False)
     assert not table.present(ONE, Instant(START + 60))
+
+
+def test_hearsay_makes_nobody_present_and_takes_presence_from_nobody():
+    table = Membership()
+    assert table.merge(ONE, Incarnation(1), record(1), START, fresh=False)
+    assert not table.present(ONE, START)
+    table.heard(ONE, Incarnation(1), Heartbeat(1, 1), START)
+    assert table.present(ONE, START)
+    assert table.merge(ONE, Incarnation(1), record(2), Instant(START + 1), fresh=False)
+    assert table.peer(ONE).heard == START
+    assert table.present(ONE, Instant(START + 1))
+
+
+def test_who_is_forgotten_was_never_here():
+    table = Membership()
+    merged(table, 1, 5)
+    table.forget(ONE)
+    table.forget(TWO)
+    assert table.peers() == ()
+    assert merged(table, 1, 1)
