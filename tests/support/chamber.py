@@ -111,7 +111,7 @@ class Delegate:
             match effect:
                 case Persist(name, data):
                     self.disk[name] = data
-                case Broadcast(topic, wire):
+                case Broadcast(_, wire):
                     self.chamber.broadcast(self, wire)
                 case SendFrame(peer, _, wire):
                     self.chamber.send(self, peer, wire)

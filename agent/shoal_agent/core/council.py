@@ -49,6 +49,11 @@ DEPLOYMENTS_MAX: Final = 256
 """As many as a sender has replay windows: beyond that a node could not tell old words from new ones anyway."""
 
 
+RECORDS: Final = ("vote", "cert", "order", "plan")
+"""What names of stored records begin with, in the best order to read them back: diaries before the plans that ask for
+them, and the beginning of a chain last, so that all of it is adopted at once."""
+
+
 class Council:
     """This node's part in all agreements."""
 

@@ -22,6 +22,7 @@ from random import Random, SystemRandom
 from typing import Final
 
 from shoal_agent.config import Config, api_key_hashes
+from shoal_agent.core.council import RECORDS
 from shoal_agent.core.events import Restored, Sampled, StopRequested
 from shoal_agent.core.flight import FLIGHT_VERSION, Departure
 from shoal_agent.core.node import Node
@@ -247,9 +248,11 @@ def _tell_beginnings(ground: _Ground, runtime: Runtime, packages: Packages, spee
             packages.announce_now(load())
         except ModelError as fault:
             ground.log.say("error", "package refused", {"package": name, "why": str(fault)})
-    for name in ground.state.names():
-        if name.startswith("plan."):
-            runtime.post(Restored(name, ground.state.restore(name) or b""))
+    names = ground.state.names()
+    for kind in RECORDS:
+        for name in names:
+            if name.startswith(f"{kind}."):
+                runtime.post(Restored(name, ground.state.restore(name) or b""))
 
 
 def _reading(ground: _Ground, speed: int) -> Sampled:
