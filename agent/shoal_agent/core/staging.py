@@ -163,7 +163,11 @@ class Staging:
         for deployment in tenures.deployments():
             epochs = tenures.of(deployment)
             past, head = epochs[:-1], epochs[-1]
-            self._serve(head, now, out)
+            for tenure in epochs:
+                self._serve(tenure, now)
+            if head.mine is DeploymentPhase.READY and head.serving(tenures.lost):
+                head.advance(DeploymentPhase.ACTIVE)
+                self._announce(head, now, out)
             if head.mine is None and stage_of(head.plan, self._here) is not None:
                 self._begin(head, now, out)
             self._open(head, past, out)
@@ -195,16 +199,11 @@ class Staging:
         head.failed = dict.fromkeys(failed) | {node: None for node in head.failed if not head.ready(node)}
         return [StagingFailed(head.plan.deployment, head.plan.epoch, new)] if new else []
 
-    def _serve(self, head: Tenure, now: Instant, out: Outbox) -> None:
-        """All hosts are ready: this epoch is the one."""
-        if not head.serving(self._tables.tenures.lost):
-            return
-        if head.served is None:
-            head.served = now
-            self._tell(head, f"every host is ready, {now - head.since:.2f} s after the plan was heard of", now)
-        if head.mine is DeploymentPhase.READY:
-            head.advance(DeploymentPhase.ACTIVE)
-            self._announce(head, now, out)
+    def _serve(self, tenure: Tenure, now: Instant) -> None:
+        """All hosts are ready: there is something to serve with, and to fall back on."""
+        if tenure.served is None and tenure.serving(self._tables.tenures.lost):
+            tenure.served = now
+            self._tell(tenure, f"every host is ready, {now - tenure.since:.2f} s after the plan was heard of", now)
 
     def _begin(self, head: Tenure, now: Instant, out: Outbox) -> None:
         """This node is a host of the newest epoch: see to it that it can be."""

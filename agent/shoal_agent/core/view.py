@@ -95,7 +95,7 @@ def _deployments(tables: Tables) -> list[DeploymentView]:
                 tenure.digest,
                 plan.model,
                 plan.context_tokens_max,
-                tenure.serving(),
+                tenure.serving(tables.tenures.lost),
                 tenure.mine,
                 tuple(stages),
             )
