@@ -30,13 +30,19 @@ def test_no_input_that_atheris_finds_makes_a_node_raise(tmp_path):
 
 
 BRITTLE = """
-import shoal_agent.core.node as node
 from tests.fuzz import atheris_harness
+from shoal_agent.core.gate import Gate
+from shoal_protocol.messages import Accused
 
-def raises(*_):
-    raise KeyError("planted")
+opened = Gate.open
 
-node.Node._heard = raises
+def brittle(gate, *arrival):
+    envelope = opened(gate, *arrival)
+    if isinstance(envelope.message, Accused):
+        raise KeyError("planted")
+    return envelope
+
+Gate.open = brittle
 atheris_harness.main()
 """
 

@@ -6,15 +6,17 @@ from collections import Counter
 import msgpack
 import pytest
 
-from shoal_agent.core.effects import Count, Note
+from shoal_agent.core.effects import Broadcast, Count, Note, SendFrame
 from shoal_protocol.codec import KIND_OF, MESSAGES, encode_message
 from shoal_protocol.envelope import payload_type, seal
 from shoal_protocol.errors import RemoteProtocolError
+from shoal_protocol.frames import Frame
+from shoal_protocol.headers import Gossip
 from shoal_protocol.ids import ClusterId, Incarnation, Sequence, node_id_of
 from shoal_protocol.limits import CLOCK_SKEW_MS_MAX, ENVELOPE_BYTES_MAX, SHARDS_MAX
-from shoal_protocol.messages import Accused, Heartbeat
+from shoal_protocol.messages import Accused, Heartbeat, SynAck
 from shoal_protocol.sealing import Ed25519Sealer, pae
-from shoal_protocol.topics import RosterTopic, build, topic_for
+from shoal_protocol.topics import AntiEntropyTopic, EvidenceTopic, RosterTopic, build, topic_for
 from tests.support.siege import OPERATORS_SAY, Siege
 from tests.support.world import CLUSTER
 
@@ -87,7 +89,7 @@ WIRES = {
     "oversized": (lambda siege, message: siege.sealed(message).ljust(ENVELOPE_BYTES_MAX + 1, b"\x00"), "oversized"),
 }
 LIVES_END = "of an earlier life"
-"""Not for plans that carry their proof: those outlive who said them."""
+"""Even of what outlives its sender: in its own slot, an earlier life is over once a later one was heard."""
 
 
 def kinds():
@@ -98,54 +100,97 @@ def place_of(siege, message) -> str:
     return topic_for(CLUSTER, node_id_of(siege.speaker(message).public_key), message)
 
 
-def refused(siege, wire: bytes, topic: str, reason: str) -> None:
-    """``wire`` on ``topic`` is refused for ``reason``, counted once, and leaves no other trace."""
+def bring(siege, road: str, wire: bytes, topic: str) -> None:
+    """``wire`` comes from a broker, or over a link, which counts as one more broker."""
+    if road == "broker":
+        siege.hear(wire, topic)
+    else:
+        siege.receive(Frame(Gossip(topic), memoryview(wire), 0), siege.world.names[0])
+
+
+def refused(siege, road: str, wire: bytes, topic: str, reason: str, aside: Counter | None = None) -> list:
+    """``wire`` on ``topic`` is refused for ``reason``, counted once, and changes nothing; what else is done about it.
+
+    ``aside`` is what may be counted besides.
+    """
     target, now = siege.target, siege.world.now
     before, counts = target.node.snapshot(now), Counter(target.counts)
     siege.world.log.clear()
-    siege.target.node.check()
-    siege.hear(wire, topic)
-    assert Counter(target.counts) - counts == Counter({("messages_rejected", reason): 1})
+    bring(siege, road, wire, topic)
+    assert Counter(target.counts) - counts - (aside or Counter()) == Counter({("messages_rejected", reason): 1})
     after = target.node.snapshot(now)
-    assert Counter(dict(after.rejected)) - Counter(dict(before.rejected)) == Counter({reason: 1})
+    assert Counter(dict(after.rejected))[reason] == Counter(dict(before.rejected))[reason] + 1
     assert dataclasses.replace(after, rejected=()) == dataclasses.replace(before, rejected=())
     effects = [effect for _, name, effect in siege.world.log if name == target.name]
     assert effects
-    assert all(isinstance(effect, Count | Note) for effect in effects)
+    return [effect for effect in effects if not isinstance(effect, Count | Note)]
 
 
+def roads():
+    return pytest.mark.parametrize("road", ["broker", "link"])
+
+
+@roads()
 @kinds()
 @pytest.mark.parametrize("attack", WIRES)
-def test_what_is_not_to_be_believed_is_refused(siege, kind, attack):
+def test_what_is_not_to_be_believed_is_refused(siege, kind, attack, road):
     make, reason = WIRES[attack]
     message = siege.messages[kind]
     if attack == LIVES_END:
-        accepted(siege, message)
-        if type(message).__name__ in ("PlanAnnounced", "Certified", "RecoveryOrdered"):
-            reason = "replay"  # in its own slot, an earlier life is over too
-    refused(siege, make(siege, message), place_of(siege, message), reason)
+        accepted(siege, road, message)
+    answers = refused(siege, road, make(siege, message), place_of(siege, message), reason)
+    if attack == LIVES_END:
+        speaker = node_id_of(siege.speaker(message).public_key)
+        assert all(is_told(answer, speaker) for answer in answers), "one from the past is told, and nobody else"
+    else:
+        assert not answers
 
 
-def accepted(siege, message) -> bytes:
+def is_told(effect, node) -> bool:
+    """Whether ``effect`` says something to ``node`` alone."""
+    if isinstance(effect, SendFrame):
+        return effect.peer == node
+    return isinstance(effect, Broadcast) and effect.topic == build(AntiEntropyTopic(CLUSTER, node))
+
+
+UNASKED = ("messages_rejected", "unasked")
+"""A SynAck that no Syn asked for passes the door, and is refused behind it."""
+
+
+def accepted(siege, road: str, message) -> bytes:
     """``message`` under a new number passes the door."""
-    wire, before = siege.sealed(message), siege.refusals()
-    siege.hear(wire, place_of(siege, message))
-    assert siege.refusals() == before
+    wire, before = siege.sealed(message), Counter(siege.target.counts)
+    bring(siege, road, wire, place_of(siege, message))
+    counted = Counter(siege.target.counts) - before
+    refusals = {key for key in counted if key[0] in ("messages_rejected", "messages_duplicate")}
+    assert refusals <= ({UNASKED} if isinstance(message, SynAck) else set())
     return wire
 
 
+FORKED = Counter({("messages_rejected", "equivocation"): 1, ("gossip_facts", "Forked"): 1})
+"""Two records under one number are more than a replay: they are evidence, and everybody is told."""
+
+
+def is_evidence(effect) -> bool:
+    topic = effect.header.topic if isinstance(effect, SendFrame) else effect.topic
+    return topic == build(EvidenceTopic(CLUSTER))
+
+
+@roads()
 @kinds()
-def test_what_is_right_is_heard_once_and_a_replay_refused(siege, kind):
+def test_what_is_right_is_heard_once_and_a_replay_refused(siege, kind, road):
     message = siege.messages[kind]
-    wire = accepted(siege, message)
-    refused(siege, wire, place_of(siege, message), "replay")
+    wire = accepted(siege, road, message)
+    assert not refused(siege, road, wire, place_of(siege, message), "replay")
     again = siege.sealed(message, sequence=siege._sequence, ttl_ms=60_000)
     assert again != wire
-    refused(siege, again, place_of(siege, message), "replay")
+    answers = refused(siege, road, again, place_of(siege, message), "replay", FORKED)
+    assert all(is_evidence(answer) for answer in answers)
 
 
+@roads()
 @kinds()
-def test_what_comes_on_another_topic_is_refused(siege, kind):
+def test_what_comes_on_another_topic_is_refused(siege, kind, road):
     message, other = siege.messages[kind], siege.world.names[2]
     here = place_of(siege, message)
     elsewhere = [topic_for(CLUSTER, other, siege.messages[index]) for index in range(len(MESSAGES))]
@@ -153,7 +198,7 @@ def test_what_comes_on_another_topic_is_refused(siege, kind):
     elsewhere += [topic_for(ClusterId("00" * 16), siege.world.names[0], message)]
     for topic in elsewhere:
         if topic != here:
-            refused(siege, siege.sealed(message), topic, "malformed")
+            assert not refused(siege, road, siege.sealed(message), topic, "malformed")
 
 
 def test_the_share_in_a_topic_is_nobodys_word():

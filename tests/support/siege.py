@@ -98,7 +98,7 @@ class Siege:
             lies = (cast(key, 1, VoteKind.PREVOTE, plan) for plan in (encode_plan(self.genesis), None))
             return EvidenceFound(*(self.sealed(lie, key) for lie in lies))
         if hasattr(message, "deltas"):
-            return dataclasses.replace(message, deltas=wires[:5])
+            return dataclasses.replace(message, deltas=(wires[0], wires[3], wires[4]))
         return message
 
     # --- the attacker's means -------------------------------------------------------------------------------------
