@@ -13,6 +13,10 @@ Whoever is proven to have said two things (its own envelopes are the proof, and 
 to any more by this node; operators have to take it off the roster. What others relay of it still counts, since the
 theory allows for f such voters whatever they say, but not for voters that count differently.
 
+A node that has lived before and finds an empty disk has lost its past, whoever noticed it first: the node itself, by
+its boot counter and the ``LIFE`` record that should be there, or others who remember more of it than it does. What it
+hears of in the next LISTEN_S may be part of that past (``franchise``); what it first hears of later is new.
+
 Memory is bounded by the roster: only members speak, and only operators found deployments, DEPLOYMENTS_MAX of them.
 """
 
@@ -20,7 +24,9 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Final
 
+from shoal_agent.core.effects import Persist
 from shoal_agent.core.facts import Convicted, How, JudgementWanted, Resolved, SeatView
+from shoal_agent.core.franchise import LISTEN_S
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.seat import Seat, SeatFact
 from shoal_agent.core.sitting import Caught
@@ -49,9 +55,12 @@ DEPLOYMENTS_MAX: Final = 256
 """As many as a sender has replay windows: beyond that a node could not tell old words from new ones anyway."""
 
 
-RECORDS: Final = ("vote", "cert", "order", "plan")
+RECORDS: Final = ("council", "vote", "cert", "order", "plan")
 """What names of stored records begin with, in the best order to read them back: diaries before the plans that ask for
 them, and the beginning of a chain last, so that all of it is adopted at once."""
+LIFE: Final = "council.life"
+"""Written when a node begins to live, so that one that has lived before and finds nothing knows that it lost it."""
+_WHOLE, _LOST = b"whole", b"lost"
 
 
 class Council:
@@ -63,7 +72,8 @@ class Council:
         self._rng = rng
         self._seats: dict[DeploymentId, Seat] = {}
         self._liars: dict[NodeId, None] = {}
-        self._lost = False
+        self._life: bytes | None = None
+        self._lost_at: Instant | None = None
 
     # --- what is proven ---------------------------------------------------------------------------------------------
 
@@ -88,13 +98,15 @@ class Council:
         """What an earlier life stored, in any order; other names are not the council's and change nothing."""
         kind = name.split(".", 1)[0]
         try:
-            if kind == "vote":
+            if name == LIFE:
+                self._life = data
+            elif kind == "vote":
                 diary = read(data)
-                self._seat(diary.deployment, now, out).remember(diary, now)
+                self._stored_seat(diary.deployment).remember(diary, now)
             elif kind == "cert":
                 certified = decode_message(KIND_OF[Certified], data)
                 assert isinstance(certified, Certified), "the number says so"
-                seat = self._seat(decode_plan(certified.plan).deployment, now, out)
+                seat = self._stored_seat(decode_plan(certified.plan).deployment)
                 return self._resolve(seat.certified(certified, None, now, out, How.RESTORED), now, out)
             elif kind in ("plan", "order"):
                 return self._reopened(data, now, out)
@@ -109,10 +121,10 @@ class Council:
         message = open_envelope(wire, roster, roster.cluster).message
         match message:
             case PlanAnnounced():
-                seat = self._seat(decode_plan(message.plan).deployment, now, out)
+                seat = self._stored_seat(decode_plan(message.plan).deployment)
                 return self._resolve(seat.announced(message, wire, now, out, How.RESTORED), now, out)
             case RecoveryOrdered():
-                seat = self._seat(decode_plan(message.plan).deployment, now, out)
+                seat = self._stored_seat(decode_plan(message.plan).deployment)
                 return self._resolve(seat.ordered(message, wire, None, now, out, How.RESTORED), now, out)
             case _:
                 raise MalformedMessage("neither plan nor order")
@@ -166,12 +178,30 @@ class Council:
 
     def lose(self, now: Instant, out: Outbox) -> None:
         """This node has lived before and remembers nothing of it: it must not vote as if it had said nothing."""
-        self._lost = True
+        self._lost_at = now
+        self._write_life(_LOST, out)
         for seat in self._all():
             seat.lose(now, out)
 
+    def _look_back(self, now: Instant, out: Outbox) -> None:
+        """See whether there was an earlier life that is not remembered, and when its time to be heard of is over."""
+        if self._life is None and self._voice.identity.incarnation > 1 and not self._seats:
+            out.note("warning", "an earlier life of this node is lost, and with it what it voted")
+            self.lose(now, out)
+        elif self._life == _LOST and self._lost_at is None:
+            self.lose(now, out)
+        elif self._life is None or (self._lost_at is not None and now - self._lost_at >= LISTEN_S):
+            self._lost_at = None
+            self._write_life(_WHOLE, out)
+
+    def _write_life(self, life: bytes, out: Outbox) -> None:
+        if self._life != life:
+            self._life = life
+            out.add(Persist(LIFE, life))
+
     def publish(self, now: Instant, out: Outbox) -> None:
         """A broker is back: it should keep the newest certificates."""
+        self._look_back(now, out)
         for seat in self._all():
             seat.publish(now, out)
 
@@ -208,13 +238,19 @@ class Council:
         return [self._seats[deployment] for deployment in sorted(self._seats)]
 
     def _seat(self, deployment: DeploymentId, now: Instant, out: Outbox) -> Seat:
+        """The seat of ``deployment``, as this life finds it."""
+        self._look_back(now, out)
+        seat = self._stored_seat(deployment)
+        if self._lost_at is not None and seat.chain.head is None:
+            seat.lose(self._lost_at, out)
+        return seat
+
+    def _stored_seat(self, deployment: DeploymentId) -> Seat:
         seat = self._seats.get(deployment)
         if seat is None:
             if len(self._seats) >= DEPLOYMENTS_MAX:
                 raise OversizedMessage(f"more than {DEPLOYMENTS_MAX} deployments")
             seat = self._seats[deployment] = Seat(deployment, self._tables, self._voice, self._rng)
-            if self._lost:
-                seat.lose(now, out)
         return seat
 
     def _resolve(self, facts: Sequence[SeatFact], now: Instant, out: Outbox) -> list[Resolved]:

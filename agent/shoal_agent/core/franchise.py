@@ -6,12 +6,12 @@ a lie. How much it may have forgotten depends on what it finds when it starts:
 - *a chain and a diary of the epoch after it*: nothing. It goes on where it was.
 - *a chain whose newest plan makes it a voter, and no diary of the epoch after it*: the diary is lost, because it is
   written before that plan is. This node never voted beyond that epoch, so it is **barred** from that one alone.
-- *nothing, and others remember an earlier life of it* (``amnesia``): it may have voted in epochs it does not even know.
-  It is barred from the epoch after the newest plan that it learns of, and stays **lost** until it sees a plan being
-  agreed on: when a quorum spoke about an epoch while this node listened, nothing that it once said concerns a later
-  one. An operators' order ends it, too, if it comes so late that it cannot be a part of the past that others hand on.
-- *nothing, and nobody remembers it*: it is new. Since it cannot know that before others had time to answer its first
-  words, it votes SETTLE_S after it first heard of the deployment.
+- *nothing, though it has lived before* (``lose``): it may have voted in epochs it does not even know. It is barred
+  from the epoch after the newest plan that it learns of, and stays **lost** until it sees a plan being agreed on: when a
+  quorum spoke about an epoch while this node listened, nothing that it once said concerns a later one. An operators'
+  order ends it, too, if it comes so late that it cannot be a part of the past that others hand on.
+- *nothing, and neither it nor others know of an earlier life*: it is new. Since it cannot know that before others had
+  time to answer its first words, it votes SETTLE_S after it first heard of the deployment.
 """
 
 from dataclasses import replace
@@ -22,7 +22,7 @@ from shoal_agent.core.effects import Persist
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.votelog import Diary, write
 from shoal_protocol.ids import DeploymentId, Epoch, Instant, NodeId
-from shoal_protocol.messages import Plan
+from shoal_protocol.messages import Cause, Plan
 from shoal_protocol.votes import quorum
 
 SETTLE_S: Final = 2.0
@@ -78,9 +78,9 @@ class Franchise:
     def advance(self, before: Plan | None, after: Plan, now: Instant) -> None:
         """``after`` is the newest plan, instead of ``before``."""
         if self._lost_at is not None:
-            followed = before is not None and after.epoch == before.epoch + 1
-            ordered = before is not None and not followed and now - self._lost_at >= LISTEN_S
-            if ordered or (followed and before is not None and self._saw_agreement(before)):
+            ordered = after.cause is Cause.RECOVERY and now - self._lost_at >= LISTEN_S
+            agreed = before is not None and after.epoch == before.epoch + 1 and self._saw_agreement(before)
+            if before is not None and (ordered or agreed):
                 self._lost_at = None
             else:
                 self._barred = Epoch(after.epoch + 1)

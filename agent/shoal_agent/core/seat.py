@@ -50,6 +50,8 @@ class Seat:
         self.deployment = deployment
         self.chain = Chain(deployment)
         self._franchise = Franchise(deployment, voice.identity.node)
+        self._before: Plan | None = None
+        """The newest plan, while a newer one is being taken in."""
         self._checked = True
         self._sitting: Sitting | None = None
         self._wish: bytes | None = None
@@ -139,12 +141,12 @@ class Seat:
             self._checked = False
             self._tables.timers.set(WordDue(self.deployment), self._franchise.settled_at)
         else:
-            before = self.chain.link(Epoch(links[0].epoch - 1)) if links[0].epoch > 0 else None
-            self._franchise.advance(None if before is None else decode_plan(before.raw), plan, now)
+            self._franchise.advance(self._before, plan, now)
             self._franchise.open_diary(plan, out)
             for link in links:
                 out.add(_stored(self.deployment, link))
             self._tables.timers.clear(WordDue(self.deployment))
+        self._before = plan
         self._sitting = None
         self._wish = None
         stages = ", ".join(f"{stage.node[:8]} {stage.first_block}-{stage.last_block}" for stage in plan.stages)
