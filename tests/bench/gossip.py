@@ -29,7 +29,7 @@ import aiomqtt
 import psutil
 
 from shoal_agent.shell.lab import LabSettings
-from tests.bench.machine import commit, machine, versions
+from tests.bench.machine import Foreign, commit, machine, versions
 from tests.support.processes import Agent, Broker, Processes, processes
 
 BAR_PERCENT: Final = 1.0
@@ -51,6 +51,8 @@ class Cost:
     crowded_percent: float | None
     messages_per_s: float
     bytes_per_s: float
+    foreign_cores: float
+    """Work of others meanwhile: two threads that share a core make each other's seconds worth less."""
 
 
 @dataclass
@@ -75,6 +77,7 @@ async def cost(folder: Path, agents: int, seconds: float) -> Cost:
 
 async def _measured(cluster: Processes, heard: Heard, seconds: float) -> Cost:
     heard.messages = heard.bytes = 0
+    foreign = Foreign()
     before, begun = [_cpu_s(agent) for agent in cluster.agents], time.monotonic()
     await asyncio.sleep(seconds)
     elapsed = time.monotonic() - begun
@@ -86,6 +89,7 @@ async def _measured(cluster: Processes, heard: Heard, seconds: float) -> Cost:
         round(median(percent[1:]), 3) if percent[1:] else None,
         round(heard.messages / elapsed, 2),
         round(heard.bytes / elapsed, 1),
+        foreign.look(),
     )
 
 
