@@ -21,6 +21,7 @@ DEFINITIONS: Final = {
     "agent/shoal_agent/core/events.py": "dataclasses only; every test of node.py builds them",
     "agent/shoal_agent/core/effects.py": "dataclasses only; every test of node.py matches them",
     "agent/shoal_agent/core/facts.py": "dataclasses only; built by the tests of every leaf",
+    "agent/shoal_agent/core/motions.py": "dataclasses and tables only; test_agreement.py and SPEC.md go through them",
     "agent/shoal_agent/sim/weather.py": "one dataclass; test_faults.py, test_links.py and test_brokers.py change it",
     "agent/shoal_agent/shell/ports.py": "Protocols only; mypy checks who satisfies them",
     "models/shoal_models/ports.py": "Protocols only; mypy checks who satisfies them",

@@ -7,7 +7,7 @@ a lie. How much it may have forgotten depends on what it finds when it starts:
 - *a chain whose newest plan makes it a voter, and no diary of the epoch after it*: the diary is lost, because it is
   written before that plan is. This node never voted beyond that epoch, so it is **barred** from that one alone.
 - *nothing, though it has lived before* (``lose``): it may have voted in epochs it does not even know. It is barred
-  from the epoch after the newest plan that it learns of, and stays **lost** until it sees a plan being agreed on: when a
+  from the epoch after the newest plan it learns of, and stays **lost** until it sees a plan being agreed on: when a
   quorum spoke about an epoch while this node listened, nothing that it once said concerns a later one. An operators'
   order ends it, too, if it comes so late that it cannot be a part of the past that others hand on.
 - *nothing, and neither it nor others know of an earlier life*: it is new. Since it cannot know that before others had

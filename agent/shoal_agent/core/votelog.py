@@ -8,8 +8,8 @@ it may have spoken (``barred``); ``lost`` says that this node does not know yet 
 Besides ``Memory`` it holds what that refers to and no peer is bound to keep: the plans by which the voter is held, to
 propose them again, and the signatures of those who made its valid plan valid.
 
-The bytes are msgpack of the project's strict form: whatever was cut off, or written by another version, is refused as
-a whole. A refused diary is a lost one.
+The bytes are msgpack of the project's strict form and a digest over them: whatever was cut off, worn by a bad card or
+written by another version is refused as a whole. A refused diary is a lost one.
 """
 
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ from typing import Final, cast
 from shoal_agent.core.ballots import NO_ROUND, Memory, Proposal, Vote
 from shoal_protocol.errors import MalformedMessage
 from shoal_protocol.fields import decode, encode, record
-from shoal_protocol.ids import DeploymentId, Digest, Epoch, digest_of
+from shoal_protocol.ids import DIGEST_BYTES, DeploymentId, Digest, Epoch, digest_of
 from shoal_protocol.messages import Ballot, VoteKind
 
 VERSION: Final = 1
@@ -81,7 +81,7 @@ def write(diary: Diary) -> bytes:
     """``diary`` as it is kept."""
     memory = diary.memory
     assert memory.support == tuple(ballot.node for ballot in diary.support), "whose prevotes they are"
-    return encode(
+    data = encode(
         _RECORD,
         _Record(
             VERSION,
@@ -99,11 +99,15 @@ def write(diary: Diary) -> bytes:
             diary.support,
         ),
     )
+    return data + digest_of(data)
 
 
 def read(data: bytes) -> Diary:
     """The diary in ``data``; MalformedMessage if it is not whole."""
-    kept = cast("_Record", decode(_RECORD, data))
+    body = data[:-DIGEST_BYTES]
+    if digest_of(body) != data[-DIGEST_BYTES:]:
+        raise MalformedMessage("a diary that is damaged")
+    kept = cast("_Record", decode(_RECORD, body))
     if kept.version != VERSION:
         raise MalformedMessage(f"diary of version {kept.version}, not {VERSION}")
     if (kept.locked is None) != (kept.locked_round is None) or (kept.valid is None) != (kept.valid_round is None):
