@@ -60,7 +60,7 @@ INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
     "round": (0, ROUNDS_MAX),
     "sessions": (1, SESSIONS_MAX),
     "stage": (0, STAGES_MAX - 1),
-    "stage_permille": (1, 1_000_000),
+    "stage_permille": (0, 1_000_000),
     "stages_max": (1, STAGES_MAX),
     "stages_min": (1, STAGES_MAX),
     "staging_ms": (0, STAGING_MS_MAX),

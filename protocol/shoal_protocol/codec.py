@@ -36,7 +36,7 @@ from shoal_protocol.headers import (
     SessionRefused,
     Token,
 )
-from shoal_protocol.limits import ENVELOPE_BYTES_MAX, HEADER_BYTES_MAX, PLAN_BYTES_MAX
+from shoal_protocol.limits import ENVELOPE_BYTES_MAX, HEADER_BYTES_MAX, PLAN_BYTES_MAX, RECOVERY_EPOCH_MAX
 from shoal_protocol.messages import (
     Accused,
     Ack,
@@ -174,6 +174,8 @@ def _check_plan(plan: Plan) -> None:
     terms, voters = plan.terms, plan.voters
     if (plan.epoch == 0) != (plan.cause is Cause.GENESIS):
         raise MalformedMessage(f"epoch {plan.epoch} caused by {plan.cause.name}")
+    if plan.cause is Cause.RECOVERY and plan.epoch > RECOVERY_EPOCH_MAX:
+        raise MalformedMessage(f"a recovery leaps to epoch {plan.epoch}")
     if terms.stages_min > terms.stages_max:
         raise MalformedMessage(f"terms of {terms.stages_min} to {terms.stages_max} stages")
     if len(set(voters)) != len(voters):

@@ -45,6 +45,8 @@ STAGING_MS_MAX: Final = 24 * 3600 * 1000
 """A plan whose hosts are not ready after a day never will be."""
 EPOCH_LEAP: Final = 1 << 20
 """A recovery skips this many epochs, so that whatever the lost voters may still decide stays below it."""
+RECOVERY_EPOCH_MAX: Final = 1 << 52
+"""The highest epoch a recovery may leap to: 2^32 leaps. What follows counts by ones, so it never comes to the end."""
 EVIDENCE_BYTES_MAX: Final = PLAN_BYTES_MAX + 4096
 """One of the two envelopes of a proof: a proposal with the largest plan and the support of all voters."""
 DELTAS_MAX: Final = 256

@@ -56,7 +56,7 @@ class Cause(IntEnum):
 
     GENESIS = 0
     HOST_LOST = 1
-    """A host is dead or said goodbye."""
+    """A host, or a voter, is dead or said goodbye."""
     NOT_READY = 2
     """A host failed to open its blocks, or did not say READY in time."""
     SLOW = 3
@@ -141,7 +141,7 @@ class NodeState:
     software: str
     links: tuple[LinkMeasured, ...] = ()
     stage_permille: int = 1000
-    """Measured time of this node's stages over what its profile predicts: 1000 is as predicted, 2000 half the speed."""
+    """Measured time of this node's stages over its profile's prediction; 2000 is half the speed, 0 is not known."""
     locked: bool = False
     """Its operator postpones every change that is no repair (``reconfig.lock``)."""
 

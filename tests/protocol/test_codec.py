@@ -25,6 +25,7 @@ from shoal_protocol.limits import (
     ENVELOPE_BYTES_MAX,
     HEADER_BYTES_MAX,
     PLAN_BYTES_MAX,
+    RECOVERY_EPOCH_MAX,
     SESSIONS_MAX,
     STAGES_MAX,
 )
@@ -183,6 +184,7 @@ VOTERS = tuple(samples.node_of(sealer) for sealer in (samples.AGENT, samples.WIT
 UNFIT = {
     "a genesis for a reason": {"cause": Cause.GAIN},
     "a later epoch without one": {"epoch": Epoch(1)},
+    "a recovery to where no epoch follows": {"epoch": Epoch(RECOVERY_EPOCH_MAX + 1), "cause": Cause.RECOVERY},
     "a voter twice": {"voters": VOTERS[:2] * 2},
     "three voters of which one may lie": {"voters": VOTERS, "terms": Terms(faulty=1)},
     "nobody to vote, one of whom may lie": {"voters": (), "terms": Terms(faulty=1)},

@@ -28,6 +28,7 @@ from shoal_protocol.limits import (
     EPOCH_LEAP,
     INTEGER_MAX,
     LIST_ITEMS_MAX,
+    RECOVERY_EPOCH_MAX,
     ROOT_BYTES,
     TEXT_BYTES_MAX,
     VOTERS_MAX,
@@ -303,7 +304,8 @@ def plans(draw: st.DrawFn) -> Plan:
     terms = dataclasses.replace(drawn.terms, stages_min=stages_min, stages_max=stages_max)
     fewest = 3 * terms.faulty + 1 if terms.faulty else 0
     voters = draw(st.lists(values(NodeId), min_size=fewest, max_size=VOTERS_MAX, unique=True))
-    epoch = Epoch(0 if drawn.cause is Cause.GENESIS else max(1, drawn.epoch))
+    top = RECOVERY_EPOCH_MAX if drawn.cause is Cause.RECOVERY else drawn.epoch
+    epoch = Epoch(0 if drawn.cause is Cause.GENESIS else max(1, min(drawn.epoch, top)))
     widths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
     stages, first = [], 0
     for width in widths:
