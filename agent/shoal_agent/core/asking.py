@@ -203,8 +203,9 @@ class Asking:
         sight = self._sights.get(target)
         if sight is None or sight.over:
             out.send(target, Ping(self.pings.ask(target, now)))
-        elif sight.step is Step.IDLE:
-            self.ask(sight, now, out)
+        else:
+            # Asked a moment ago, and refused: to ask again at once would send the helpers round in circles.
+            self.hint(sight, REFUSED_AGAIN_S, now, out)
 
     def settle(self, target: NodeId, out: Outbox, *, reached: bool) -> None:
         """Tell those who waited."""
