@@ -12,7 +12,6 @@ Every fact is passed on at once and in order, so that what one event leads to is
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from random import Random
 from typing import assert_never
 
@@ -46,6 +45,7 @@ from shoal_agent.core.gate import DuplicateEnvelope, Gate, HeardBefore, Opener
 from shoal_agent.core.gossip import Fact, Forked, Gossiper, Reborn, Relayed
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.staging import SessionsOverdue, Staging, StagingFact, StagingFailed
+from shoal_agent.core.steering import Steering, SteeringFact, Unwish, Wish
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import ProbeDue, RelayDue, Routine, SuspicionDue, VoteDue, WordDue
 from shoal_agent.core.voice import CoreConfig, Voice
@@ -78,36 +78,6 @@ Occupancy = Callable[[], tuple[int, int]]
 """Sessions open on this node's stages, and the bytes of KV promised to them."""
 Evict = Callable[[DeploymentId, Epoch, Outbox], None]
 """End the sessions that are still open on this node's stage of an epoch."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    deployment: DeploymentId
-    raw: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Unwish:
-    deployment: DeploymentId
-
-
-SteeringFact = Wish | Unwish
-
-
-class Steering:
-    """Stands in until the real one is there."""
-
-    def __init__(self, *_: object) -> None: ...
-
-    def begin(self, now): ...
-
-    def nothing(self, *_):
-        return ()
-
-    heard = stood = adopted = failed = solved = evaluate = nothing
-
-    def judge(self, plan, now):
-        return None, ""
 
 
 class Citizen:
@@ -306,7 +276,6 @@ class Citizen:
                 case Adopted(plan, digest):
                     self.staging.adopt(plan, digest, now, out)
                     self._regroup(now, out)
-                    self._steered(self._steering.adopted(plan, digest, now, out), now, out)
                 case JudgementWanted():
                     self._judge(fact, now, out)
                 case Behind(_, peer):

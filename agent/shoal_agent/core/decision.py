@@ -94,12 +94,14 @@ class Decision:
 
 
 def move_of(problem: SplitProblem, split: Split, held: Sequence[PlanStage], stored: Mapping[NodeId, bool]) -> Move:
-    """What changes owner if ``split`` follows the stages ``held``; ``stored``: who has the package on its disk."""
-    owned = {stage.node: range(stage.first_block, stage.last_block + 1) for stage in held}
+    """What changes owner if ``split`` follows what is ``held``; ``stored``: who has the package on its disk."""
+    owned: dict[NodeId, set[int]] = {}
+    for part in held:
+        owned.setdefault(part.node, set()).update(range(part.first_block, part.last_block + 1))
     blocks = fetched = opened = slowest = 0
     for stage in split.stages:
-        kept = owned.get(stage.node, range(0))
-        new = [index for index in range(stage.first_block, stage.last_block + 1) if index not in kept]
+        blocks_of = range(stage.first_block, stage.last_block + 1)
+        new = [index for index in blocks_of if index not in owned.get(stage.node, ())]
         size = sum(problem.blocks[index].resident_bytes for index in new)
         fetch = 0 if stored.get(stage.node, False) else size
         blocks, fetched, opened = blocks + len(new), fetched + fetch, opened + size
@@ -168,6 +170,11 @@ def gain_permille(before_us: int, after_us: int) -> int:
     return 1000 * (before_us - after_us) // max(before_us, 1)
 
 
+def price_permille(move: Move, validity_ms: int) -> int:
+    """What ``move`` costs of a plan that stands for ``validity_ms``; rounded up."""
+    return -(-1000 * move.time_ms // validity_ms)
+
+
 def decide(
     current: Split | None, options: Sequence[Option], validity_ms: int, gain_min_permille: int
 ) -> Decision | None:
@@ -183,11 +190,12 @@ def decide(
             told.append(f"{name}, moving {_moved(option.move)}")
             continue
         gain = gain_permille(chosen.split.score_us, option.split.score_us)
-        price = -(-1000 * max(0, option.move.time_ms - chosen.move.time_ms) // validity_ms)
+        extra = replace(option.move, time_ms=max(0, option.move.time_ms - chosen.move.time_ms))
+        paid_for = price_permille(extra, validity_ms)
         told.append(f"{name}: {_percent(gain)} better than {chosen.choice.value}, moving {_moved(option.move)}")
-        told[-1] += f" costs {_percent(price)}"
-        if gain > 0 and gain - price >= gain_min_permille:
-            chosen, gained, paid = option, gain, price
+        told[-1] += f" costs {_percent(paid_for)}"
+        if gain > 0 and gain - paid_for >= gain_min_permille:
+            chosen, gained, paid = option, gain, paid_for
     if chosen is None:
         return None
     told.append(f"asked are {_percent(gain_min_permille)}: {chosen.choice.value}")

@@ -30,8 +30,8 @@ class Tables:
     services: tuple[str, ...] = ()
     links: tuple[LinkMeasured, ...] = ()
     """The direct links of this node as it measured them, by peer."""
-    stage_permille: int = 1000
-    """Measured time of this node's stages over what its profile predicts."""
+    stage_permille: int = 0
+    """Measured time of this node's stages over what its profile predicts; 0: nothing is known of it."""
     locked: bool = False
     """Its operator postpones changes."""
     phase: NodePhase = NodePhase.STARTING

@@ -1,0 +1,49 @@
+"""A decision as a plan that can be proposed: who hosts, who votes next, how the switch is made, by when, and why.
+
+*Break before make* is for the one case in which it cannot be avoided: some host cannot hold the blocks it has beside
+those it gets. Every host knows best what it has room for, and says so when it votes; this is the proposer's estimate.
+"""
+
+from shoal_agent.core.costs import Memory
+from shoal_agent.core.decision import Option, staging_ms
+from shoal_agent.core.outlook import Outlook
+from shoal_agent.core.plan import voters_for
+from shoal_agent.core.problem import stages_of
+from shoal_agent.core.tenure import Tenure
+from shoal_protocol.ids import Epoch
+from shoal_protocol.limits import REASON_CHARS_MAX
+from shoal_protocol.messages import Cause, Plan, SwitchMode
+
+
+def draft(head: Tenure, outlook: Outlook, option: Option, cause: Cause, reason: str) -> Plan:
+    """The plan after ``head`` that ``option`` is."""
+    before, stages = head.plan, stages_of(option.split)
+    hosts = [stage.node for stage in stages]
+    return Plan(
+        before.deployment,
+        Epoch(before.epoch + 1),
+        head.digest,
+        before.model,
+        before.context_tokens_max,
+        stages,
+        before.terms,
+        voters_for(before.deployment, hosts, outlook.witnesses, before.terms.faulty),
+        cause,
+        _mode(outlook, option),
+        staging_ms(option.move),
+        option.split.score_us,
+        reason[:REASON_CHARS_MAX],
+    )
+
+
+def _mode(outlook: Outlook, option: Option) -> SwitchMode:
+    problem, memory = outlook.problem, Memory(outlook.problem)
+    offered = {candidate.node: candidate.memory_bytes for candidate in problem.candidates}
+    for stage in option.split.stages:
+        new = range(stage.first_block, stage.last_block + 1)
+        parts = [part for part in outlook.owned if part.node == stage.node]
+        owned = sorted({index for part in parts for index in range(part.first_block, part.last_block + 1)})
+        beside = sum(problem.blocks[index].resident_bytes for index in owned if index not in new)
+        if memory.needed(stage.first_block, stage.last_block + 1) + beside > offered[stage.node]:
+            return SwitchMode.BREAK_BEFORE_MAKE
+    return SwitchMode.MAKE_BEFORE_BREAK

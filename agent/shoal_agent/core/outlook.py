@@ -1,0 +1,164 @@
+"""The cluster as the planner should see it: what every node could do for one deployment, as it was measured.
+
+*Speed.* A node that runs stages measures how long they take over what its profile predicts (``stage_permille``);
+that says all there is to say. Of any other node we know what other programs leave of its processors, and what it
+measured when it last ran stages, which fades: the worse of the two is believed. Without that memory a node whose
+profile flatters it would win every comparison while it runs nothing, lose it once it does, and blocks would go back
+and forth.
+
+*Memory.* What it offers, less what the newest plans of other deployments take there; a node that does not hold this
+deployment yet must also have it free now.
+
+*Links.* Round trips as their owners measured them; an unmeasured pair is a local network.
+
+Readings move all the time and a plan should not: they are rounded to steps of 5 % (times) and an eighth (sizes), so
+that the problem stays the same, to the last bit, until something has changed that may matter.
+
+Nodes that cannot be hosts are left out, each with the reason: that is half of what there is to explain about a plan.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from shoal_agent.core.causes import is_gone
+from shoal_agent.core.facts import ModelFacts, Standing
+from shoal_agent.core.plan import stage_of
+from shoal_agent.core.problem import LAN, Candidate, Link, Links, SplitProblem, problem_of
+from shoal_agent.core.room import taken_bytes
+from shoal_agent.core.tables import Tables
+from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.messages import NodeState, Plan, PlanStage
+from shoal_protocol.roster import Role, TrustedRoster
+
+STEP_PERMILLE: Final = 50
+"""Times are compared in steps of 5 %."""
+SIZE_BITS: Final = 3
+"""Sizes and round trips keep so many bits after the first: steps of an eighth or less."""
+RTT_US_MIN: Final = 100
+"""Two nodes on one machine differ by less than this, and nobody should move for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """One deployment's problem, and what does not fit into a problem."""
+
+    problem: SplitProblem
+    stored: Mapping[NodeId, bool]
+    """Who says it has the package."""
+    owned: tuple[PlanStage, ...]
+    """Blocks of this deployment that are open somewhere, whatever the epoch."""
+    left_out: tuple[tuple[NodeId, str], ...]
+    """Agents that were heard of and cannot be hosts, and why; by node id."""
+    witnesses: tuple[NodeId, ...]
+    """Who could vote."""
+
+    def why_not(self, node: NodeId) -> str | None:
+        """Why ``node`` is no candidate; None if it is one."""
+        if any(candidate.node == node for candidate in self.problem.candidates):
+            return None
+        return dict(self.left_out).get(node, "was never heard of")
+
+
+class Outlooks:
+    """Looks out of one node."""
+
+    def __init__(self, here: NodeId, tables: Tables, roster: TrustedRoster) -> None:
+        self._here = here
+        self._tables = tables
+        self._roster = roster
+
+    def of(self, plan: Plan, facts: ModelFacts, barred: Mapping[NodeId, str], now: Instant) -> Outlook:
+        """What there is for the deployment of ``plan``, the newest; ``barred`` nodes failed it lately."""
+        candidates, left_out, witnesses = [], [], []
+        stored: dict[NodeId, bool] = {}
+        owned: list[PlanStage] = []
+        measured: dict[tuple[NodeId, NodeId], Link] = {}
+        for node, state in self._known():
+            member = self._roster.member(node)
+            if member is None:
+                continue
+            away = self._away(node, now)
+            if away is None and {Role.AGENT, Role.WITNESS} & set(member.roles):
+                witnesses.append(node)
+            if Role.AGENT not in member.roles:
+                continue
+            why = away or self._unfit(node, member.zone, state, plan) or barred.get(node)
+            stored[node] = plan.model in state.models
+            owned += [
+                PlanStage(node, held.first_block, held.last_block)
+                for held in state.hosted
+                if held.deployment == plan.deployment
+            ]
+            measured |= {(node, link.peer): rounded_link(link.rtt_us) for link in state.links}
+            if why is None:
+                candidates.append(self._candidate(node, state, plan))
+            else:
+                left_out.append((node, why))
+        both_ways = {(b, a): link for (a, b), link in measured.items()} | measured
+        names = {candidate.node for candidate in candidates}
+        links = {pair: link for pair, link in both_ways.items() if pair[0] in names and pair[1] in names}
+        problem = problem_of(facts, plan.terms, plan.context_tokens_max, tuple(candidates), Links(LAN, links))
+        return Outlook(problem, stored, tuple(owned), tuple(left_out), tuple(witnesses))
+
+    def _known(self) -> Iterator[tuple[NodeId, NodeState]]:
+        """Every record there is, by node id."""
+        records = {peer.node: peer.state for peer in self._tables.membership.peers()}
+        if self._tables.state is not None:
+            records[self._here] = self._tables.state
+        return ((node, records[node]) for node in sorted(records))
+
+    def _away(self, node: NodeId, now: Instant) -> str | None:
+        """Why ``node`` cannot be counted on; None if it can."""
+        if is_gone(self._tables, self._here, node):
+            return "is gone or leaving"
+        if node == self._here:
+            return None
+        standing = self._tables.membership.standing(node)
+        if standing is Standing.SUSPECT:
+            return "is silent"
+        if standing is Standing.UNKNOWN and not self._tables.membership.present(node, now):
+            return "was not heard lately"
+        return None
+
+    def _unfit(self, node: NodeId, zone: str, state: NodeState, plan: Plan) -> str | None:
+        """Why ``node`` may not host ``plan``'s deployment, though it is there."""
+        if plan.terms.zones and zone not in plan.terms.zones:
+            return f"is in zone {zone}, allowed are {', '.join(plan.terms.zones)}"
+        locked = self._tables.locked if node == self._here else state.locked
+        if locked and stage_of(plan, node) is None:
+            return "is locked by its operator"
+        return None
+
+    def _candidate(self, node: NodeId, state: NodeState, plan: Plan) -> Candidate:
+        memory = state.capacity.memory_bytes - taken_bytes(self._tables, node, plan.deployment)
+        if not any(held.deployment == plan.deployment for held in state.hosted):
+            memory = min(memory, rounded_down(state.load.memory_available_bytes))
+        speed = state.capacity.speed_macs_per_s * 1000 // slowness_permille(state)
+        return Candidate(node, speed, max(memory, 0))
+
+
+def slowness_permille(state: NodeState) -> int:
+    """How many times slower than its profile the node is, in thousandths."""
+    left = 1000 - min(_stepped(state.load.foreign_permille), 950)
+    by_load = 1_000_000 // left
+    measured = _stepped(state.stage_permille)
+    if state.hosted and measured:
+        return max(measured, STEP_PERMILLE)
+    return max(measured, by_load)
+
+
+def _stepped(permille: int) -> int:
+    """To the nearest step."""
+    return (permille + STEP_PERMILLE // 2) // STEP_PERMILLE * STEP_PERMILLE
+
+
+def rounded_down(size: int) -> int:
+    """``size`` with SIZE_BITS bits after the first."""
+    drop = max(0, size.bit_length() - 1 - SIZE_BITS)
+    return size >> drop << drop
+
+
+def rounded_link(rtt_us: int) -> Link:
+    """A link as it is planned with."""
+    return Link(max(rounded_down(rtt_us), RTT_US_MIN), LAN.bytes_per_s)

@@ -1,0 +1,364 @@
+"""Which plan should be next? Every voter asks itself that; whoever's turn it is to propose has an answer ready.
+
+    every EVALUATE_S, and when a host is gone, fails or leaves
+      ─► trigger (what is broken) and outlook (what every node could do)          causes, outlook
+      ─► has the problem changed? Solve: other cuts, and the same cuts elsewhere   beside the loop
+      ─► keep, redistribute or re-split                                            decision
+      ─► Wish(plan), or Unwish
+
+A repair is wished at once. A gain has to be there for a minute without a break, a minute after the last certificate,
+with no operator's lock among the hosts and voters; while the newest epoch is not ready, or a host is only suspected,
+nothing is gained. A node that failed to open its blocks is no host of that deployment for ``BARRED_S``: without that
+the planner, to whom it looks as good as ever, would name it again. Terms bind: but if no plan of as many stages as
+they ask for fits any more, a repair may have fewer, because serving comes first.
+
+Another's plan is judged by ``validity``, which looks at the same figures.
+
+*How long will a plan stand?* Nobody knows; as long as plans have stood lately (an exponential mean, three parts old to
+one part new), and at least as long as the present one already has.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from shoal_agent.core.causes import Trigger, is_gone, trigger_of
+from shoal_agent.core.costs import price
+from shoal_agent.core.decision import (
+    Choice,
+    Decision,
+    Hold,
+    Option,
+    decide,
+    move_of,
+    redistributed,
+    refilled,
+    same_cuts,
+)
+from shoal_agent.core.drafting import draft
+from shoal_agent.core.effects import FetchModel, Solve
+from shoal_agent.core.events import Solved
+from shoal_agent.core.facts import ModelFacts, Standing
+from shoal_agent.core.outbox import Outbox
+from shoal_agent.core.outlook import Outlook, Outlooks
+from shoal_agent.core.plan import rendezvous_order
+from shoal_agent.core.problem import Infeasible, Split, SplitProblem
+from shoal_agent.core.tables import Tables
+from shoal_agent.core.tenure import Tenure
+from shoal_agent.core.timers import Routine
+from shoal_agent.core.validity import COOL_DOWN_S, Answer, Sight, Validity
+from shoal_agent.core.voice import Voice
+from shoal_protocol.codec import encode_plan
+from shoal_protocol.ids import DeploymentId, Epoch, Instant, NodeId
+from shoal_protocol.limits import REASON_CHARS_MAX
+from shoal_protocol.messages import Cause, Plan
+
+EVALUATE_S: Final = 2.0
+"""Between two evaluations: records come every few seconds, and an unchanged problem costs a comparison."""
+BARRED_S: Final = 300.0
+"""How long a node that failed is not asked again; whatever it was, an operator may have mended it by then."""
+FETCH_S: Final = 30.0
+"""Between two attempts to get the texts of a model that this node votes about and does not know."""
+VALIDITY_MS: Final = 3_600_000
+"""What a plan is expected to stand before anything is known about that."""
+VALIDITY_MS_MIN: Final = 60_000
+VALIDITY_MS_MAX: Final = 86_400_000
+MARGIN_PERMILLE: Final = 10
+"""A proposer asks for so much more than voters do: their figures differ, and a plan that is refused costs rounds."""
+SOURCES_MAX: Final = 8
+"""Peers named as having a package."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """This node would like ``raw`` to be the next plan of ``deployment``."""
+
+    deployment: DeploymentId
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unwish:
+    """It no longer would like anything to change."""
+
+    deployment: DeploymentId
+
+
+SteeringFact = Wish | Unwish
+
+
+@dataclass(slots=True)
+class Case:
+    """What is thought about one deployment."""
+
+    epoch: Epoch
+    since: Instant
+    validity_ms: int = VALIDITY_MS
+    hold: Hold = field(default_factory=Hold)
+    barred: dict[NodeId, tuple[Instant, str]] = field(default_factory=dict)
+    problem: SplitProblem | None = None
+    """The last one that was asked."""
+    tickets: dict[int, Choice] = field(default_factory=dict)
+    answers: dict[Choice, Split | Infeasible] = field(default_factory=dict)
+    wish: Plan | None = None
+    told: str = ""
+    """The last thing the story was told, so that it is not told every two seconds."""
+    fetched: Instant | None = None
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """One evaluation."""
+
+    case: Case
+    head: Tenure
+    trigger: Trigger | None
+    outlook: Outlook
+
+
+class Steering:
+    """This node's opinion of all plans."""
+
+    def __init__(self, here: NodeId, tables: Tables, voice: Voice, kv_bytes_max: int) -> None:
+        self._here = here
+        self._tables = tables
+        self._outlooks = Outlooks(here, tables, voice.identity.roster)
+        self._validity = Validity(here, tables, voice, kv_bytes_max)
+        self._cases: dict[DeploymentId, Case] = {}
+        self._gone_since: dict[NodeId, Instant] = {}
+        self._ticket = 0
+
+    def begin(self, now: Instant) -> None:
+        """Arm the clock."""
+        self._tables.timers.set(Routine.STEER, Instant(now + EVALUATE_S))
+
+    # --- when to think ----------------------------------------------------------------------------------------------
+
+    def evaluate(self, now: Instant, out: Outbox) -> list[SteeringFact]:
+        """Think about every deployment."""
+        self._tables.timers.set(Routine.STEER, Instant(now + EVALUATE_S))
+        return [fact for name in self._tables.tenures.deployments() for fact in self._consider(name, now, out)]
+
+    def stood(self, node: NodeId, standing: Standing, now: Instant, out: Outbox) -> list[SteeringFact]:
+        """The watch found something about ``node``."""
+        if standing in (Standing.DEAD, Standing.LEFT):
+            self._gone_since.setdefault(node, now)
+        else:
+            self._gone_since.pop(node, None)
+        return self._concerning(node, now, out)
+
+    def heard(self, node: NodeId, now: Instant, out: Outbox) -> list[SteeringFact]:
+        """``node`` published its record: urgent if it is a host that leaves."""
+        return self._concerning(node, now, out) if is_gone(self._tables, self._here, node) else []
+
+    def _concerning(self, node: NodeId, now: Instant, out: Outbox) -> list[SteeringFact]:
+        facts: list[SteeringFact] = []
+        for name in self._tables.tenures.deployments():
+            head = self._tables.tenures.head(name)
+            if head is not None and any(stage.node == node for stage in head.plan.stages):
+                facts += self._consider(name, now, out)
+        return facts
+
+    def failed(
+        self, deployment: DeploymentId, epoch: Epoch, nodes: Iterable[NodeId], now: Instant, out: Outbox
+    ) -> list[SteeringFact]:
+        """Hosts of the newest epoch will not be ready."""
+        tenure = self._tables.tenures.get(deployment, epoch)
+        if tenure is None:
+            return []
+        case = self._case(tenure, now)
+        for node in nodes:
+            report = tenure.reports.get(node)
+            why = report.detail if report is not None and report.detail else "not ready in time"
+            case.barred[node] = Instant(now + BARRED_S), f"failed epoch {epoch}: {why}"
+        return self._consider(deployment, now, out)
+
+    def _case(self, head: Tenure, now: Instant) -> Case:
+        """The case of a deployment, begun anew with every epoch."""
+        plan = head.plan
+        case = self._cases.get(plan.deployment)
+        if case is None:
+            case = self._cases[plan.deployment] = Case(plan.epoch, head.since)
+        elif case.epoch != plan.epoch:
+            stood_ms = int(1000 * (head.since - case.since))
+            mean_ms = (3 * case.validity_ms + stood_ms) // 4
+            validity_ms = min(max(mean_ms, VALIDITY_MS_MIN), VALIDITY_MS_MAX)
+            fresh = Case(plan.epoch, head.since, validity_ms, barred=case.barred)
+            case = self._cases[plan.deployment] = fresh
+        case.barred = {node: entry for node, entry in case.barred.items() if entry[0] > now}
+        return case
+
+    # --- thinking ---------------------------------------------------------------------------------------------------
+
+    def _consider(self, deployment: DeploymentId, now: Instant, out: Outbox) -> list[SteeringFact]:
+        head = self._tables.tenures.head(deployment)
+        assert head is not None, "a deployment has a newest epoch"
+        case = self._case(head, now)
+        if self._here not in head.plan.voters:
+            return self._withdraw(case, head)
+        facts = self._tables.models.get(head.plan.model)
+        if facts is None:
+            self._fetch(case, head.plan, now, out)
+            return []
+        scene = self._scene(case, head, facts, now)
+        if case.problem != scene.outlook.problem:
+            self._ask(scene, out)
+            return []
+        return [] if case.tickets else self._conclude(scene, now, out)
+
+    def _scene(self, case: Case, head: Tenure, facts: ModelFacts, now: Instant) -> _Scene:
+        trigger = trigger_of(self._tables, self._here, head, self._gone_since, now)
+        return _Scene(case, head, trigger, self._outlooks.of(head.plan, facts, _barred(case, head, trigger, now), now))
+
+    def _fetch(self, case: Case, plan: Plan, now: Instant, out: Outbox) -> None:
+        """A voter must know what it votes about."""
+        if case.fetched is not None and now < case.fetched + FETCH_S:
+            return
+        case.fetched = now
+        holders = [peer.node for peer in self._tables.membership.peers() if plan.model in peer.state.models]
+        out.add(FetchModel(plan.model, tuple(rendezvous_order(self._here.encode(), holders)[:SOURCES_MAX])))
+
+    def _ask(self, scene: _Scene, out: Outbox) -> None:
+        """Pose the problem, unless the planner is busy: then it is posed at the next evaluation."""
+        if any(case.tickets for case in self._cases.values()):
+            return
+        case, problem = scene.case, scene.outlook.problem
+        case.problem, case.answers = problem, {}
+        self._solve(case, Choice.RESPLIT, problem, out)
+        self._solve(case, Choice.REDISTRIBUTE, same_cuts(problem, scene.head.plan.stages), out)
+
+    def _solve(self, case: Case, choice: Choice, problem: SplitProblem, out: Outbox) -> None:
+        self._ticket += 1
+        case.tickets[self._ticket] = choice
+        out.add(Solve(self._ticket, problem))
+
+    def solved(self, event: Solved, now: Instant, out: Outbox) -> list[SteeringFact]:
+        """The planner answered."""
+        for deployment, case in self._cases.items():
+            choice = case.tickets.pop(event.ticket, None)
+            if choice is not None:
+                case.answers[choice] = event.answer
+                return [] if case.tickets else self._consider(deployment, now, out)
+        return self.evaluate(now, out)  # it was about an epoch that is over; the planner is free again
+
+    # --- concluding -------------------------------------------------------------------------------------------------
+
+    def _conclude(self, scene: _Scene, now: Instant, out: Outbox) -> list[SteeringFact]:
+        case, head, trigger, problem = scene.case, scene.head, scene.trigger, scene.outlook.problem
+        current = price(problem, head.plan.stages)
+        broken = trigger is not None and not trigger.stays
+        if current is None and not broken:
+            case.hold.ripe(False, now)  # noqa: FBT003 - a host is suspected, or unknown: soon more will be known
+            return self._withdraw(case, head)
+        relaxed = isinstance(case.answers[Choice.RESPLIT], Infeasible) and problem.stages_min > 1
+        if broken and relaxed and Choice.KEEP not in case.answers:
+            case.answers[Choice.KEEP] = case.answers[Choice.RESPLIT]  # remembers that this was asked
+            self._solve(case, Choice.RESPLIT, replace(problem, stages_min=1), out)
+            return []
+        validity_ms = max(case.validity_ms, int(1000 * (now - head.since)))
+        margin = 0 if broken else MARGIN_PERMILLE
+        asked = head.plan.terms.gain_permille + margin
+        options = [] if trigger is not None and trigger.stays else self._options(scene, broken=broken)
+        decision = decide(None if broken else current, options, validity_ms, asked)
+        case.decision = decision
+        if trigger is not None:
+            return self._repair(scene, decision, now)
+        assert decision is not None, "the plan that runs can be kept"
+        return self._gain(scene, decision, now)
+
+    @staticmethod
+    def _options(scene: _Scene, *, broken: bool) -> list[Option]:
+        """Every way to go on, cheapest class first."""
+        outlook, held, answers = scene.outlook, scene.head.plan.stages, scene.case.answers
+        splits = [(Choice.REDISTRIBUTE, refilled(outlook.problem, held))] if broken else []
+        moved, other = answers[Choice.REDISTRIBUTE], answers[Choice.RESPLIT]
+        if isinstance(moved, Split):
+            splits.append((Choice.REDISTRIBUTE, redistributed(outlook.problem, held, moved)))
+        if isinstance(other, Split):
+            splits.append((Choice.RESPLIT, other))
+        return [
+            Option(choice, split, move_of(outlook.problem, split, outlook.owned, outlook.stored))
+            for choice, split in splits
+            if split is not None
+        ]
+
+    def _repair(self, scene: _Scene, decision: Decision | None, now: Instant) -> list[SteeringFact]:
+        trigger = scene.trigger
+        assert trigger is not None, "asked for"
+        if decision is None:
+            answer = scene.case.answers[Choice.RESPLIT]
+            why = answer.reason if isinstance(answer, Infeasible) else "no stage fits"
+            self._tell(scene, f"{trigger.text}; no other plan is possible: {why}", now)
+            return self._withdraw(scene.case, scene.head)
+        plan = draft(scene.head, scene.outlook, decision.option, trigger.cause, f"{trigger.text}; {decision.text}")
+        alive = sum(not is_gone(self._tables, self._here, voter) for voter in scene.head.plan.voters)
+        if trigger.stays and len(plan.voters) <= alive and decision.option.choice is Choice.KEEP:
+            return self._withdraw(scene.case, scene.head)  # nobody could take the lost voter's place
+        return self._wish(scene, plan, now)
+
+    def _gain(self, scene: _Scene, decision: Decision, now: Instant) -> list[SteeringFact]:
+        case, head = scene.case, scene.head
+        better = decision.option.choice is not Choice.KEEP
+        ripe = case.hold.ripe(better, now)
+        settled = head.serving(self._tables.tenures.lost) and now >= head.since + COOL_DOWN_S
+        locked = self._validity.locked(head.plan)
+        if better:
+            held = "held for long enough" if ripe else "not yet for long enough"
+            held = f"postponed by the lock on {locked[:8]}" if locked is not None else held
+            self._tell(scene, f"{decision.text}; {held}", now)
+        if not (ripe and settled and locked is None):
+            return [] if better and settled and locked is None else self._withdraw(case, head)
+        return self._wish(scene, draft(head, scene.outlook, decision.option, Cause.GAIN, decision.text), now)
+
+    def _wish(self, scene: _Scene, plan: Plan, now: Instant) -> list[SteeringFact]:
+        """Say so, unless it was said: figures may differ a little each time, and a wish must not."""
+        known = scene.case.wish
+        if known is not None and (known.cause, known.stages, known.voters, known.mode) == (
+            plan.cause,
+            plan.stages,
+            plan.voters,
+            plan.mode,
+        ):
+            return []
+        scene.case.wish = plan
+        self._tell(scene, plan.reason, now)
+        return [Wish(plan.deployment, encode_plan(plan))]
+
+    @staticmethod
+    def _withdraw(case: Case, head: Tenure) -> list[SteeringFact]:
+        if case.wish is None:
+            return []
+        case.wish = None
+        return [Unwish(head.plan.deployment)]
+
+    def _tell(self, scene: _Scene, text: str, now: Instant) -> None:
+        if scene.case.told != text:
+            scene.case.told = text
+            plan = scene.head.plan
+            self._tables.story.tell(now, f"{plan.deployment}/{plan.epoch + 1}", text)
+
+    # --- judging ----------------------------------------------------------------------------------------------------
+
+    def judge(self, plan: Plan, now: Instant) -> Answer:
+        """Whether this node can live with ``plan``: yes, no, or not yet, and why."""
+        head = self._tables.tenures.head(plan.deployment)
+        if head is None:
+            return False, "invalid: no such deployment here"
+        case = self._case(head, now)
+        facts = self._tables.models.get(head.plan.model)
+        trigger = trigger_of(self._tables, self._here, head, self._gone_since, now)
+        outlook = None
+        if facts is not None:
+            outlook = self._outlooks.of(head.plan, facts, _barred(case, head, trigger, now), now)
+        validity_ms = max(case.validity_ms, int(1000 * (now - head.since)))
+        verdict, why = self._validity.judge(plan, Sight(head, trigger, outlook, validity_ms), now)
+        return verdict, why[:REASON_CHARS_MAX]
+
+
+def _barred(case: Case, head: Tenure, trigger: Trigger | None, now: Instant) -> dict[NodeId, str]:
+    """Who failed this deployment lately, and how."""
+    barred = {node: why for node, (_, why) in case.barred.items()}
+    if trigger is not None and trigger.cause is Cause.NOT_READY and now < head.since + BARRED_S:
+        barred |= {node: f"failed epoch {head.plan.epoch}" for node in trigger.nodes if node not in barred}
+    return barred

@@ -1,0 +1,188 @@
+"""Can I live with this plan? A voter's own predicate, asked of itself, never of equality with what it would propose.
+
+Three answers. *Yes*: nothing this node knows speaks against it. *No*: something does that time will not change, with
+the reason in a few words. *Not yet*: this node does not see what the proposer saw; it may within the seconds a
+proposal waits, so it asks to be asked again.
+
+    follows the head          same deployment, terms, model, context; my head is its parent
+    covers the model          from block 0 to the last
+    hosts                     agents of the roster, in an allowed zone, not gone; silent ones: not yet
+    me, if I am a host        my memory with all I hold, my disk for what I lack, my operator's lock
+    voters                    hosts first, as many as there should be, none gone
+    cause                     HOST_LOST: one of the head's hosts (or voters) is gone, as I see it, else not yet
+                              NOT_READY: I heard FAILED, or its time is up by my clock, else not yet
+                              SLOW:      it is better by my figures
+                              GAIN:      it is better by my figures by what the terms ask, its move included;
+                                         the head had a minute, and no operator holds a lock
+
+Repairs are judged by what is broken, never by how good they are: a slow plan that runs beats one that does not. All
+arithmetic is on integers.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from shoal_agent.core.causes import Trigger, is_gone
+from shoal_agent.core.costs import price
+from shoal_agent.core.decision import gain_permille, move_of, price_permille
+from shoal_agent.core.facts import Standing
+from shoal_agent.core.outlook import Outlook
+from shoal_agent.core.plan import faults_for_host, faults_of, faults_of_successor, stage_of, voter_count
+from shoal_agent.core.room import room_for
+from shoal_agent.core.tables import Tables
+from shoal_agent.core.tenure import Tenure
+from shoal_agent.core.voice import Voice
+from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.messages import Cause, Plan
+
+COOL_DOWN_S: Final = 60.0
+"""After a certificate nobody gains anything for so long: the figures of the new plan have to come in first."""
+CLOCKS_S: Final = 5.0
+"""The proposer may have heard of the head so much earlier than this node."""
+
+Answer = tuple[bool | None, str]
+YES: Final[Answer] = (True, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What this node knows when it judges. ``outlook`` None: it does not know the model."""
+
+    head: Tenure
+    trigger: Trigger | None
+    outlook: Outlook | None
+    validity_ms: int
+
+
+class Validity:
+    """One node's judgement."""
+
+    def __init__(self, here: NodeId, tables: Tables, voice: Voice, kv_bytes_max: int) -> None:
+        self._here = here
+        self._tables = tables
+        self._voice = voice
+        self._kv_bytes_max = kv_bytes_max
+
+    def judge(self, plan: Plan, sight: Sight, now: Instant) -> Answer:
+        """Yes, no or not yet, and why."""
+        answers = (
+            self._form(plan, sight.head),
+            self._hosts(plan),
+            self._myself(plan),
+            self._voters(plan, sight),
+            self._cause(plan, sight, now),
+        )
+        return next((answer for answer in answers if answer[0] is False), None) or next(
+            (answer for answer in answers if answer[0] is None), YES
+        )
+
+    def _form(self, plan: Plan, head: Tenure) -> Answer:
+        faults = faults_of_successor(plan, head.plan, head.digest)
+        faults += faults_of(plan, self._voice.identity.roster)
+        if plan.stages[-1].last_block != head.plan.stages[-1].last_block:
+            faults.append(f"it ends at block {plan.stages[-1].last_block}, not {head.plan.stages[-1].last_block}")
+        if len(plan.stages) > plan.terms.stages_max:
+            faults.append(f"{len(plan.stages)} stages, the terms allow {plan.terms.stages_max}")
+        if plan.cause in (Cause.GENESIS, Cause.RECOVERY):
+            faults.append(f"nobody votes about {plan.cause.name}")
+        return (False, f"invalid: {faults[0]}") if faults else YES
+
+    def _hosts(self, plan: Plan) -> Answer:
+        zones = plan.terms.zones
+        for stage in plan.stages:
+            member = self._voice.identity.roster.member(stage.node)
+            if zones and (member is None or member.zone not in zones):
+                return False, f"zone: {stage.node[:8]} is not in {', '.join(zones)}"
+            if is_gone(self._tables, self._here, stage.node):
+                return False, f"host-gone: {stage.node[:8]}"
+        silent = [stage.node for stage in plan.stages if self._silent(stage.node)]
+        return (None, f"host-silent: {silent[0][:8]}") if silent else YES
+
+    def _silent(self, node: NodeId) -> bool:
+        return node != self._here and self._tables.membership.standing(node) is Standing.SUSPECT
+
+    def _myself(self, plan: Plan) -> Answer:
+        stage = stage_of(plan, self._here)
+        if stage is None:
+            return YES
+        held = [tenure for tenure in self._tables.tenures.of(plan.deployment) if tenure.asked]
+        if self._tables.locked and not held:
+            return False, "locked: this node takes no new blocks"
+        facts = self._tables.models.get(plan.model)
+        if facts is None:
+            return YES  # it will be fetched; whether it fits is found when it is there
+        capacity = self._voice.sampled.capacity
+        room = room_for(self._tables, self._here, plan, capacity.memory_bytes, self._kv_bytes_max)
+        faults = faults_for_host(plan, self._here, facts, room)
+        if faults:
+            return False, f"capacity: {faults[0]}"
+        if not held:
+            part = plan.stages[stage]
+            needed = sum(block.resident_bytes for block in facts.blocks[part.first_block : part.last_block + 1])
+            if needed > capacity.disk_free_bytes and not self._stored(plan):
+                return False, f"disk: {needed} bytes are needed, {capacity.disk_free_bytes} are free"
+        return YES
+
+    def _stored(self, plan: Plan) -> bool:
+        return self._tables.state is not None and plan.model in self._tables.state.models
+
+    def _voters(self, plan: Plan, sight: Sight) -> Answer:
+        hosts = {stage.node for stage in plan.stages}
+        named = len(hosts.intersection(plan.voters))
+        if len(set(plan.voters)) != len(plan.voters):
+            return False, "voters: one is named twice"
+        if any(voter in hosts for voter in plan.voters[named:]) or named < min(len(hosts), len(plan.voters)):
+            return False, "voters: hosts come first"
+        gone = [voter for voter in plan.voters if is_gone(self._tables, self._here, voter)]
+        if gone:
+            return False, f"voters: {gone[0][:8]} is gone"
+        known = () if sight.outlook is None else sight.outlook.witnesses
+        available = len({*known, *hosts, *plan.voters})
+        wanted = voter_count(len(hosts), available, plan.terms.faulty)
+        if len(plan.voters) > wanted or (sight.outlook is not None and len(plan.voters) < wanted):
+            return False, f"voters: {len(plan.voters)} are named, {wanted} are due"
+        return YES
+
+    def _cause(self, plan: Plan, sight: Sight, now: Instant) -> Answer:
+        trigger = sight.trigger
+        match plan.cause:
+            case Cause.HOST_LOST | Cause.NOT_READY:
+                seen = trigger is not None and trigger.cause in (plan.cause, Cause.HOST_LOST)
+                return YES if seen else (None, f"unseen: no {plan.cause.name} here")
+            case Cause.SLOW:
+                return self._better(plan, sight, 1)
+            case _:
+                hold = self._postponed(sight.head, now)
+                return self._better(plan, sight, plan.terms.gain_permille) if hold[0] is True else hold
+
+    def _postponed(self, head: Tenure, now: Instant) -> Answer:
+        left_s = head.since + COOL_DOWN_S - now
+        if left_s > 0:
+            return None if left_s <= CLOCKS_S else False, f"cooldown: {left_s:.0f} s of it are left"
+        locked = self.locked(head.plan)
+        return YES if locked is None else (False, f"locked: {locked[:8]} holds a lock")
+
+    def locked(self, plan: Plan) -> NodeId | None:
+        """A host or voter of ``plan`` whose operator postpones what is no repair."""
+        for node in dict.fromkeys([stage.node for stage in plan.stages] + list(plan.voters)):
+            peer = self._tables.membership.peer(node)
+            held = self._tables.locked if node == self._here else peer is not None and peer.state.locked
+            if held:
+                return node
+        return None
+
+    def _better(self, plan: Plan, sight: Sight, asked_permille: int) -> Answer:
+        outlook = sight.outlook
+        if outlook is None:
+            return None, "model-missing: this node cannot judge the figures yet"
+        strangers = [stage.node for stage in plan.stages if outlook.why_not(stage.node) is not None]
+        if strangers:
+            return False, f"unfit: {strangers[0][:8]} {outlook.why_not(strangers[0])}"
+        before, after = price(outlook.problem, sight.head.plan.stages), price(outlook.problem, plan.stages)
+        if before is None or after is None:
+            return None, "unpriced: a host of the present plan is no candidate"
+        moved = move_of(outlook.problem, after, outlook.owned, outlook.stored)
+        gain = gain_permille(before.score_us, after.score_us) - price_permille(moved, sight.validity_ms)
+        if gain < asked_permille:
+            return False, f"worse-score: a gain of {gain / 10:.1f} %, {asked_permille / 10:.1f} % are asked"
+        return YES
