@@ -3,7 +3,8 @@ from random import Random
 
 import pytest
 
-from shoal_agent.core.events import PeerLost
+from shoal_agent.core.events import PeerConnected, PeerLost
+from shoal_agent.core.facts import LinkFault
 from shoal_agent.sim.agenda import Agenda
 from shoal_agent.sim.links import Links
 from shoal_agent.sim.weather import Weather
@@ -19,10 +20,14 @@ class Peer:
     alive: bool = True
     paused: bool = False
     lost: list = field(default_factory=list)
+    connected: list = field(default_factory=list)
     got: list = field(default_factory=list)
 
     def post(self, event):
-        self.lost.append(event)
+        if isinstance(event, PeerConnected):
+            self.connected.append(event.peer)
+        else:
+            self.lost.append(event)
 
     def frame(self, peer, header, data):
         self.got.append((peer, header, data))
@@ -74,22 +79,22 @@ def test_a_lost_frame_is_a_lost_connection(scene):
     scene.weather.frame_loss = 0.0
     scene.send(2)
     assert scene.numbers() == [2]
-    assert scene.one.lost == [PeerLost(TWO, "reset")]
-    assert scene.two.lost == [PeerLost(ONE, "reset")]
+    assert scene.one.lost == [PeerLost(TWO, "reset", LinkFault.BROKEN)]
+    assert scene.two.lost == [PeerLost(ONE, "reset", LinkFault.BROKEN)]
 
 
 def test_nobody_there_refuses_at_once(scene):
     scene.two.alive = False
     scene.links.detach(TWO, silent=False)
     scene.send(0)
-    assert scene.one.lost == [PeerLost(TWO, "refused")]
+    assert scene.one.lost == [PeerLost(TWO, "refused", LinkFault.REFUSED)]
 
 
 def test_a_crash_resets_and_so_does_the_next_life(scene):
     scene.send(0)
     scene.links.detach(TWO, silent=False)
     scene.run(0.1)
-    assert scene.one.lost == [PeerLost(TWO, "reset")]
+    assert scene.one.lost == [PeerLost(TWO, "reset", LinkFault.BROKEN)]
     scene.links.attach(TWO, scene.two)
     scene.send(1)
     assert scene.numbers() == [0, 1]
@@ -102,7 +107,7 @@ def test_who_loses_power_is_missed_after_a_silence(scene):
     scene.run(LINK_SILENCE_S_MAX - 0.1)
     assert scene.one.lost == []
     scene.run(0.2)
-    assert scene.one.lost == [PeerLost(TWO, "no answer")]
+    assert scene.one.lost == [PeerLost(TWO, "no answer", LinkFault.SILENT)]
 
 
 def test_a_short_partition_only_delays(scene):
@@ -120,8 +125,8 @@ def test_a_long_partition_breaks_even_an_idle_link_and_what_waited_is_gone(scene
     scene.send(0)
     scene.links.block(ONE, TWO)
     scene.send(1, seconds=LINK_SILENCE_S_MAX + 0.1)
-    assert scene.one.lost == [PeerLost(TWO, "no answer")]
-    assert scene.two.lost == [PeerLost(ONE, "no answer")]
+    assert scene.one.lost == [PeerLost(TWO, "no answer", LinkFault.SILENT)]
+    assert scene.two.lost == [PeerLost(ONE, "no answer", LinkFault.SILENT)]
     scene.links.unblock(ONE, TWO)
     scene.send(2)
     assert scene.numbers() == [0, 2]
@@ -133,7 +138,7 @@ def test_a_one_way_partition_lets_the_other_way_pass_until_it_is_noticed(scene):
     scene.send(1)
     assert scene.numbers() == [0, 1]
     scene.run(LINK_SILENCE_S_MAX)
-    assert scene.one.lost == [PeerLost(TWO, "no answer")]
+    assert scene.one.lost == [PeerLost(TWO, "no answer", LinkFault.SILENT)]
 
 
 def test_no_connection_is_made_through_a_partition(scene):
@@ -141,7 +146,7 @@ def test_no_connection_is_made_through_a_partition(scene):
     scene.send(0, seconds=LINK_CONNECT_S_MAX - 0.1)
     assert scene.one.lost == []
     scene.run(0.2)
-    assert scene.one.lost == [PeerLost(TWO, "no answer")]
+    assert scene.one.lost == [PeerLost(TWO, "no answer", LinkFault.SILENT)]
 
 
 def test_a_paused_peer_is_given_up(scene):
@@ -149,7 +154,32 @@ def test_a_paused_peer_is_given_up(scene):
     scene.two.paused = True
     scene.links.watch(TWO)
     scene.run(LINK_SILENCE_S_MAX + 0.1)
-    assert scene.one.lost == [PeerLost(TWO, "no answer")]
+    assert scene.one.lost == [PeerLost(TWO, "no answer", LinkFault.SILENT)]
+
+
+def test_a_reset_does_not_pass_a_partition(scene):
+    """Nor does a refusal: who is cut off learns nothing of a death but silence."""
+    scene.send(0)
+    scene.links.block(TWO, ONE)
+    scene.two.alive = False
+    scene.links.detach(TWO, silent=False)
+    scene.run(LINK_SILENCE_S_MAX - 0.1)
+    assert scene.one.lost == []
+    scene.run(0.2)
+    assert scene.one.lost == [PeerLost(TWO, "no answer", LinkFault.SILENT)]
+    scene.send(1, seconds=LINK_CONNECT_S_MAX + 0.1)
+    assert scene.one.lost[1:] == [PeerLost(TWO, "no answer", LinkFault.SILENT)]
+
+
+def test_both_ends_hear_of_a_new_connection(scene):
+    scene.send(0, 1)
+    assert scene.one.connected == [TWO]
+    assert scene.two.connected == [ONE]
+    scene.links.detach(TWO, silent=False)
+    scene.run(0.1)
+    scene.links.attach(TWO, scene.two)
+    scene.send(2)
+    assert scene.one.connected == [TWO, TWO]
 
 
 def test_a_clog_delays_everything(scene):

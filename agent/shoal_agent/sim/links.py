@@ -3,6 +3,7 @@
 TCP does not lose a frame, it loses the connection; so a lost frame ends the link, both sides hear ``PeerLost``, and
 what was under way is gone. Where nothing passes in one direction (a partition, a paused or vanished peer) frames wait,
 until either it heals and they arrive, or the silence lasts ``LINK_SILENCE_S_MAX`` and both sides give up.
+What a peer is told of a lost link is what its system could know: a reset and a refusal need a path back.
 Every frame goes through the real framing and codec.
 """
 
@@ -10,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final, Protocol
 
-from shoal_agent.core.events import PeerLost
+from shoal_agent.core.events import PeerConnected, PeerLost
+from shoal_agent.core.facts import LinkFault
 from shoal_agent.sim.agenda import Agenda
 from shoal_agent.sim.weather import Weather
 from shoal_protocol.frames import FrameReader, encode_frame
@@ -31,7 +33,7 @@ class Peer(Protocol):
     @property
     def paused(self) -> bool: ...
 
-    def post(self, event: PeerLost) -> None: ...
+    def post(self, event: PeerConnected | PeerLost) -> None: ...
 
     def frame(self, peer: NodeId, header: Header, data: bytes | None) -> None: ...
 
@@ -79,8 +81,12 @@ class Links:
 
     def _reset_all(self, node: NodeId) -> None:
         for link in list(self._links.values()):
-            if node in link.ends and link.up:
-                self._reset(link, "reset")
+            if node not in link.ends or not link.up:
+                continue
+            if self._is_blocked(link):
+                self._watch(link, LINK_SILENCE_S_MAX)
+            else:
+                self._reset(link, "reset", LinkFault.BROKEN)
 
     # --- partitions -----------------------------------------------------------------------------------------------
 
@@ -117,39 +123,42 @@ class Links:
 
     def _give_up(self, link: _Link, number: int) -> None:
         if link.number == number and self._silent(link):
-            self._reset(link, "no answer")
+            self._reset(link, "no answer", LinkFault.SILENT)
+
+    def _is_blocked(self, link: _Link) -> bool:
+        one, other = link.ends
+        return (one, other) in self._blocked or (other, one) in self._blocked
 
     def _silent(self, link: _Link) -> bool:
-        one, other = link.ends
-        if (one, other) in self._blocked or (other, one) in self._blocked:
+        if self._is_blocked(link):
             return True
         return any(end in self._vanished or self._peers[end].paused for end in link.ends)
 
-    def _reset(self, link: _Link, reason: str) -> None:
+    def _reset(self, link: _Link, reason: str, fault: LinkFault) -> None:
         link.number += 1
         link.up = False
         link.waiting.clear()
         link.last_s.clear()
         one, other = link.ends
-        self._tell_lost(one, other, reason)
-        self._tell_lost(other, one, reason)
+        self._tell(one, PeerLost(other, reason, fault))
+        self._tell(other, PeerLost(one, reason, fault))
 
-    def _tell_lost(self, node: NodeId, peer: NodeId, reason: str) -> None:
+    def _tell(self, node: NodeId, event: PeerConnected | PeerLost) -> None:
         # Asked for now, so it comes before any frame of the next connection, and not within the sender's own step.
         there = self._peers[node]
-        self._agenda.after(0.0, lambda: there.post(PeerLost(peer, reason)))
+        self._agenda.after(0.0, lambda: there.post(event))
 
     # --- frames ---------------------------------------------------------------------------------------------------
 
     def send(self, source: NodeId, target: NodeId, header: Header, data: bytes | None) -> None:
         """``source`` sends a frame to ``target``."""
-        if not self._peers[target].alive and target not in self._vanished:
-            here = self._peers[source]
-            self._agenda.after(REFUSED_S, lambda: here.post(PeerLost(target, "refused")))
-            return
         link = self._links.setdefault(_pair(source, target), _Link(_pair(source, target)))
+        if not self._peers[target].alive and target not in self._vanished and not self._is_blocked(link):
+            here = self._peers[source]
+            self._agenda.after(REFUSED_S, lambda: here.post(PeerLost(target, "refused", LinkFault.REFUSED)))
+            return
         if self._rng.random() < self._weather.frame_loss:
-            self._reset(link, "reset")
+            self._reset(link, "reset", LinkFault.BROKEN)
             return
         if self._silent(link):
             self._watch(link, LINK_SILENCE_S_MAX if link.up else LINK_CONNECT_S_MAX)
@@ -171,7 +180,10 @@ class Links:
         if (source, target) in self._blocked:
             link.waiting.append((source, target, head, header, data))
             return
-        link.up = True
+        if not link.up:
+            link.up = True
+            self._tell(source, PeerConnected(target))
+            self._tell(target, PeerConnected(source))
         number = link.number
         delay_s = self._rng.uniform(*self._weather.link_s) + self._weather.clog_s
         at_s = max(self._agenda.now + delay_s, link.last_s.get(source, 0.0))
