@@ -1,12 +1,13 @@
 import os
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import psutil
 import pytest
 
 from shoal_agent.shell import sensors as module
 from shoal_agent.shell.cgroup import Limits
-from shoal_agent.shell.sensors import MEMORY_SHARE_PERCENT, Sensors, cores
+from shoal_agent.shell.sensors import MEMORY_SHARE_PERCENT, Foreign, Sensors, cores
 
 
 def test_capacity_is_this_machines(tmp_path):
@@ -80,3 +81,60 @@ def test_the_temperature_is_the_processors_or_none(tmp_path, monkeypatch, groups
 def test_where_temperatures_cannot_be_asked_there_is_none(tmp_path, monkeypatch):
     monkeypatch.delattr(psutil, "sensors_temperatures", raising=False)
     assert Sensors(tmp_path, 1).load().temperature_millicelsius is None
+
+
+class Times(NamedTuple):
+    user: float
+    idle: float
+    iowait: float
+    guest: float
+
+
+class Machine:
+    """A machine whose processors' books can be written by hand."""
+
+    def __init__(self, monkeypatch, processors, usable):
+        self.now, self.busy, self.idle, self.own = 0.0, 0.0, 0.0, 0.0
+        monkeypatch.setattr(module.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(psutil, "cpu_count", lambda: processors)
+        monkeypatch.setattr(psutil, "cpu_times", self.times)
+        monkeypatch.setattr(psutil, "Process", lambda: SimpleNamespace(cpu_times=self.own_times))
+        monkeypatch.setattr(module, "cores", lambda: usable)
+        self.processors = processors
+
+    def times(self):
+        return Times(self.busy, self.idle, 0.0, 0.0)
+
+    def own_times(self):
+        return SimpleNamespace(user=self.own, system=0.0)
+
+    def work(self, own, others, seconds=10.0):
+        self.now += seconds
+        self.own += own * seconds
+        self.busy += (own + others) * seconds
+        self.idle += (self.processors - own - others) * seconds
+
+
+@pytest.mark.parametrize(
+    ("usable", "own", "others", "permille"),
+    [
+        pytest.param(4, 0.0, 0.0, 0, id="idle"),
+        pytest.param(4, 3.0, 0.0, 0, id="our own work"),
+        pytest.param(4, 1.0, 2.0, 500, id="half of it is others'"),
+        pytest.param(4, 0.0, 4.0, 1000, id="all of it is others'"),
+        pytest.param(2, 1.0, 2.0, 0, id="there are processors we may not use"),
+        pytest.param(2, 1.0, 3.0, 500, id="others spill over onto ours"),
+    ],
+)
+def test_what_others_take_is_the_machines_work_less_ours(monkeypatch, usable, own, others, permille):
+    machine = Machine(monkeypatch, 4, usable)
+    foreign = Foreign()
+    machine.work(own, others)
+    assert foreign.permille() == permille
+    machine.work(own, 0.0)
+    assert foreign.permille() == 0, "since the last reading"
+
+
+def test_two_readings_at_once_say_nothing(monkeypatch):
+    Machine(monkeypatch, 4, 4)
+    assert Foreign().permille() == 0

@@ -50,7 +50,7 @@ from shoal_agent.core.events import (
 )
 from shoal_agent.core.facts import StageSpan, TensorHandle
 from shoal_agent.core.node import Node
-from shoal_agent.core.timers import Routine
+from shoal_agent.core.timers import HostDeadline, RequestDeadline
 from shoal_agent.core.view import DeploymentView
 from shoal_agent.sim.solutions import solution
 from shoal_protocol.errors import RemoteProtocolError
@@ -269,5 +269,5 @@ class Cell:
         held = [self.tensors, self.stages, self.services.drawing, self.services.texts]
         held += [view.requests, view.sessions, view.kv_bytes]
         held += [inside._host._calls, inside._host._owed, inside._ingress._ledger._calls, inside._calls._abroad]
-        held.append([alarm for alarm in inside._tables.timers._live if not isinstance(alarm, Routine)])
+        held.append([alarm for alarm in inside._tables.timers._live if isinstance(alarm, RequestDeadline | HostDeadline)])
         return [part for part in held if part]

@@ -139,17 +139,20 @@ class Citizen:
         if sender == self._node:
             return
         if not isinstance(message, LinkDeath):
-            road = self._road(event)
+            road = self._road(event, sender)
             beat = isinstance(message, Heartbeat)
             changes = self.watch.heard(sender, envelope.incarnation, envelope.sequence, road, now, beat=beat)
             self._watched(changes, now, out)
         self._act(envelope, event.wire, now, out)
 
     @staticmethod
-    def _road(event: EnvelopeReceived) -> Road:
+    def _road(event: EnvelopeReceived, sender: NodeId) -> Road:
         if event.redelivered:
             return Road.RELAYED
-        return Road.DIRECT if event.broker.startswith("peer:") else Road.BROKER
+        if not event.broker.startswith("peer:"):
+            return Road.BROKER
+        # What a peer hands on of somebody else tells nothing of the present.
+        return Road.DIRECT if event.broker == f"peer:{sender}" else Road.RELAYED
 
     def _learn(self, facts: Iterable[Fact], now: Instant, out: Outbox) -> None:
         """What gossip brought to light."""
@@ -334,6 +337,7 @@ class Citizen:
         match event:
             case Sampled():
                 self._voice.sense(event, now)
+                self._measure(event, now)
                 self._gossip.sensed(*self._occupancy(), now)
             case ModelAvailable():
                 self.staging.model_available(event.facts, now, out)
@@ -351,6 +355,12 @@ class Citizen:
                 self._tables.changed(now)
             case _:
                 assert_never(event)
+
+    def _measure(self, event: Sampled, now: Instant) -> None:
+        """What this node says of its own speed."""
+        hosting = any(tenure.asked for tenure in self._tables.tenures.all())
+        speed = event.capacity.speed_macs_per_s
+        self._tables.stage_permille = self._tables.pace.permille(speed, now, hosting=hosting)
 
     def publish(self, now: Instant, out: Outbox) -> None:
         """Say again whatever lasts."""

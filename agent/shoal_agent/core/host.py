@@ -12,7 +12,6 @@ confused or stale peer costs its own session and never another's. An expired ses
 
 from array import array
 from collections import deque
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,11 +19,11 @@ from shoal_agent.core import services
 from shoal_agent.core.admission import KvBudget, SessionStage
 from shoal_agent.core.effects import CallService, CloseService, CloseStage, OpenStage, ReleaseTensor, RunStage
 from shoal_agent.core.events import ServiceFailed, ServiceReturned, StageFailed, StageFinished
-from shoal_agent.core.facts import CallId, ModelFacts, StageSpan, TensorHandle
+from shoal_agent.core.facts import CallId, StageSpan, TensorHandle
 from shoal_agent.core.outbox import Outbox, Payload
-from shoal_agent.core.plan import kv_bytes_per_token, span_of, stage_of
-from shoal_agent.core.tenure import Tenures
-from shoal_agent.core.timers import HostDeadline, Timers
+from shoal_agent.core.plan import decode_macs, kv_bytes_per_token, span_of, stage_of
+from shoal_agent.core.tables import Tables
+from shoal_agent.core.timers import HostDeadline
 from shoal_protocol.headers import (
     Activation,
     CloseSession,
@@ -35,7 +34,7 @@ from shoal_protocol.headers import (
     SessionRefused,
     Token,
 )
-from shoal_protocol.ids import DeploymentId, Digest, Epoch, Instant, NodeId
+from shoal_protocol.ids import DeploymentId, Epoch, Instant, NodeId
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, REASON_CHARS_MAX, REQUEST_DEADLINE_S_MAX, STAGE_QUEUE_MAX
 from shoal_protocol.messages import DeploymentPhase, Plan
 from shoal_protocol.tensors import Dtype
@@ -66,6 +65,8 @@ class Hosted:
     span: StageSpan
     sampler: str | None
     deadline: Instant
+    token_macs: int
+    """What the profile predicts for one token."""
     position: int = 0
     """Where the next activation must start."""
     running: Activation | None = None
@@ -90,13 +91,12 @@ class Hosted:
 class Host:
     """All sessions on this node's stages."""
 
-    def __init__(
-        self, node: NodeId, tenures: Tenures, models: Mapping[Digest, ModelFacts], kv_bytes_max: int, timers: Timers
-    ) -> None:
+    def __init__(self, node: NodeId, tables: Tables, kv_bytes_max: int) -> None:
         self._node = node
-        self._tenures = tenures
-        self._models = models
-        self._timers = timers
+        self._tenures = tables.tenures
+        self._models = tables.models
+        self._timers = tables.timers
+        self._pace = tables.pace
         self._budget = KvBudget(kv_bytes_max)
         self._sessions: dict[SessionStage, Hosted] = {}
         self._calls: dict[CallId, tuple[SessionStage, int]] = {}
@@ -120,7 +120,8 @@ class Host:
         last = header.stage == len(tenure.plan.stages) - 1
         sampler = services.service_name(services.ServiceKind.SAMPLER, tenure.plan.model) if last else None
         deadline = Instant(now + min(header.deadline_ms / 1000, REQUEST_DEADLINE_S_MAX))
-        hosted = Hosted(header, peer, tenure.plan, span, sampler, deadline)
+        token_macs = decode_macs(self._models[span.model], span)
+        hosted = Hosted(header, peer, tenure.plan, span, sampler, deadline, token_macs)
         self._sessions[hosted.key] = hosted
         tenure.sessions += 1
         self._budget.reserve(hosted.key, self._kv_bytes(header, span))
@@ -290,11 +291,13 @@ class Host:
         """A run is done: pass its output on. ``call`` is a fresh id, used if a token is to be drawn."""
         hosted = self._sessions.get((event.session, event.stage))
         if hosted is None or hosted.running is None:
-            self._settle((event.session, event.stage))
+            self._owed.pop((event.session, event.stage), None)
             self._release(event.output, out)
             return
         done = hosted.running
         hosted.running = None
+        if done.token_count == 1:
+            self._pace.ran(event.took_s, hosted.token_macs, now)
         if hosted.waiting:
             self._run(hosted, hosted.waiting.popleft(), out)
         target = hosted.target()
@@ -328,14 +331,11 @@ class Host:
         key = (event.session, event.stage)
         hosted = self._sessions.get(key)
         if hosted is None:
-            self._settle(key)
+            self._owed.pop(key, None)
             return
         hosted.running = None
         out.note("error", "stage failed", stage=event.stage, position=event.position, reason=event.reason)
         self._refuse(hosted, RefusalCode.STAGE_FAILED, event.reason, out)
-
-    def _settle(self, key: SessionStage) -> None:
-        self._owed.pop(key, None)
 
     # --- the sampler ----------------------------------------------------------------------------------------------
 

@@ -94,7 +94,7 @@ class Node:
         self._voice = Voice(config, identity)
         self._calls = Calls(identity.node)
         tables = self._tables
-        self._host = Host(identity.node, tables.tenures, tables.models, config.kv_bytes_max, tables.timers)
+        self._host = Host(identity.node, tables, config.kv_bytes_max)
         self._citizen = Citizen(config, tables, self._voice, opener, rng, self._occupancy, self._host.evict)
         self._ingress = Ingress(identity.node, tables.tenures, tables.membership, self._calls, tables.timers)
         self._citizen.begin(now)

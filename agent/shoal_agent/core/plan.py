@@ -48,6 +48,12 @@ def kv_bytes_per_token(facts: ModelFacts, span: StageSpan) -> int:
     return sum(block.kv_bytes_per_token for block in facts.blocks[span.first_block : span.last_block + 1])
 
 
+def decode_macs(facts: ModelFacts, span: StageSpan) -> int:
+    """Multiply-accumulates that one token takes on the blocks of ``span``, as their profile has it."""
+    blocks = facts.blocks[span.first_block : span.last_block + 1]
+    return sum(block.decode_us for block in blocks) * facts.reference_macs_per_s // 1_000_000
+
+
 def rendezvous_order(key: bytes, nodes: Iterable[NodeId]) -> list[NodeId]:
     """``nodes`` as everybody ranks them for ``key``: highest random weight first."""
     return sorted(nodes, key=lambda n: (hashlib.blake2b(key + n.encode("ascii"), digest_size=8).digest(), n))

@@ -100,6 +100,8 @@ class Case:
     """The last one that was asked."""
     tickets: dict[int, Choice] = field(default_factory=dict)
     answers: dict[Choice, Split | Infeasible] = field(default_factory=dict)
+    stages_min: int | None = None
+    """Fewer stages than the terms ask for, if that was tried."""
     wish: Plan | None = None
     told: str = ""
     """The last thing the story was told, so that it is not told every two seconds."""
@@ -224,7 +226,7 @@ class Steering:
         if any(case.tickets for case in self._cases.values()):
             return
         case, problem = scene.case, scene.outlook.problem
-        case.problem, case.answers = problem, {}
+        case.problem, case.answers, case.stages_min = problem, {}, None
         self._solve(case, Choice.RESPLIT, problem, out)
         self._solve(case, Choice.REDISTRIBUTE, same_cuts(problem, scene.head.plan.stages), out)
 
@@ -251,10 +253,7 @@ class Steering:
         if current is None and not broken:
             case.hold.ripe(False, now)  # noqa: FBT003 - a host is suspected, or unknown: soon more will be known
             return self._withdraw(case, head)
-        relaxed = isinstance(case.answers[Choice.RESPLIT], Infeasible) and problem.stages_min > 1
-        if broken and relaxed and Choice.KEEP not in case.answers:
-            case.answers[Choice.KEEP] = case.answers[Choice.RESPLIT]  # remembers that this was asked
-            self._solve(case, Choice.RESPLIT, replace(problem, stages_min=1), out)
+        if broken and self._relax(case, problem, out):
             return []
         validity_ms = max(case.validity_ms, int(1000 * (now - head.since)))
         margin = 0 if broken else MARGIN_PERMILLE
@@ -266,6 +265,16 @@ class Steering:
             return self._repair(scene, decision, now)
         assert decision is not None, "the plan that runs can be kept"
         return self._gain(scene, decision, now)
+
+    def _relax(self, case: Case, problem: SplitProblem, out: Outbox) -> bool:
+        """Nothing fits in as many stages as the terms ask for: ask for as many as there are nodes, then for any."""
+        tried = case.stages_min or problem.stages_min
+        fewer = min(len(problem.candidates), tried - 1) if case.stages_min is None else 1
+        if isinstance(case.answers[Choice.RESPLIT], Split) or not 0 < fewer < tried:
+            return False
+        case.stages_min = fewer
+        self._solve(case, Choice.RESPLIT, replace(problem, stages_min=fewer), out)
+        return True
 
     @staticmethod
     def _options(scene: _Scene, *, broken: bool) -> list[Option]:

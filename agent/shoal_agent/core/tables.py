@@ -10,6 +10,7 @@ from typing import Final
 
 from shoal_agent.core.facts import ModelFacts
 from shoal_agent.core.membership import Membership
+from shoal_agent.core.pace import Pace
 from shoal_agent.core.story import Story
 from shoal_agent.core.tenure import Tenures
 from shoal_agent.core.timers import Routine, Timers
@@ -30,8 +31,10 @@ class Tables:
     services: tuple[str, ...] = ()
     links: tuple[LinkMeasured, ...] = ()
     """The direct links of this node as it measured them, by peer."""
+    pace: Pace = field(default_factory=Pace)
+    """How long this node's stages take."""
     stage_permille: int = 0
-    """Measured time of this node's stages over what its profile predicts; 0: nothing is known of it."""
+    """What it says of that: measured over predicted time; 0: nothing is known."""
     locked: bool = False
     """Its operator postpones changes."""
     phase: NodePhase = NodePhase.STARTING

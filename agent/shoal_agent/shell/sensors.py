@@ -6,6 +6,7 @@ machine's other work. Readings never block: CPU use is the mean since the last r
 """
 
 import os
+import time
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ class Sensors:
         self.memory_bytes = memory_bytes_max or _available_bytes() * MEMORY_SHARE_PERCENT // 100
         """What is offered for blocks and KV."""
         psutil.cpu_percent(interval=None)
+        self._foreign = Foreign()
 
     def capacity(self, speed_macs_per_s: int, providers: tuple[str, ...]) -> Capacity:
         """What this machine can carry."""
@@ -48,7 +50,40 @@ class Sensors:
             temperature_millicelsius=_temperature(),
             session_count=0,
             kv_bytes=0,
+            foreign_permille=self._foreign.permille(),
         )
+
+
+class Foreign:
+    """What others take of the processors that this process may use: the whole machine's work less our own.
+
+    Both are measured in processor seconds since the last reading, so a process that sleeps for long is not counted as
+    idle time of the machine twice. Cores beyond our affinity or quota belong to others anyway: work there is not
+    counted against us until it must spill over.
+    """
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+        self._last = self._read()
+
+    def permille(self) -> int:
+        """The mean since the last reading."""
+        last, self._last = self._last, self._read()
+        wall_s = self._last[0] - last[0]
+        if wall_s <= 0:
+            return 0
+        busy = (self._last[1] - last[1] - (self._last[2] - last[2])) / wall_s
+        machine = psutil.cpu_count() or 1
+        spilled = max(0.0, busy - (machine - cores()))
+        return min(1000, max(0, round(1000 * spilled / cores())))
+
+    def _read(self) -> tuple[float, float, float]:
+        """Seconds that passed, that all processors worked, that this process worked."""
+        times = psutil.cpu_times()
+        idle = times.idle + getattr(times, "iowait", 0.0)
+        guest = getattr(times, "guest", 0.0) + getattr(times, "guest_nice", 0.0)
+        own = self._process.cpu_times()
+        return time.monotonic(), sum(times) - guest - idle, own.user + own.system
 
 
 def cores() -> int:
