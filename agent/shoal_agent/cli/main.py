@@ -45,7 +45,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "roster": Command("shoal_agent.cli.roster", "app", "Found a cluster and admit nodes to it."),
     "sim": Command(
         "shoal_agent.cli.sim",
-        "sim",
+        "app",
         "Run the agents' own core in a virtual world and break things; oracles judge what comes of it.",
     ),
     "version": Command("shoal_agent.cli.version", "version", "Print the versions of shoal and of what it stands on."),

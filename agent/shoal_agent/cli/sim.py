@@ -10,6 +10,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from shoal_agent.cli.output import AsJson, print_json, progress
+from shoal_agent.cli.replay import replay
 from shoal_agent.errors import ExitCode
 from shoal_agent.sim.outcome import Outcome
 from shoal_agent.sim.play import play
@@ -36,6 +37,7 @@ Traced = Annotated[
 
 
 def sim(
+    context: typer.Context,
     *,
     scenario: Name = "all",
     seeds: Seeds = "0..9",
@@ -53,6 +55,8 @@ def sim(
 
     What hearing each other costs: shoal sim --scenario scale --seeds 1 --nodes 10,100,1000
     """
+    if context.invoked_subcommand is not None:
+        return
     names, wanted, sizes, report = chosen(scenario), seeds_of(seeds), nodes_of(nodes), Report()
     runs = [(name, seed, size) for name in names for size in sizes for seed in wanted]
     for outcome in _each(runs, jobs, trace=trace):
@@ -106,3 +110,8 @@ def _print(report: Report) -> None:
     told: dict[str, Any] = report.as_json([])["agreement_s"]
     if report.agreements:
         print(f"{len(report.agreements)} agreements, p50 {told['p50']} s, p99 {told['p99']} s")
+
+
+app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app.callback()(sim)
+app.command("replay")(replay)
