@@ -95,6 +95,7 @@ def test_who_is_cut_off_accuses_nobody():
     begun = cluster.now
     cluster.run(60.0)
     assert lonely.watch.isolated()
+    assert lonely.tables.isolated
     assert lonely.watch.health > 0
     assert Standing.DEAD not in {new for who, _, new in news(cluster, begun) if who == lonely.name}
     assert len(lonely.accused) <= 2

@@ -168,6 +168,7 @@ def test_links_are_measured_soon_and_then_rarely():
         for node in cluster.names:
             if node != watcher.name:
                 assert 2_000 <= watcher.watch.rtt_us(node) <= 8_000
+        assert [link.peer for link in watcher.tables.links] == sorted(set(cluster.names) - {watcher.name})
     before = sum(watcher.said for watcher in cluster.nodes.values())
     cluster.run(10 * ROUND_S)
     frames = sum(watcher.said for watcher in cluster.nodes.values()) - before

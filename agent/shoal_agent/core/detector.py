@@ -42,6 +42,8 @@ SIGMA_FRACTION: Final = 8
 """Sigma is at least the mean divided by this."""
 CROSSING_SIGMAS: Final = 5.612
 """Q(5.612) = 10^-8."""
+REGULAR_S_PER_MS: Final = (1.0 + CROSSING_SIGMAS / SIGMA_FRACTION) / 1000.0
+"""The patience with a peer whose sigma is the least there is, per millisecond of its mean."""
 SILENCE_S_MAX: Final = 2.5
 """However jittery: after so long without a beat a ping is the cheaper question."""
 PHI_MAX: Final = 300.0
@@ -151,6 +153,12 @@ def _learn(arrivals: _Arrivals, interval_s: float) -> None:
 
 
 def _patience_s(arrivals: _Arrivals) -> float:
+    # Nearly every beat is a regular one, and a thousand simulated nodes hear fifty thousand of them a second.
+    count, total = len(arrivals.window), arrivals.total
+    mean_sum = max(total, BEAT_MS * count)
+    spread = count * arrivals.squares - total * total
+    if SIGMA_FRACTION * SIGMA_FRACTION * spread <= mean_sum * mean_sum:
+        return min(mean_sum / count * REGULAR_S_PER_MS, SILENCE_S_MAX)
     mean_s, sigma_s = _shape(arrivals)
     return min(mean_s + CROSSING_SIGMAS * sigma_s, SILENCE_S_MAX)
 

@@ -197,7 +197,7 @@ class Steering:
         head = self._tables.tenures.head(deployment)
         assert head is not None, "a deployment has a newest epoch"
         case = self._case(head, now)
-        if self._here not in head.plan.voters:
+        if self._here not in head.plan.voters or self._tables.isolated:
             return self._withdraw(case, head)
         facts = self._tables.models.get(head.plan.model)
         if facts is None:

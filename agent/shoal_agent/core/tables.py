@@ -31,6 +31,8 @@ class Tables:
     services: tuple[str, ...] = ()
     links: tuple[LinkMeasured, ...] = ()
     """The direct links of this node as it measured them, by peer."""
+    isolated: bool = False
+    """Half of the living are silent at once: rather this node is cut off, and proposes nothing."""
     pace: Pace = field(default_factory=Pace)
     """How long this node's stages take."""
     stage_permille: int = 0

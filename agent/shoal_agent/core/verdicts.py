@@ -161,3 +161,4 @@ class Verdicts:
         """Judge again whether it is rather we who are cut off."""
         if self.health.weigh(now, broker_up=self.broker_up):
             self._tables.story.tell(now, "self", "half of the living are silent at once: it may be this node")
+        self._tables.isolated = self.health.isolated

@@ -37,7 +37,8 @@ from shoal_agent.core.verdicts import Verdicts
 from shoal_agent.core.voice import Voice
 from shoal_protocol.headers import Ping, PingAnswered, PingReported, PingRequested
 from shoal_protocol.ids import Incarnation, Instant, NodeId, Sequence
-from shoal_protocol.messages import Accused
+from shoal_protocol.limits import LINKS_MAX
+from shoal_protocol.messages import Accused, LinkMeasured
 
 HINT_SPACING_S: Final = 0.25
 """Whoever was asked so recently is not asked again at a hint, but after this."""
@@ -166,7 +167,7 @@ class Watch:
         reborn = stamp[0] > sight.stamp[0]
         sight.stamp = stamp
         sight.hearsay_since = None
-        if reborn and sight.over:
+        if reborn and sight.standing is Standing.DEAD:
             self._asking.arm(sight, now)
 
     def _reborn(self, sight: Sight, life: int) -> None:
@@ -240,8 +241,14 @@ class Watch:
         new = sight.after_answer(took_s, now, broker_up=self._verdicts.broker_up)
         self._asking.rest(sight, new, now)
         self._await(now)
+        self._measured()
         why = {Standing.SLOW: Symptom.LATE, Standing.MQTT_LOST: Symptom.MQTT}.get(new, Symptom.HEARD)
         return self._verdicts.stand(sight, new, why, now, f"answered in {took_s * 1000:.1f} ms")
+
+    def _measured(self) -> None:
+        """Keep the record's links up to date; it is published when they have moved enough."""
+        trips = [(node, self.rtt_us(node)) for node in self._verdicts.circle]
+        self._tables.links = tuple(LinkMeasured(node, rtt_us) for node, rtt_us in trips if rtt_us)[:LINKS_MAX]
 
     def _reported(self, helper: NodeId, report: PingReported, now: Instant) -> Changes:
         """Somebody else reached it, or did not either."""
