@@ -56,6 +56,8 @@ class Device:
     stored: set[int] = field(default_factory=set)
     """Blocks whose weights were fetched; a device that knew the model from the beginning has all of them."""
     tensors: dict[TensorHandle, bytes] = field(default_factory=dict)
+    loading: list[StageSpan] = field(default_factory=list)
+    """Asked for, not answered yet, still wanted."""
     loaded: list[StageSpan] = field(default_factory=list)
     stages: dict[SessionStage, tuple[StageSpan, dict[int, int]]] = field(default_factory=dict)
     """KV of every open session: per block, the sum the toy model keeps."""
@@ -81,8 +83,17 @@ class Device:
         """How long it takes to fetch the weights of ``span`` that are not here."""
         return sum(self.facts.blocks[index].resident_bytes for index in self._missing(span)) / _FETCH_BYTES_PER_S
 
+    def unload(self, span: StageSpan) -> None:
+        """Let go of ``span``, also while it is being opened; a failed one holds nothing."""
+        for spans in (self.loading, self.loaded):
+            if span in spans:
+                spans.remove(span)
+
     def load(self, effect: LoadBlocks) -> BlocksLoaded | BlocksFailed:
-        """The blocks are open, unless weights are missing that nobody was named for."""
+        """The blocks are open, unless weights are missing that nobody was named for, or nobody wants them any more."""
+        if effect.span not in self.loading:
+            return BlocksFailed(effect.span, "unloaded when it had just been loaded")
+        self.loading.remove(effect.span)
         missing = self._missing(effect.span)
         if missing and not effect.sources:
             return BlocksFailed(effect.span, f"block {missing[0]} is not here, and nobody is known to have it")

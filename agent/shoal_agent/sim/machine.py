@@ -351,6 +351,7 @@ class Machine:
             case AdoptIncarnation(incarnation):
                 self.life = incarnation
             case LoadBlocks(span):
+                device.loading.append(span)
                 took_s = device.fetch_s(span) + device.load_s(span) * self.slower
                 self.later(took_s, lambda: self._handle(self._loaded(effect)))
             case FetchModel():
@@ -358,7 +359,7 @@ class Machine:
             case Solve(ticket, problem):
                 self.later(0.0, lambda: self._handle(Solved(ticket, solution(problem))))
             case UnloadBlocks(span):
-                device.loaded.remove(span)
+                device.unload(span)
             case OpenStage():
                 device.open(effect)
             case CloseStage(session, stage):
@@ -380,5 +381,6 @@ class Machine:
 
     def _loaded(self, effect: LoadBlocks) -> BlocksLoaded | BlocksFailed:
         if self.refuses_blocks or self.setup.boasts:
+            self.device.unload(effect.span)
             return BlocksFailed(effect.span, "no space left on device")
         return self.device.load(effect)
