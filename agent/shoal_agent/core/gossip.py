@@ -11,10 +11,7 @@ alive now. So what is relayed comes out as ``Relayed`` and is told from what is 
 ``NEIGHBOURS`` others of the share, drawn anew every minute: enough for the detectors that matter, and for a graph in
 which anti-entropy reaches everybody (a random 3-out graph is connected but for one in thousands).
 
-**Rebirth.** The boot counter orders the lives of a node. If it was lost with the disk, the node speaks as one long gone
-and nobody listens; so whoever hears a word older than one it keeps shows the speaker the later one. It has the
-speaker's own signature, so it needs no other proof: the speaker goes on above it, once that is durable, and tells
-(``Reborn``) those in the node who must not do twice what the lost life did.
+**Rebirth.** Whoever hears a word older than one it keeps shows the speaker the later one; see ``lives``.
 
 **Retained copies** expire with their envelope after ``TTL_MS``. They are renewed every ``REFRESH_S``, so that brokers
 can always tell a newcomer, or an operator's tool that takes no part in anti-entropy.
@@ -26,9 +23,10 @@ from random import Random
 from typing import Final
 
 from shoal_agent.core.circle import circle_of
-from shoal_agent.core.effects import AdoptIncarnation, Listen
+from shoal_agent.core.effects import Listen
 from shoal_agent.core.exchange import Chains, Exchange
 from shoal_agent.core.gate import Gate
+from shoal_agent.core.lives import Lives, Reborn
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.plan import stage_of
 from shoal_agent.core.portrait import has_drifted, has_news
@@ -38,7 +36,7 @@ from shoal_agent.core.timers import Routine
 from shoal_agent.core.voice import TTL_MS, CoreConfig, Voice
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import RemoteProtocolError
-from shoal_protocol.ids import Incarnation, Instant, NodeId
+from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.messages import (
     Ack,
     Certified,
@@ -69,14 +67,6 @@ NEIGHBOURS: Final = 3
 """Nodes of the share outside the circle that are told directly when no broker is left."""
 REDRAW_S: Final = 60.0
 """Others are drawn so often: nobody is left out for long."""
-HINT_SPACING_S: Final = 5.0
-"""A speaker from the past is shown its later life at most so often by one node."""
-HINTS_MAX: Final = 64
-"""Speakers remembered for that."""
-REBIRTH_SPACING_S: Final = 10.0
-"""Two processes with one key would drive each other to ever later lives: slowly, and with a note in the log."""
-LIFE_MAX: Final = 10**17
-"""No device boots so often: whoever signs this has the key and means harm, and the counter must be able to grow."""
 
 PROOFS: Final = (PlanAnnounced, Certified, RecoveryOrdered)
 """What a delta may bring besides records: the links of chains, which are judged where chains are kept."""
@@ -88,13 +78,6 @@ class Relayed:
 
     envelope: Envelope
     wire: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Reborn:
-    """This node's state was lost; it goes on as ``incarnation``, and trusts nothing that it kept of its own deeds."""
-
-    incarnation: Incarnation
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +107,7 @@ class Gossiper:
         shards = shard_count(voice.identity.roster.agent_count)
         self.home = shard_of(self._node, shards)
         self.records = Records(lambda node: shard_of(node, shards), self.home)
+        self._lives = Lives(tables, voice)
         self._exchange = Exchange(tables, voice, self.records, chains, rng)
         self.shards: tuple[int, ...] = (self.home,)
         self.circle: tuple[NodeId, ...] = ()
@@ -132,8 +116,7 @@ class Gossiper:
         self._redraw_at = Instant(0.0)
         self._beat = 0
         self._published = Instant(0.0)
-        self._hinted: dict[NodeId, Instant] = {}
-        self._reborn_at: Instant | None = None
+        self._forks: dict[NodeId, None] = {}
 
     # --- saying -----------------------------------------------------------------------------------------------------
 
@@ -272,7 +255,12 @@ class Gossiper:
         """A verified word; unless ``fresh``, a broker kept it. What concerns gossip alone is over with this."""
         message, sender = envelope.message, envelope.sender
         if sender == self._node:
-            return self._own(envelope, wire, now, out)
+            return [*self._lives.spoken(envelope, wire, now, out)]
+        latest = self.records.latest(sender)
+        if latest is not None and envelope.incarnation < latest[0]:
+            # The gate never met the later life, which others told of.
+            self._remind(sender, latest[1].wire, now, out)
+            return []
         match message:
             case Heartbeat():
                 self._tables.membership.heard(sender, envelope.incarnation, message, now)
@@ -306,9 +294,11 @@ class Gossiper:
         return [Relayed(envelope, wire)] if relayed else []
 
     def _forked(self, node: NodeId, now: Instant, out: Outbox) -> list[Fact]:
+        """One proof is enough, whatever else it says."""
         proof = self.records.proof(node)
-        if proof is None:
+        if proof is None or node in self._forks:
             return []
+        self._forks[node] = None
         self._tables.rejected["equivocation"] += 1
         out.count("messages_rejected", "equivocation")
         self._tables.story.tell(now, node, "said two things under one number")
@@ -347,7 +337,7 @@ class Gossiper:
                 self._refuse(fault.reason, out)
                 continue
             if envelope.sender == self._node:
-                facts += self._own(envelope, wire, now, out)
+                facts += self._lives.spoken(envelope, wire, now, out)
             elif isinstance(envelope.message, RECORD_KINDS):
                 facts += self._record(envelope, wire, now, out, fresh=False, relayed=True)
             elif isinstance(envelope.message, PROOFS):
@@ -368,36 +358,10 @@ class Gossiper:
         if isinstance(envelope.message, RECORD_KINDS) and self.records.merge(envelope, wire) is Merge.FORKED:
             facts = self._forked(sender, now, out)
         life, record = latest
-        hinted = self._hinted.get(sender)
-        spoken = (envelope.incarnation, envelope.sequence)
-        if wire == record.wire or spoken > (life, record.sequence):
-            return facts
-        if hinted is None or now - hinted >= HINT_SPACING_S:
-            self._hinted.pop(sender, None)
-            self._hinted[sender] = now
-            if len(self._hinted) > HINTS_MAX:
-                del self._hinted[next(iter(self._hinted))]
-            self._exchange.hand(sender, record.wire, now, out)
+        if wire != record.wire and (envelope.incarnation, envelope.sequence) <= (life, record.sequence):
+            self._remind(sender, record.wire, now, out)
         return facts
 
-    def _own(self, envelope: Envelope, wire: bytes, now: Instant, out: Outbox) -> list[Fact]:
-        """This node's own signature: if it has not said this yet, it said so in a life it has forgotten."""
-        if self._was_said(envelope, wire) or envelope.incarnation >= LIFE_MAX:
-            return []
-        out.note("warning", "our own later word", incarnation=envelope.incarnation, sequence=envelope.sequence)
-        if self._reborn_at is not None and now - self._reborn_at < REBIRTH_SPACING_S:
-            return []
-        self._reborn_at = now
-        life = Incarnation(envelope.incarnation + 1)
-        out.add(AdoptIncarnation(life))
-        self._voice.be_reborn(life)
-        self._tables.story.tell(now, self._node, f"goes on as life {life}: its state was lost")
-        self._tables.timers.set(Routine.REFRESH, now)
-        return [Reborn(life)]
-
-    def _was_said(self, envelope: Envelope, wire: bytes) -> bool:
-        """Whether this life, or one before it, said this."""
-        life = self._voice.identity.incarnation
-        if envelope.incarnation == life and isinstance(envelope.message, RECORD_KINDS):
-            return self._voice.said(envelope.sequence, wire)
-        return (envelope.incarnation, envelope.sequence) <= (life, self._voice.sequence)
+    def _remind(self, speaker: NodeId, later: bytes, now: Instant, out: Outbox) -> None:
+        if self._lives.may_remind(speaker, now):
+            self._exchange.hand(speaker, later, now, out)
