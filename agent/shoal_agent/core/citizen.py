@@ -42,7 +42,8 @@ from shoal_agent.core.facts import (
     Watched,
 )
 from shoal_agent.core.gate import DuplicateEnvelope, Gate, HeardBefore, Opener
-from shoal_agent.core.gossip import Fact, Forked, Gossiper, Reborn, Relayed
+from shoal_agent.core.gossip import Fact, Forked, Gossiper, Relayed
+from shoal_agent.core.lives import Reborn
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.staging import SessionsOverdue, Staging, StagingFact, StagingFailed
 from shoal_agent.core.steering import Steering, SteeringFact, Unwish, Wish
