@@ -11,6 +11,7 @@ import pytest
 from shoal_agent.core.events import (
     BlocksFailed,
     BlocksLoaded,
+    FrameReceived,
     ModelAvailable,
     ModelMissing,
     PeerMisbehaved,
@@ -173,6 +174,25 @@ async def test_blocks_come_from_two_peers_at_once(trio, manifest):
     assert second.said[empty.node] > 2
     assert empty.counts[DATA] == manifest.package_bytes - manifest.tokenizer.bytes - manifest.chat_template.bytes
     assert not list(empty.store.partial.iterdir())
+    assert not [one for one in trio if one.station.of(FrameReceived)], "nothing of this reaches the core"
+
+
+async def test_a_span_that_could_not_be_opened_keeps_nothing_on_the_disk(trio, manifest):
+    first, _, empty = trio
+    span = span_of(manifest)
+    assert isinstance(await loaded(empty, span, (first.node,)), BlocksLoaded)
+    assert manifest.blocks[1].shards[0].digest in empty.content._in_use()
+    empty.content.from_engine(BlocksFailed(span, "out of memory"))
+    assert empty.content._in_use() == frozenset()
+    assert empty.station.of(BlocksFailed)
+
+
+async def test_a_manifest_is_asked_for_again_when_a_link_breaks(trio, manifest):
+    first, _, empty = trio
+    empty.content.fetch_model(manifest.digest, (first.node,))
+    await asyncio.sleep(0)
+    empty.content.lost(first.node, "reset")
+    assert isinstance(await answer(empty, ModelAvailable, ModelMissing), ModelAvailable)
 
 
 async def test_only_the_blocks_of_the_span_are_fetched(trio, manifest):

@@ -137,6 +137,7 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     mind = _recorded(ground, node, core_config, seed, now)
     runtime = Runtime(mind, ground.clock.now)
     tensors = Tensors()
+    content: Content
     passed = lambda event: content.from_engine(event)  # noqa: E731, PLW0108 - content is made later, with the engine
     engine = Engine(ground.store, tensors, passed, config.engine.lanes)
     services = ServiceHost(tensors, runtime.post)

@@ -24,8 +24,8 @@ from typing import Any, Final, TypeVar
 from shoal_agent.core.events import BlocksFailed, Event, ModelMissing, PeerMisbehaved
 from shoal_agent.core.facts import StageSpan
 from shoal_agent.shell.catalog_source import CatalogSource
-from shoal_agent.shell.content_orders import CountContent, Order, OrderFailed, Orders, SendContent
-from shoal_agent.shell.content_pull import Means, Pull
+from shoal_agent.shell.content_orders import CountContent, Delivery, Order, OrderFailed, Orders, PeerLacks, SendContent
+from shoal_agent.shell.content_pull import PAUSE_S, Means, Pull
 from shoal_agent.shell.content_server import ContentServer
 from shoal_agent.shell.ports import ContentHeader, Loader, Post
 from shoal_agent.shell.rate import Rate
@@ -36,7 +36,7 @@ from shoal_models.package import Store
 from shoal_models.pieces import PIECE_BYTES
 from shoal_protocol.headers import ContentKind, ContentRequested
 from shoal_protocol.ids import Digest, NodeId
-from shoal_protocol.limits import MANIFEST_BYTES_MAX
+from shoal_protocol.limits import CONTENT_STRIKES_MAX, MANIFEST_BYTES_MAX
 
 R = TypeVar("R")
 _WORKERS: Final = 3
@@ -198,13 +198,13 @@ class Content:
 
     async def _manifest_of(self, peer: NodeId, model: Digest) -> Manifest:
         """What ``peer`` says the manifest is, verified. OrderFailed, ManifestInvalid."""
-        first = await self._orders.place(peer, Order(ContentKind.MANIFEST, model, 0, PIECE_BYTES))
+        first = await self._place(peer, Order(ContentKind.MANIFEST, model, 0, PIECE_BYTES))
         data, total = bytearray(first.data), first.total_bytes
         if not len(data) == min(PIECE_BYTES, total) <= total <= MANIFEST_BYTES_MAX:
             raise OrderFailed(f"a manifest of {total} bytes")
         while len(data) < total:
             size = min(PIECE_BYTES, total - len(data))
-            piece = await self._orders.place(peer, Order(ContentKind.MANIFEST, model, len(data), size))
+            piece = await self._place(peer, Order(ContentKind.MANIFEST, model, len(data), size))
             if piece.data.nbytes != size:
                 raise OrderFailed(f"{piece.data.nbytes} bytes of {size}")
             data += piece.data
@@ -213,6 +213,17 @@ class Content:
         except ManifestInvalid:
             self._accuse(peer)
             raise
+
+    async def _place(self, peer: NodeId, order: Order) -> Delivery:
+        """One order, repeated if the peer is busy or its link breaks. OrderFailed."""
+        for attempt in range(CONTENT_STRIKES_MAX - 1):
+            try:
+                return await self._orders.place(peer, order)
+            except PeerLacks:
+                raise
+            except OrderFailed:
+                await asyncio.sleep(PAUSE_S * 2**attempt)
+        return await self._orders.place(peer, order)
 
     async def _have(
         self, manifest: Manifest, refs: Sequence[BlobRef], sources: Sequence[NodeId], one_at_a_time: asyncio.Lock
