@@ -27,7 +27,7 @@ def draft(head: Tenure, outlook: Outlook, option: Option, cause: Cause, reason: 
         before.context_tokens_max,
         stages,
         before.terms,
-        voters_for(before.deployment, hosts, outlook.witnesses, before.terms.faulty),
+        voters_for(before.deployment, hosts, outlook.witnesses, before.terms.faulty, before.voters),
         cause,
         _mode(outlook, option),
         staging_ms(option.move),

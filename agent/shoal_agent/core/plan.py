@@ -69,12 +69,18 @@ def voter_count(hosts: int, available: int, faulty: int) -> int:
 
 
 def voters_for(
-    deployment: DeploymentId, hosts: Iterable[NodeId], alive: Iterable[NodeId], faulty: int
+    deployment: DeploymentId, hosts: Iterable[NodeId], alive: Iterable[NodeId], faulty: int, gone: Iterable[NodeId] = ()
 ) -> tuple[NodeId, ...]:
-    """Who decides the epoch after one with ``hosts``; ``alive`` are the agents that may be witnesses."""
+    """Who decides the epoch after one with ``hosts``; ``alive`` are the agents that may be witnesses.
+
+    Where voters may lie their number cannot shrink, so ``gone`` ones fill the places that nobody alive can take: a
+    quorum of the living is left, and they may come back.
+    """
     key = deployment.encode()
     first = rendezvous_order(key, hosts)
     witnesses = [node for node in rendezvous_order(key, alive) if node not in first]
+    if faulty:
+        witnesses += [node for node in rendezvous_order(key, gone) if node not in first and node not in witnesses]
     count = voter_count(len(first), len(first) + len(witnesses), faulty)
     return tuple([*first, *witnesses][:count])
 

@@ -301,8 +301,11 @@ class Steering:
             self._tell(scene, f"{trigger.text}; no other plan is possible: {why}", now)
             return self._withdraw(scene.case, scene.head)
         plan = draft(scene.head, scene.outlook, decision.option, trigger.cause, f"{trigger.text}; {decision.text}")
-        alive = sum(not is_gone(self._tables, self._here, voter) for voter in scene.head.plan.voters)
-        if trigger.stays and len(plan.voters) <= alive and decision.option.choice is Choice.KEEP:
+        before, after = (
+            sum(not is_gone(self._tables, self._here, voter) for voter in each.voters)
+            for each in (scene.head.plan, plan)
+        )
+        if trigger.stays and after <= before and decision.option.choice is Choice.KEEP:
             return self._withdraw(scene.case, scene.head)  # nobody could take the lost voter's place
         return self._wish(scene, plan, now)
 

@@ -134,9 +134,10 @@ class Validity:
         if any(voter in hosts for voter in plan.voters[named:]) or named < min(len(hosts), len(plan.voters)):
             return False, "voters: hosts come first"
         gone = [voter for voter in plan.voters if is_gone(self._tables, self._here, voter)]
-        if gone:
-            return False, f"voters: {gone[0][:8]} is gone"
         known = () if sight.outlook is None else sight.outlook.witnesses
+        short = 3 * plan.terms.faulty + 1 - len({*known, *hosts}) if plan.terms.faulty else 0
+        if len(gone) > max(0, short):
+            return False, f"voters: {gone[0][:8]} is gone"
         available = len({*known, *hosts, *plan.voters})
         wanted = voter_count(len(hosts), available, plan.terms.faulty)
         if len(plan.voters) > wanted or (sight.outlook is not None and len(plan.voters) < wanted):
