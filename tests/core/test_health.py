@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal_agent.core.health import HEALTH_MAX, ISOLATED_S_MAX, Health
+from shoal_agent.core.health import HEAL_S, HEALTH_MAX, ISOLATED_S_MAX, Health
 from shoal_protocol.ids import Instant, NodeId
 
 NODES = [NodeId(f"{index:032}") for index in range(8)]
@@ -96,8 +96,20 @@ def test_the_multiplier_stays_within_its_bounds(signs):
     health, expected = Health(), 0
     for sick in signs:
         if sick:
-            health.sicken()
+            health.sicken(START)
         else:
             health.heal()
         expected = min(HEALTH_MAX, expected + 1) if sick else max(0, expected - 1)
         assert health.multiplier == expected
+
+
+def test_time_without_a_sign_of_sickness_heals():
+    health = Health()
+    health.sicken(START)
+    health.sicken(Instant(START + 1))
+    health.on_time(Instant(START + HEAL_S))
+    assert health.multiplier == 2
+    for index in range(1, 4):
+        health.on_time(Instant(START + 1 + index * HEAL_S))
+        health.on_time(Instant(START + 1.1 + index * HEAL_S))
+    assert health.multiplier == 0

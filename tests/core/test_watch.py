@@ -199,6 +199,16 @@ def test_tombstones_last_a_day():
     assert us.sees(victim) is Standing.UNKNOWN
 
 
+def test_the_dead_take_nobodys_turn(monkeypatch):
+    """Only so many are asked at once; whoever was being asked when it died is not asked any more."""
+    monkeypatch.setattr("shoal_agent.core.asking.ASKING_MAX", 2)
+    cluster = settled(7)
+    for victim in cluster.names[:3]:
+        cluster.pause(victim)
+        cluster.run(5.0)
+        assert cluster.everybody_sees(victim, Standing.DEAD)
+
+
 def test_who_is_watched_no_more_is_forgotten():
     cluster = settled(3)
     us = cluster.nodes[cluster.names[1]]

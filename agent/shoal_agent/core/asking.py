@@ -125,7 +125,7 @@ class Asking:
             self.ask(sight, now, out)
             return ()
         if now - sight.due > LATE_S:
-            self._verdicts.health.sicken()
+            self._verdicts.health.sicken(now)
             self.arm(sight, Instant(now + GRACE_S), sight.step)
             return ()
         if sight.step is Step.ASKED:

@@ -13,8 +13,9 @@ machine answers that nobody listens there is not silent: our link works, and bri
 Doubt ends. If it lasts ``ISOLATED_S_MAX`` and somebody still talks with us, half of the cluster really is gone, say
 with one power strip, and the rest must act. With nobody to talk to it never ends, and nothing could come of acting.
 
-``multiplier`` is Lifeguard's local health: 0 is well; it grows with each sign that we are the sick one and shrinks
-with each ping that is answered in time. Suspicions last (1 + multiplier) times as long.
+``multiplier`` is Lifeguard's local health: 0 is well; it grows with each sign that we are the sick one, and shrinks
+with each ping that is answered in time and every ``HEAL_S`` without such a sign. Suspicions last (1 + multiplier)
+times as long.
 """
 
 from typing import Final
@@ -23,6 +24,8 @@ from shoal_protocol.ids import Instant, NodeId
 
 HEALTH_MAX: Final = 8
 """Lifeguard's: more would only make a sick node useless for longer."""
+HEAL_S: Final = 5.0
+"""A few seconds on time: what made us late has passed."""
 ISOLATED_S_MAX: Final = 20.0
 """A switch that restarts, a cable that is moved: longer than what passes by itself on a LAN."""
 LATE_S: Final = 0.3
@@ -38,6 +41,8 @@ class Health:
         self._silent: dict[NodeId, None] = {}
         self._since: Instant | None = None
         self._isolated = False
+        self._changed_at = Instant(0.0)
+        """When the multiplier last changed by a sign of sickness, or by time."""
 
     @property
     def isolated(self) -> bool:
@@ -86,12 +91,19 @@ class Health:
         in_touch = broker_up or silent < living
         self._isolated = now - since < ISOLATED_S_MAX or not in_touch
         if began:
-            self.sicken()
+            self.sicken(now)
         return began
 
-    def sicken(self) -> None:
+    def sicken(self, now: Instant) -> None:
         """A sign that we are the sick one."""
+        self._changed_at = now
         self.multiplier = min(self.multiplier + 1, HEALTH_MAX)
+
+    def on_time(self, now: Instant) -> None:
+        """An alarm rang when it should."""
+        if self.multiplier and now - self._changed_at >= HEAL_S:
+            self._changed_at = now
+            self.heal()
 
     def heal(self) -> None:
         """A sign that we are well."""

@@ -12,7 +12,7 @@ from typing import Final
 from shoal_agent.core.facts import Standing, StandingChanged, Symptom
 from shoal_agent.core.health import LATE_S, Health
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.sight import Sight
+from shoal_agent.core.sight import Sight, Step
 from shoal_agent.core.suspicion import CONFIRMATIONS, REFUSED, UNANSWERED, Span, Suspicion
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import ProbeDue, SuspicionDue
@@ -95,7 +95,7 @@ class Verdicts:
         if suspicion is None:
             return ()
         if now - self._due[node] > LATE_S:
-            self.health.sicken()
+            self.health.sicken(now)
             self._arm(node, suspicion, Instant(now + suspicion.span.min_s))
             return ()
         self.weigh(now)
@@ -135,6 +135,7 @@ class Verdicts:
             return ()
         sight.since = now
         if sight.over:
+            sight.step = Step.IDLE
             self.acquit(node)
             self._tables.timers.clear(ProbeDue(node))
             self.health.gone(node)

@@ -194,7 +194,6 @@ class Watch:
         if sight is None:
             return ()
         self._detector.forget(node)
-        sight.step = Step.IDLE
         return self._verdicts.stand(sight, Standing.LEFT, Symptom.GOODBYE, now)
 
     # --- frames ---------------------------------------------------------------------------------------------------
@@ -283,9 +282,9 @@ class Watch:
         sight = self._sights.get(peer)
         if sight is None:
             return ()
-        sight.links = max(0, sight.links - 1)
         if fault is LinkFault.REFUSED:
             return self._asking.refused(sight, now, out)
+        sight.links = max(0, sight.links - 1)
         if fault is LinkFault.BROKEN:
             sight.broken_at = now
         self._asking.hurry(sight, now)
@@ -356,10 +355,11 @@ class Watch:
     def _look(self, now: Instant, out: Outbox) -> None:
         """Ask whoever's heartbeat is overdue, unless it was we who slept."""
         if now - self._look_at > LATE_S:
-            self._verdicts.health.sicken()
+            self._verdicts.health.sicken(now)
             self._look_at = Instant(now + GRACE_S)
             self._timers.set(Routine.SILENCE, self._look_at)
             return
+        self._verdicts.health.on_time(now)
         for node in self._detector.fell_silent(now):
             sight = self._sights[node]
             if not sight.over:
