@@ -192,10 +192,10 @@ class World:
         """A link is ordered, and delays a frame by a little."""
         data = None if effect.payload is None else source.take(effect.payload)
         head, _ = encode_frame(effect.header, data)
-        target = self.cells[effect.peer]
-        link = (source.name, target.name)
-        if target.dead or link in self.cut:
-            source.later(0.01, PeerLost(target.name, "unreachable"))
+        target = self.cells.get(effect.peer)
+        link = (source.name, effect.peer)
+        if target is None or target.dead or link in self.cut:
+            source.later(0.01, PeerLost(effect.peer, "unreachable"))
             return
         if self.loses(effect.header):
             return
