@@ -269,5 +269,6 @@ class Cell:
         held = [self.tensors, self.stages, self.services.drawing, self.services.texts]
         held += [view.requests, view.sessions, view.kv_bytes]
         held += [inside._host._calls, inside._host._owed, inside._ingress._ledger._calls, inside._calls._abroad]
-        held.append([alarm for alarm in inside._tables.timers._live if isinstance(alarm, RequestDeadline | HostDeadline)])
+        alarms = inside._tables.timers._live
+        held.append([alarm for alarm in alarms if isinstance(alarm, RequestDeadline | HostDeadline)])
         return [part for part in held if part]

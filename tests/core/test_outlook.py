@@ -1,0 +1,153 @@
+from dataclasses import replace
+
+import pytest
+
+from shoal_agent.core.facts import Standing
+from shoal_agent.core.outlook import RTT_US_MIN, Outlooks, rounded_down, rounded_link, slowness_permille
+from shoal_agent.core.problem import LAN
+from shoal_protocol.ids import DeploymentId, Instant
+from shoal_protocol.messages import NodePhase, PlanStage, Terms
+from tests.support.opinion import MEMORY, NOW, SPEED, Opinion
+
+HELD = PlanStage("", 0, 3)
+
+
+def look(me, barred=None, now=NOW):
+    return Outlooks(me.here, me.tables, me.roster).of(me.head.plan, me.facts, barred or {}, now)
+
+
+def candidate(me, index):
+    return next(c for c in look(me).problem.candidates if c.node == me.names[index])
+
+
+def test_every_agent_that_is_there_is_a_candidate():
+    me = Opinion()
+    outlook = look(me)
+    assert [c.node for c in outlook.problem.candidates] == me.names[:5]
+    assert outlook.left_out == ()
+    assert outlook.witnesses == tuple(me.names), "a witness votes, and hosts nothing"
+    assert outlook.problem.workload.context_tokens_max == 512
+    assert [(part.node, part.first_block) for part in outlook.owned] == [(me.names[0], 0), (me.names[1], 4)]
+    assert all(outlook.stored.values())
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"standing": Standing.DEAD}, "is gone or leaving"),
+        ({"standing": Standing.LEFT}, "is gone or leaving"),
+        ({"phase": NodePhase.DRAINING}, "is gone or leaving"),
+        ({"standing": Standing.SUSPECT}, "is silent"),
+        ({"locked": True}, "is locked by its operator"),
+    ],
+)
+def test_who_is_left_out_and_why(change, why):
+    me = Opinion()
+    me.record(me.names[2], **change)
+    outlook = look(me)
+    assert outlook.left_out == ((me.names[2], why),)
+    assert outlook.why_not(me.names[2]) == why
+    assert outlook.why_not(me.names[3]) is None
+    assert (me.names[2] in outlook.witnesses) is ("locked" in change)
+
+
+def test_a_locked_host_stays_a_host():
+    me = Opinion()
+    me.record(me.names[1], hosted=HELD, locked=True)
+    assert look(me).left_out == ()
+
+
+def test_zones_of_the_terms_bind():
+    me = Opinion(terms=Terms(stages_min=2, zones=("home",)))
+    assert look(me).left_out == ((me.names[4], "is in zone lab, allowed are home"),)
+
+
+def test_who_failed_lately_is_left_out():
+    me = Opinion()
+    assert look(me, {me.names[3]: "failed epoch 4: disk full"}).left_out == (
+        (me.names[3], "failed epoch 4: disk full"),
+    )
+
+
+def test_who_is_not_watched_counts_while_it_is_heard():
+    me = Opinion()
+    me.record(me.names[2], standing=Standing.UNKNOWN)
+    assert look(me).left_out == ()
+    assert look(me, now=Instant(NOW + 60)).left_out == ((me.names[2], "was not heard lately"),)
+    assert look(me).why_not("z" * 32) == "was never heard of"
+
+
+@pytest.mark.parametrize(
+    ("state", "permille"),
+    [
+        pytest.param({}, 1000, id="as predicted"),
+        pytest.param({"foreign": 500}, 2000, id="others take half"),
+        pytest.param({"foreign": 1000}, 20_000, id="others take all: a twentieth is left"),
+        pytest.param({"foreign": 510}, 2000, id="in steps"),
+        pytest.param({"foreign": 500, "pace": 1200, "hosted": HELD}, 1200, id="a host knows better"),
+        pytest.param({"foreign": 500, "pace": 0, "hosted": HELD}, 2000, id="unless it has not measured"),
+        pytest.param({"foreign": 500, "pace": 1500}, 2000, id="of others the worse is believed"),
+        pytest.param({"foreign": 100, "pace": 1500}, 1500, id="and what they measured once"),
+        pytest.param({"pace": 700, "hosted": HELD}, 700, id="faster than predicted"),
+    ],
+)
+def test_how_slow_a_node_is(state, permille):
+    me = Opinion()
+    said = me.record(me.names[2], **state)
+    assert slowness_permille(said) == permille
+    assert candidate(me, 2).speed_macs_per_s == SPEED * 1000 // permille
+
+
+def test_a_relieved_node_does_not_look_as_good_as_its_profile():
+    """Blocks would come back as soon as they are gone."""
+    me = Opinion()
+    slow_host = me.record(me.names[1], hosted=HELD, pace=2000)
+    relieved = me.record(me.names[1], pace=2000)
+    assert slowness_permille(relieved) == slowness_permille(slow_host)
+
+
+def test_memory_of_a_stranger_must_be_free_now():
+    me = Opinion()
+    me.record(me.names[2], free=1_000_000)
+    me.record(me.names[1], hosted=HELD, free=1_000_000)
+    assert candidate(me, 2).memory_bytes == rounded_down(1_000_000)
+    assert candidate(me, 1).memory_bytes == MEMORY
+
+
+def test_memory_that_other_deployments_take_is_not_offered():
+    me = Opinion()
+    me.adopt(replace(me.head.plan, deployment=DeploymentId("other")))
+    assert candidate(me, 0).memory_bytes == MEMORY - 4 * 1000 - 4 * 64 * 512
+
+
+def test_links_are_as_measured_both_ways_and_local_otherwise():
+    me = Opinion()
+    a, b, c = me.names[1:4]
+    me.record(a, links={b: 8000, "z" * 32: 1})
+    links = look(me).problem.links
+    assert links.between(a, b) == links.between(b, a) == rounded_link(8000)
+    assert links.between(a, c) == LAN
+    me.record(b, links={a: 4000})
+    links = look(me).problem.links
+    assert (links.between(a, b).rtt_us, links.between(b, a).rtt_us) == (8000 >> 9 << 9, 4000 >> 8 << 8)
+
+
+@pytest.mark.parametrize(("size", "rounded"), [(0, 0), (15, 15), (16, 16), (17, 16), (1000, 960), (1023, 960)])
+def test_sizes_are_rounded_to_an_eighth(size, rounded):
+    assert rounded_down(size) == rounded
+
+
+def test_what_jitters_leaves_the_problem_as_it_was():
+    me = Opinion()
+    me.record(me.names[1], hosted=HELD, pace=1010, links={me.names[0]: 1000})
+    me.record(me.names[2], free=102 * 10**6, foreign=330)
+    before = look(me).problem
+    me.record(me.names[1], hosted=HELD, pace=1020, links={me.names[0]: 980})
+    me.record(me.names[2], free=103 * 10**6, foreign=340)
+    assert look(me).problem == before
+    me.record(me.names[2], free=102 * 10**6, foreign=400)
+    assert look(me).problem != before
+
+
+def test_neighbours_on_one_machine_are_equally_near():
+    assert rounded_link(3).rtt_us == rounded_link(RTT_US_MIN).rtt_us == RTT_US_MIN
