@@ -79,7 +79,17 @@ def test_the_example_shows_every_setting_and_its_true_default(tmp_path):
     credentials = {"CREDENTIALS_DIRECTORY": "/run/credentials/shoal"}
     (tmp_path / "agent.toml").write_text(shown)
     config = load_config(tmp_path / "agent.toml", environment=credentials, check_files=False)
-    for section in (config, config.node, config.cluster, *config.brokers, config.data, config.api, config.log):
+    for section in (
+        config,
+        config.node,
+        config.cluster,
+        *config.brokers,
+        config.data,
+        config.api,
+        config.models,
+        config.content,
+        config.log,
+    ):
         assert section.model_fields_set == set(type(section).model_fields)
     (tmp_path / "agent.toml").write_text("\n".join(lines))
     plain = load_config(tmp_path / "agent.toml", environment=credentials, check_files=False)
@@ -224,3 +234,13 @@ def test_a_bad_key_hash_file_is_refused(tmp_path, text, reason):
     with pytest.raises(ConfigError, match=reason) as caught:
         api_key_hashes(ApiSection.model_construct(key_hash_file=file, key_hashes=()))
     assert "secret" not in caught.value.message
+
+
+def test_packages_between_nodes(folder):
+    plain = load(folder)
+    assert (plain.content.bytes_per_s_max, plain.content.catalog, plain.models.disk_bytes_max) == (32_000_000, True, 0)
+    text = AGENT.replace("[models]", "[models]\ndisk_bytes_max = '2 GiB'") + "\n[content]\nbytes_per_s_max = 0\n"
+    config = load(folder, text)
+    assert (config.content.bytes_per_s_max, config.models.disk_bytes_max) == (0, 2 * 2**30)
+    (fault,) = faults(folder, AGENT + "\n[content]\nbytes_per_s_max = 1000\n")
+    assert fault.startswith("content.bytes_per_s_max: 0 for no bound, or at least 65536")

@@ -2,15 +2,24 @@ from array import array
 
 import pytest
 
-from shoal_agent.core.effects import CallService, OpenStage, RunStage
-from shoal_agent.core.events import ServiceFailed, StageFailed, StageFinished
+from shoal_agent.core.effects import CallService, FetchModel, LoadBlocks, OpenStage, RunStage
+from shoal_agent.core.events import (
+    BlocksFailed,
+    BlocksLoaded,
+    ModelAvailable,
+    ModelMissing,
+    ServiceFailed,
+    StageFailed,
+    StageFinished,
+)
 from shoal_agent.core.facts import CallId, StageSpan
 from shoal_agent.sim.devices import Device
 from shoal_agent.sim.settings import TOY
 from shoal_agent.sim.toy import MODEL, NAMES, toy_blocks, toy_facts
-from shoal_protocol.ids import Epoch, SessionId
+from shoal_protocol.ids import Digest, Epoch, NodeId, SessionId
 
 SESSION = SessionId(bytes(16))
+ANNA = NodeId("a" * 32)
 WHOLE = StageSpan(TOY, Epoch(0), MODEL, 0, 7)
 FRONT = StageSpan(TOY, Epoch(0), MODEL, 0, 3)
 
@@ -93,3 +102,37 @@ def test_a_tensor_is_taken_once():
 def test_a_refused_call_is_answered():
     effect = CallService(CallId(1), NAMES[0], "nonsense", b"", None)
     assert isinstance(opened().call(effect), ServiceFailed)
+
+
+def load(device, effect):
+    device.loading.append(effect.span)
+    return device.load(effect)
+
+
+def test_what_is_here_is_not_fetched():
+    device = Device(toy_facts(), 1.0)
+    assert device.fetch_s(WHOLE) == device.learn_s() == 0.0
+    assert load(device, LoadBlocks(WHOLE)) == BlocksLoaded(WHOLE, 1)
+
+
+def test_what_is_not_here_takes_time_by_its_bytes_and_is_kept():
+    device = Device(toy_facts(), 1.0, knows_model=False)
+    assert device.learn(FetchModel(MODEL, (ANNA,))) == ModelAvailable(device.facts)
+    assert device.learn_s() > 0
+    assert device.fetch_s(WHOLE) == pytest.approx(2 * device.fetch_s(FRONT))
+    assert load(device, LoadBlocks(FRONT, (ANNA,))) == BlocksLoaded(FRONT, 1)
+    assert device.fetch_s(FRONT) == 0.0
+    assert device.fetch_s(WHOLE) > 0
+
+
+def test_without_a_source_nothing_is_fetched():
+    device = Device(toy_facts(), 1.0, knows_model=False)
+    assert isinstance(device.learn(FetchModel(MODEL, ())), ModelMissing)
+    failed = load(device, LoadBlocks(WHOLE))
+    assert isinstance(failed, BlocksFailed)
+    assert "block 0" in failed.reason
+    assert not device.loaded
+
+
+def test_another_model_is_nobodys():
+    assert isinstance(Device(toy_facts(), 1.0).learn(FetchModel(Digest(b"?" * 32), (ANNA,))), ModelMissing)
