@@ -9,12 +9,14 @@ import pytest
 
 from shoal_agent.core.effects import (
     Accept,
+    AdoptIncarnation,
     Broadcast,
     CallService,
     Count,
     Effect,
     Emit,
     Finish,
+    Listen,
     Persist,
     Reject,
     Stop,
@@ -42,7 +44,7 @@ from shoal_agent.shell.clock import Clock
 from shoal_agent.shell.runtime import Drivers, Runtime
 from shoal_agent.shell.tensors import Tensors
 from shoal_protocol.headers import Sampling
-from shoal_protocol.ids import DeploymentId, Instant, SessionId
+from shoal_protocol.ids import DeploymentId, Incarnation, Instant, SessionId
 
 WAIT_S = 5.0
 REQUEST = GenerationRequest(
@@ -87,8 +89,14 @@ class World:
     def publish(self, effect: Broadcast) -> None:
         self.asked.append(effect)
 
+    def listen(self, shards: tuple[int, ...]) -> None:
+        self.asked.append(Listen(shards))
+
     def persist(self, name: str, data: bytes) -> None:
         self.asked.append(Persist(name, data))
+
+    def adopt(self, incarnation: Incarnation) -> None:
+        self.asked.append(AdoptIncarnation(incarnation))
 
     def count(self, name: str, label: str) -> None:
         self.asked.append(Count(name, label))
@@ -110,7 +118,14 @@ def build(script: Script) -> tuple[Runtime, World]:
 
 
 async def test_effects_are_performed_in_order_and_persist_comes_before_what_follows():
-    wanted = [Persist("vote", b"1"), Broadcast("t", b"w", True, True, 60), Count("broker_links", "up")]
+    said = Broadcast("t", b"w", True, True, 60)
+    wanted = [
+        Persist("vote", b"1"),
+        AdoptIncarnation(Incarnation(7)),
+        said,
+        Listen((1, 2)),
+        Count("broker_links", "up"),
+    ]
     runtime, world = build(Script({BrokerConnected: lambda _event: list(wanted)}))
     runtime.post(BrokerConnected("b"))
     assert world.asked == wanted
