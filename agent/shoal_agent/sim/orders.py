@@ -30,7 +30,7 @@ def recovery(settings: Settings, known: Plan, living: list[NodeId], operator: Se
         epoch=Epoch(known.epoch + EPOCH_LEAP),
         parent=digest_of(encode_plan(known)),
         stages=_even(settings.blocks, hosts),
-        voters=voters_for(TOY, hosts, living, known.terms.faulty),
+        voters=voters_for(TOY, hosts, living, known.terms.faulty, known.voters),
         cause=Cause.RECOVERY,
         reason="its voters are lost",
     )
