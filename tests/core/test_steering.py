@@ -1,0 +1,408 @@
+"""One node's opinions, the planner answering in place; and whole clusters that repair and improve themselves."""
+
+from dataclasses import replace
+
+import pytest
+
+from shoal_agent.core.decision import HOLD_S
+from shoal_agent.core.effects import FetchModel, Solve
+from shoal_agent.core.events import LockChanged, Sampled, Solved, StopRequested
+from shoal_agent.core.facts import Standing
+from shoal_agent.core.outbox import Outbox
+from shoal_agent.core.plan import voters_for
+from shoal_agent.core.steering import BARRED_S, EVALUATE_S, FETCH_S, Steering, Unwish, Wish
+from shoal_agent.core.timers import Routine
+from shoal_agent.core.validity import COOL_DOWN_S
+from shoal_agent.sim.solutions import solution
+from shoal_protocol.codec import decode_plan
+from shoal_protocol.ids import Instant
+from shoal_protocol.messages import Capacity, Cause, DeploymentPhase, Load, NodePhase, Terms
+from tests.support.opinion import MEMORY, NOW, SPEED, TOY, Opinion
+from tests.support.toy import toy_tokens
+from tests.support.world import World
+
+FAILED = DeploymentPhase.FAILED
+
+
+class Mind:
+    """A steering, its clock, and a planner that answers at once unless it is told to be busy."""
+
+    def __init__(self, me):
+        self.me = me
+        self.steering = Steering(me.here, me.tables, me.voice, MEMORY)
+        self.now = NOW
+        self.asked = []
+        self.fetched = []
+        self.busy = False
+
+    def do(self, act):
+        out = Outbox(self.me.here)
+        facts = list(act(self.now, out))
+        solves = [effect for effect in out.effects if isinstance(effect, Solve)]
+        self.fetched += [effect for effect in out.effects if isinstance(effect, FetchModel)]
+        self.asked += solves
+        for effect in [] if self.busy else solves:
+            facts += self.answer(effect)
+        return facts
+
+    def answer(self, effect):
+        return self.do(lambda now, out: self.steering.solved(Solved(effect.ticket, solution(effect.problem)), now, out))
+
+    def think(self, seconds=0.0):
+        self.now = Instant(self.now + seconds)
+        return self.do(self.steering.evaluate)
+
+    def stood(self, index, standing):
+        node = self.me.names[index]
+        self.me.record(node, standing=standing)
+        return self.do(lambda now, out: self.steering.stood(node, standing, now, out))
+
+    def failed(self, *indices):
+        nodes = [self.me.names[index] for index in indices]
+        plan = self.me.head.plan
+        return self.do(lambda now, out: self.steering.failed(plan.deployment, plan.epoch, nodes, now, out))
+
+    def think_for(self, seconds):
+        """Every fact until then."""
+        facts = []
+        for _ in range(int(seconds / EVALUATE_S)):
+            for node in self.me.names[1:]:  # heartbeats go on
+                peer = self.me.tables.membership.peer(node)
+                self.me.tables.membership._peers[node] = replace(peer, heard=self.now)
+            facts += self.think(EVALUATE_S)
+        return facts
+
+
+def wished(facts):
+    (fact,) = facts
+    assert isinstance(fact, Wish)
+    return decode_plan(fact.raw)
+
+
+def hosts(me, plan):
+    return [me.names.index(stage.node) for stage in plan.stages]
+
+
+@pytest.fixture
+def mind():
+    return Mind(Opinion())
+
+
+# --- repairs ----------------------------------------------------------------------------------------------------------
+
+
+def test_while_all_is_well_nothing_is_wished(mind):
+    assert mind.think_for(200) == []
+    assert len(mind.asked) == 2, "an unchanged problem is solved once: other cuts, and the same cuts elsewhere"
+
+
+def test_a_dead_host_is_replaced_at_once(mind):
+    mind.think()
+    plan = wished(mind.stood(1, Standing.DEAD))
+    assert (plan.cause, plan.epoch, plan.parent) == (Cause.HOST_LOST, 1, mind.me.head.digest)
+    assert plan.stages[0] == mind.me.head.plan.stages[0], "who lives keeps its blocks"
+    assert (plan.stages[1].first_block, plan.stages[1].last_block) == (4, 7)
+    assert mind.me.names[1] not in plan.voters
+    assert plan.reason.startswith(f"host {mind.me.names[1][:8]} is dead; nothing runs; redistribute")
+    assert mind.think(EVALUATE_S) == [], "it is wished once"
+
+
+def test_a_suspected_host_stops_all_thought_of_change(mind):
+    mind.me.record(mind.me.names[2], speed=10 * SPEED)
+    mind.think_for(HOLD_S - 10)
+    assert mind.stood(1, Standing.SUSPECT) == []
+    assert mind.think_for(40) == []
+    assert mind.stood(1, Standing.ALIVE) == []
+    assert mind.think_for(HOLD_S - 4) == [], "a gain has to hold without a break"
+
+
+def test_a_host_that_comes_back_takes_the_wish_back(mind):
+    mind.think()
+    mind.stood(1, Standing.DEAD)
+    assert mind.stood(1, Standing.ALIVE) == [Unwish(TOY)]
+
+
+def test_a_host_that_leaves_is_replaced_while_it_serves(mind):
+    node = mind.me.names[1]
+    mind.me.record(node, phase=NodePhase.DRAINING, hosted=mind.me.head.plan.stages[1])
+    plan = wished(mind.do(lambda now, out: mind.steering.heard(node, now, out)))
+    assert plan.cause is Cause.HOST_LOST
+    assert 1 not in hosts(mind.me, plan)
+    assert "is leaving" in plan.reason
+
+
+def test_records_of_those_that_stay_cost_nothing(mind):
+    node = mind.me.names[1]
+    assert mind.do(lambda now, out: mind.steering.heard(node, now, out)) == []
+    assert mind.asked == []
+
+
+def test_a_host_that_failed_is_not_named_again_for_a_while():
+    mind = Mind(Opinion(served=False))
+    mind.me.report(mind.me.names[1], FAILED, "disk full")
+    plan = wished(mind.failed(1))
+    assert plan.cause is Cause.NOT_READY
+    assert 1 not in hosts(mind.me, plan)
+    for index in (2, 3, 4):
+        mind.me.record(mind.me.names[index], standing=Standing.DEAD)
+    assert [type(fact) for fact in mind.think(EVALUATE_S)] == [Wish], "this node alone is left"
+    mind.me.record(mind.me.here, memory=1000)
+    assert mind.think(EVALUATE_S) == [Unwish(TOY)]
+    assert any("no other plan is possible" in entry.text for entry in mind.me.tables.story.about("toy/1"))
+    assert mind.think_for(BARRED_S - 10) == []
+    assert hosts(mind.me, wished(mind.think_for(20))) == [1], "by now an operator may have mended it"
+
+
+def test_fewer_stages_than_asked_for_if_nothing_else_fits(mind):
+    mind.think()
+    for index in (2, 3, 4):
+        mind.me.record(mind.me.names[index], standing=Standing.DEAD)
+    plan = wished(mind.stood(1, Standing.DEAD))
+    assert hosts(mind.me, plan) == [0]
+
+
+def test_a_witness_that_stays_away_is_replaced_and_no_block_moves(mind):
+    (witness,) = set(mind.me.head.plan.voters) - set(mind.me.names[:2])
+    index = mind.me.names.index(witness)
+    assert mind.stood(index, Standing.DEAD) == []
+    plan = wished(mind.think_for(14))
+    assert plan.stages == mind.me.head.plan.stages
+    assert witness not in plan.voters
+    assert len(plan.voters) == 3
+    assert plan.reason.startswith(f"voter {witness[:8]} is dead")
+
+
+def test_a_witness_nobody_can_replace_is_waited_for(mind):
+    for index in (2, 3, 4, 5):
+        mind.me.record(mind.me.names[index], standing=Standing.DEAD)
+        mind.stood(index, Standing.DEAD)
+    assert mind.think_for(60) == []
+
+
+# --- gains ------------------------------------------------------------------------------------------------------------
+
+
+def quickened(speed=4 * SPEED):
+    mind = Mind(Opinion())
+    mind.me.record(mind.me.names[2], speed=speed)
+    return mind
+
+
+def test_a_gain_is_wished_when_it_has_held_for_a_minute():
+    mind = quickened()
+    assert mind.think_for(HOLD_S) == []
+    plan = wished(mind.think_for(2 * EVALUATE_S))
+    assert plan.cause is Cause.GAIN
+    assert 2 in hosts(mind.me, plan)
+    assert "better than keep" in plan.reason
+    assert mind.steering.judge(plan, mind.now) == (True, "")
+
+
+def test_a_gain_that_goes_takes_the_wish_back():
+    mind = quickened()
+    mind.think_for(HOLD_S + 4)
+    mind.me.record(mind.me.names[2], speed=SPEED)
+    assert mind.think(EVALUATE_S) == [Unwish(TOY)]
+
+
+def test_a_newcomer_that_does_not_help_is_left_out():
+    mind = quickened(SPEED // 2)
+    assert mind.think_for(HOLD_S + 10) == []
+
+
+def test_nothing_is_gained_soon_after_a_certificate():
+    mind = quickened()
+    mind.me.head.since = mind.now
+    assert mind.think_for(COOL_DOWN_S - 2) == []
+    assert wished(mind.think_for(6)).cause is Cause.GAIN
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_lock_postpones_a_gain_and_tells_so(index):
+    mind = quickened()
+    stage = mind.me.head.plan.stages[index]
+    mind.me.record(mind.me.names[index], hosted=stage, locked=True)
+    assert mind.think_for(HOLD_S + 20) == []
+    told = [entry.text for entry in mind.me.tables.story.about("toy/1")]
+    assert f"postponed by the lock on {mind.me.names[index][:8]}" in told[-1]
+    mind.me.record(mind.me.names[index], hosted=stage)
+    assert wished(mind.think(EVALUATE_S)).cause is Cause.GAIN
+
+
+def test_the_story_does_not_grow_while_nothing_changes():
+    mind = quickened()
+    mind.think_for(600)
+    assert len(mind.me.tables.story.about("toy/1")) == 4
+
+
+# --- the planner, and who thinks --------------------------------------------------------------------------------------
+
+
+def test_whoever_does_not_vote_does_not_think():
+    mind = Mind(Opinion())
+    plan = replace(mind.me.head.plan, voters=tuple(mind.me.names[1:4]))
+    mind.me.head.plan = plan
+    assert mind.think_for(10) == []
+    assert mind.asked == []
+
+
+def test_a_voter_that_does_not_know_the_model_fetches_it(mind):
+    mind.me.tables.models.clear()
+    mind.think_for(FETCH_S + 6)
+    assert len(mind.fetched) == 2
+    assert set(mind.fetched[0].sources) == set(mind.me.names[1:])
+
+
+def test_the_planner_is_asked_for_one_problem_at_a_time(mind):
+    mind.busy = True
+    mind.think()
+    mind.me.record(mind.me.names[2], speed=4 * SPEED)
+    mind.think(EVALUATE_S)
+    assert len(mind.asked) == 2
+    first, second = mind.asked
+    mind.answer(first)
+    mind.busy = False
+    mind.answer(second)
+    assert len(mind.asked) == 4, "what changed meanwhile is asked then"
+
+
+def test_an_answer_about_a_plan_that_is_over_frees_the_planner(mind):
+    mind.busy = True
+    mind.think()
+    stages = (mind.me.head.plan.stages[0], replace(mind.me.head.plan.stages[1], node=mind.me.names[2]))
+    after = mind.me.after((0, 0, 3), (2, 4, 7), cause=Cause.GAIN)
+    mind.me.head = mind.me.adopt(replace(after, stages=stages), mind.now)
+    mind.busy = False
+    for effect in list(mind.asked):
+        mind.answer(effect)
+    assert len(mind.asked) >= 4
+
+
+def test_the_clock_is_armed_again_and_again(mind):
+    mind.steering.begin(mind.now)
+    assert mind.me.tables.timers.deadline() == mind.now + EVALUATE_S
+    mind.think()
+    assert Routine.STEER in mind.me.tables.timers
+
+
+def test_a_plan_of_a_deployment_nobody_told_of_is_not_judged(mind):
+    stranger = replace(mind.me.after((0, 0, 7)), deployment="other")
+    assert mind.steering.judge(stranger, mind.now)[0] is False
+
+
+# --- whole clusters ---------------------------------------------------------------------------------------------------
+
+
+def cluster(count, hosting, **terms):
+    world = World(count)
+    world.start()
+    plan = world.plan(world.names[:hosting])
+    voters = voters_for(plan.deployment, world.names[:hosting], world.names, terms.get("faulty", 0))
+    world.announce(replace(plan, voters=voters, terms=Terms(**({"stages_min": hosting} | terms))))
+    world.run_until(world.serving)
+    return world
+
+
+def newest(cell):
+    return cell.node.snapshot(cell.world.now).deployments[-1]
+
+
+def settled(world, epoch):
+    living = [cell for cell in world.cells.values() if not cell.dead]
+    views = [newest(cell) for cell in living if cell.deployment() is not None]
+    return len(views) == len(living) and all(view.epoch >= epoch and view.serving for view in views)
+
+
+@pytest.mark.parametrize(("count", "hosting", "faulty"), [(3, 2, 0), (5, 3, 0), (4, 3, 0), (7, 5, 0), (7, 3, 1)])
+def test_a_dead_host_is_replaced_within_five_seconds(count, hosting, faulty):
+    world = cluster(count, hosting, faulty=faulty)
+    world.run(5)
+    begun, dead = world.now, world.names[0]
+    world.kill(dead)
+    world.run_until(lambda: settled(world, 1), 5.0)
+    assert world.now - begun <= 5.0
+    asker = world.names[-1]
+    assert world.answer(asker, world.ask(asker)) == toy_tokens((1, 2, 3), 8, 8)
+    world.run(5.0)
+    for cell in world.cells.values():
+        assert cell.dead or [span.epoch for span in cell.loaded] in ([], [newest(cell).epoch]), "nothing is left behind"
+
+
+def test_one_host_after_the_other_dies_and_each_is_replaced():
+    world = cluster(5, 2)
+    for epoch in (1, 2):
+        world.run(15)
+        victim = newest(world.cells[world.names[-1]]).stages[0].stage.node
+        world.kill(victim)
+        world.run_until(lambda epoch=epoch: settled(world, epoch), 8.0)
+    alive = next(cell.name for cell in world.cells.values() if not cell.dead)
+    assert world.answer(alive, world.ask(alive)) == toy_tokens((1, 2, 3), 8, 8)
+
+
+def test_a_host_that_comes_back_gives_back_what_is_not_its_own_any_more():
+    world = cluster(4, 2)
+    world.run(5)
+    name = world.names[0]
+    world.kill(name)
+    world.run_until(lambda: settled(world, 1), 5.0)
+    world.run(3)
+    again = world.restart(name)
+    world.run(10)
+    assert newest(again).epoch == 1
+    assert again.loaded == []
+
+
+def test_a_host_that_cannot_open_its_blocks_is_passed_over():
+    world = World(4)
+    world.start()
+    broken = world.cells[world.names[1]]
+    broken.load_fault = "no space left"
+    voters = voters_for(TOY, world.names[:2], world.names, 0)
+    world.announce(replace(world.plan(world.names[:2]), voters=voters, terms=Terms(stages_min=2)))
+    world.run_until(lambda: settled(world, 1), 10.0)
+    view = newest(broken)
+    assert broken.name not in [stage.stage.node for stage in view.stages]
+    assert world.answer(world.names[3], world.ask(world.names[3])) == toy_tokens((1, 2, 3), 8, 8)
+
+
+def test_a_rolling_goodbye_is_not_noticed_by_clients():
+    world = cluster(4, 2)
+    world.run(5)
+    leaver, asker = world.cells[world.names[0]], world.names[3]
+    leaver.post(StopRequested())
+    while not leaver.dead:
+        assert world.answer(asker, world.ask(asker)) == toy_tokens((1, 2, 3), 8, 8)
+    assert world.answer(asker, world.ask(asker)) == toy_tokens((1, 2, 3), 8, 8)
+    assert newest(world.cells[asker]).epoch == 1
+
+
+def quicken(world, index):
+    """One node turns out to be ten times faster than all others."""
+    cell = world.cells[world.names[index]]
+    fast = Capacity(1, MEMORY, MEMORY, 10**9, 10 * SPEED, ("CPU",))
+    cell.post(Sampled(fast, Load(0, 10**9, None, 0, 0), world.wall_ms()))
+    cell.node._tables.changed(world.now)
+
+
+def test_a_faster_node_takes_blocks_without_an_operator():
+    world = cluster(4, 2)
+    world.run(5)
+    quicken(world, 3)
+    begun = world.now
+    world.run(HOLD_S - 5)
+    assert not settled(world, 1)
+    world.run_until(lambda: settled(world, 1), 20.0)
+    assert HOLD_S - 1 <= world.now - begun <= HOLD_S + 20
+    assert world.names[3] in [stage.stage.node for stage in newest(world.cells[world.names[0]]).stages]
+    assert world.answer(world.names[2], world.ask(world.names[2])) == toy_tokens((1, 2, 3), 8, 8)
+
+
+def test_a_lock_postpones_that_until_it_is_taken_away():
+    world = cluster(4, 2)
+    world.run(5)
+    world.cells[world.names[0]].post(LockChanged(held=True))
+    quicken(world, 3)
+    world.run(2 * HOLD_S)
+    assert not settled(world, 1)
+    world.cells[world.names[0]].post(LockChanged(held=False))
+    world.run_until(lambda: settled(world, 1), 20.0)
