@@ -83,8 +83,8 @@ def host_loss(world: World, judge: Judge, rng: Random) -> End:
 def voters_lost(world: World, judge: Judge, rng: Random) -> End:
     """So many voters break for good that nobody can decide any more; in the end operators replace the plan."""
     plan = judge.agreed.newest(TOY)
-    if plan is None or not world.may_break_quorum():
-        return _nothing
+    if plan is None or plan.terms.faulty or not world.may_break_quorum():
+        return _nothing  # where voters may lie, there are not four left to begin anew
     needed = quorum(len(plan.voters), plan.terms.faulty)
     for name in rng.sample(plan.voters, len(plan.voters) - needed + 1):
         world.lost.append(name)
