@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from shoal_agent.core.effects import SendFrame
-from shoal_agent.core.exchange import ANSWERS_PER_S, ROUND_S
+from shoal_agent.core.exchange import ANSWERS_PER_S, ROUND_JITTER, ROUND_S
 from shoal_agent.core.gossip import (
     Relayed,
 )
@@ -176,3 +176,15 @@ def test_what_was_lost_of_a_circle_in_another_share_is_brought(monkeypatch: pyte
     crowd.loses = lambda node, topic, wire: False
     one.dead = tuple(peer.node for peer in one.tables.membership.peers() if peer.node != other.name)
     crowd.run_until(lambda: one.knows(other) == ("sampler",), 3 * ROUND_S)
+
+
+def test_who_shows_a_false_root_is_asked_ever_more_rarely():
+    crowd = settled(2)
+    liar, other = crowd.all()
+    liar.gone = True
+    begun = len(other.said(Syn))
+    for beat in range(300):
+        says(crowd, liar, Heartbeat(beat, 1, bytes([beat % 7]) * 16), other, sequence=10**6 + beat)
+        crowd.run(0.98)
+    regular = 300 / (ROUND_S * (1 - ROUND_JITTER))
+    assert len(other.said(Syn)) - begun <= regular + 10, "and not every third beat"

@@ -39,6 +39,9 @@ SPACING_S: Final = 0.5
 """Between any two questions of one node."""
 BEATS_OFF: Final = 2
 """A root may differ for as many beats: the word that makes the difference is under way."""
+VAIN_MAX: Final = 5
+"""After an exchange in which neither learned anything, twice as many beats pass, up to a minute: whoever still shows
+another root has another roster, or lies."""
 ANSWER_S: Final = 10.0
 """An answer that comes later was not asked for."""
 ANSWERS_PER_S: Final = 20
@@ -82,7 +85,8 @@ class Exchange:
         self._chains = chains
         self._rng = rng
         self._linked: dict[NodeId, None] = {}
-        self._off: dict[NodeId, int] = {}
+        self._off: dict[NodeId, tuple[int, int]] = {}
+        """Peers with another root: beats since they were asked, and how often that was in vain."""
         self._asked: dict[NodeId, Instant] = {}
         self._answered: dict[NodeId, Instant] = {}
         self._deaf: dict[NodeId, None] = {}
@@ -137,11 +141,12 @@ class Exchange:
         if root == self.root():
             self._off.pop(peer, None)
             return
-        beats = self._off.get(peer, 0) + 1
-        self._off[peer] = beats
-        if beats > BEATS_OFF and now - self._last_syn >= SPACING_S:
-            del self._off[peer]
-            self._ask(peer, now, out)
+        beats, vain = self._off.get(peer, (0, 0))
+        if beats < BEATS_OFF << vain or now - self._last_syn < SPACING_S:
+            self._off[peer] = (beats + 1, vain)
+            return
+        self._off[peer] = (0, min(vain + 1, VAIN_MAX))
+        self._ask(peer, now, out)
 
     def seek(self, peer: NodeId, now: Instant, out: Outbox) -> None:
         """``peer`` is known to have more: ask it, unless that was done a moment ago."""
@@ -209,6 +214,8 @@ class Exchange:
         deltas = self._deltas(answer.stamps, answer.heads, self._records.shard_of(sender), now)
         if deltas:
             self._tell(sender, Ack(sender, deltas), now, out)
+        if deltas or taught:
+            self._off.pop(sender, None)
         if answer.deltas:
             self._pursuit = _Pursuit(sender, answer.stamps, answer.heads, self._chains.heads(), taught)
             self._timers.set(Routine.PURSUE, Instant(now + SPACING_S))
