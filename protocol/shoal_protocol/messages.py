@@ -259,7 +259,7 @@ class Accused:
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """The newest record of ``node`` that the speaker has."""
+    """A record of ``node`` that the speaker keeps; one stamp for each slot."""
 
     node: NodeId
     incarnation: Incarnation
@@ -276,7 +276,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Syn:
-    """To ``to``: this is what I have; send me what is newer and say what you lack."""
+    """To ``to``: this is what I have of your share of the nodes; send me what is newer and say what you lack."""
 
     to: NodeId
     stamps: tuple[Stamp, ...]
