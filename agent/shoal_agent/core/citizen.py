@@ -104,14 +104,14 @@ class Citizen:
         self.council = Council(tables, voice, rng)
         self._gossip = Gossiper(config, tables, voice, self._gate, self.council, rng)
         self.watch = Watch(identity.node, tables, voice, rng)
-        self._steering = Steering(identity.node, tables, voice, config.kv_bytes_max)
+        self.steering = Steering(identity.node, tables, voice, config.kv_bytes_max)
         self.staging = Staging(tables, voice, config.kv_bytes_max)
         self._known: tuple[NodeId, ...] = ()
 
     def begin(self, now: Instant) -> None:
         """Arm the clocks."""
         self._gossip.begin(now)
-        self._steering.begin(now)
+        self.steering.begin(now)
 
     # --- words ------------------------------------------------------------------------------------------------------
 
@@ -212,7 +212,7 @@ class Citizen:
             self._watched(self.watch.left(node, now), now, out)
         if node not in self._known:
             self._regroup(now, out)
-        self._steered(self._steering.heard(node, now, out), now, out)
+        self._steered(self.steering.heard(node, now, out), now, out)
 
     # --- who is there -----------------------------------------------------------------------------------------------
 
@@ -243,7 +243,7 @@ class Citizen:
         if gone:
             self._gossip.departed(node, now)
         self._resolved(self.council.stood(node, now, out, gone=gone), now, out)
-        self._steered(self._steering.stood(node, standing, now, out), now, out)
+        self._steered(self.steering.stood(node, standing, now, out), now, out)
         self._judge_again(now, out)
 
     def link_up(self, peer: NodeId, now: Instant) -> None:
@@ -293,7 +293,7 @@ class Citizen:
                     assert_never(fact)
 
     def _judge(self, wanted: JudgementWanted, now: Instant, out: Outbox) -> None:
-        verdict, why = self._steering.judge(wanted.plan, now)
+        verdict, why = self.steering.judge(wanted.plan, now)
         deployment, digest = wanted.plan.deployment, wanted.digest
         self._resolved(self.council.judged(deployment, digest, now, out, verdict=verdict, reason=why), now, out)
 
@@ -321,7 +321,7 @@ class Citizen:
                     self._evict(deployment, epoch, out)
                 case StagingFailed(deployment):
                     out.count("staging_failed", deployment)
-                    self._steered(self._steering.failed(fact.deployment, fact.epoch, fact.nodes, now, out), now, out)
+                    self._steered(self.steering.failed(fact.deployment, fact.epoch, fact.nodes, now, out), now, out)
                     self._judge_again(now, out)
                 case _:
                     assert_never(fact)
@@ -338,7 +338,7 @@ class Citizen:
         match event:
             case Sampled():
                 self._voice.sense(event, now)
-                self._measure(event, now)
+                self.steering.sensed(event.capacity.speed_macs_per_s, now)
                 self._gossip.sensed(*self._occupancy(), now)
             case ModelAvailable():
                 self.staging.model_available(event.facts, now, out)
@@ -349,19 +349,13 @@ class Citizen:
             case BlocksLoaded() | BlocksFailed():
                 self.staging.loaded(event, now, out)
             case Solved():
-                self._steered(self._steering.solved(event, now, out), now, out)
+                self._steered(self.steering.solved(event, now, out), now, out)
                 self._judge_again(now, out)
             case LockChanged():
                 self._tables.locked = event.held
                 self._tables.changed(now)
             case _:
                 assert_never(event)
-
-    def _measure(self, event: Sampled, now: Instant) -> None:
-        """What this node says of its own speed."""
-        hosting = any(tenure.asked for tenure in self._tables.tenures.all())
-        speed = event.capacity.speed_macs_per_s
-        self._tables.stage_permille = self._tables.pace.permille(speed, now, hosting=hosting)
 
     def publish(self, now: Instant, out: Outbox) -> None:
         """Say again whatever lasts."""
@@ -378,7 +372,7 @@ class Citizen:
             case Routine.SETTLE:
                 self._staged(self.staging.settle(now, out), now, out)
             case Routine.STEER:
-                self._steered(self._steering.evaluate(now, out), now, out)
+                self._steered(self.steering.evaluate(now, out), now, out)
                 self._judge_again(now, out)
             case _:
                 self._speak(alarm, now, out)

@@ -24,6 +24,7 @@ from collections.abc import Iterator, Sequence
 from random import Random
 from typing import Final
 
+from shoal_agent.core.chain import Proof
 from shoal_agent.core.effects import Persist
 from shoal_agent.core.facts import Convicted, How, JudgementWanted, Resolved, SeatView
 from shoal_agent.core.franchise import LISTEN_S
@@ -223,6 +224,12 @@ class Council:
         seat = self._seats.get(deployment)
         link = None if seat is None else seat.chain.head if epoch is None else seat.chain.link(epoch)
         return None if link is None else (decode_plan(link.raw), link.digest)
+
+    def proof(self, deployment: DeploymentId, epoch: Epoch) -> Proof | None:
+        """What proves the plan of ``epoch``, if it is known."""
+        seat = self._seats.get(deployment)
+        link = None if seat is None else seat.chain.link(epoch)
+        return None if link is None else link.proof
 
     def wanted(self) -> list[JudgementWanted]:
         """Judgements this node still owes: to be asked again whenever what it sees has changed."""

@@ -44,6 +44,7 @@ from shoal_agent.core.events import (
     StopRequested,
     TimePassed,
 )
+from shoal_agent.core.explain import Explanation, explain
 from shoal_agent.core.gate import Opener, open_addressed
 from shoal_agent.core.host import Host
 from shoal_agent.core.ingress import Ingress
@@ -76,7 +77,7 @@ from shoal_protocol.headers import (
     SessionRefused,
     Token,
 )
-from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.ids import DeploymentId, Epoch, Instant, NodeId
 from shoal_protocol.messages import (
     NodePhase,
 )
@@ -128,6 +129,11 @@ class Node:
     def snapshot(self, now: Instant) -> NodeView:
         """What this node believes at ``now``."""
         return view_of(self._voice.identity, self._tables, self._host, self._ingress, now)
+
+    def explain(self, deployment: DeploymentId | None, epoch: Epoch | None, now: Instant) -> Explanation | None:
+        """Why the plan of ``epoch`` is as it is; None if there is no such plan."""
+        citizen = self._citizen
+        return explain(self._node, self._tables, citizen.council, citizen.steering, deployment, epoch, now)
 
     def story(self) -> Story:
         """Why things came to be as they are."""

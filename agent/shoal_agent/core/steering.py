@@ -19,15 +19,15 @@ one part new), and at least as long as the present one already has.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from shoal_agent.core.causes import Trigger, is_gone, trigger_of
+from shoal_agent.core.case import BARRED_S, Account, Case, Scene, barred_by, case_of
+from shoal_agent.core.causes import is_gone, trigger_of
 from shoal_agent.core.costs import price
 from shoal_agent.core.decision import (
     Choice,
     Decision,
-    Hold,
     Option,
     decide,
     move_of,
@@ -40,7 +40,7 @@ from shoal_agent.core.effects import FetchModel, Solve
 from shoal_agent.core.events import Solved
 from shoal_agent.core.facts import ModelFacts, Standing
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.outlook import Outlook, Outlooks
+from shoal_agent.core.outlook import Outlooks
 from shoal_agent.core.plan import rendezvous_order
 from shoal_agent.core.problem import Infeasible, Split, SplitProblem
 from shoal_agent.core.tables import Tables
@@ -55,14 +55,8 @@ from shoal_protocol.messages import Cause, Plan
 
 EVALUATE_S: Final = 2.0
 """Between two evaluations: records come every few seconds, and an unchanged problem costs a comparison."""
-BARRED_S: Final = 300.0
-"""How long a node that failed is not asked again; whatever it was, an operator may have mended it by then."""
 FETCH_S: Final = 30.0
 """Between two attempts to get the texts of a model that this node votes about and does not know."""
-VALIDITY_MS: Final = 3_600_000
-"""What a plan is expected to stand before anything is known about that."""
-VALIDITY_MS_MIN: Final = 60_000
-VALIDITY_MS_MAX: Final = 86_400_000
 MARGIN_PERMILLE: Final = 10
 """A proposer asks for so much more than voters do: their figures differ, and a plan that is refused costs rounds."""
 SOURCES_MAX: Final = 8
@@ -87,38 +81,6 @@ class Unwish:
 SteeringFact = Wish | Unwish
 
 
-@dataclass(slots=True)
-class Case:
-    """What is thought about one deployment."""
-
-    epoch: Epoch
-    since: Instant
-    validity_ms: int = VALIDITY_MS
-    hold: Hold = field(default_factory=Hold)
-    barred: dict[NodeId, tuple[Instant, str]] = field(default_factory=dict)
-    problem: SplitProblem | None = None
-    """The last one that was asked."""
-    tickets: dict[int, Choice] = field(default_factory=dict)
-    answers: dict[Choice, Split | Infeasible] = field(default_factory=dict)
-    stages_min: int | None = None
-    """Fewer stages than the terms ask for, if that was tried."""
-    wish: Plan | None = None
-    told: str = ""
-    """The last thing the story was told, so that it is not told every two seconds."""
-    fetched: Instant | None = None
-    decision: Decision | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Scene:
-    """One evaluation."""
-
-    case: Case
-    head: Tenure
-    trigger: Trigger | None
-    outlook: Outlook
-
-
 class Steering:
     """This node's opinion of all plans."""
 
@@ -130,10 +92,17 @@ class Steering:
         self._cases: dict[DeploymentId, Case] = {}
         self._gone_since: dict[NodeId, Instant] = {}
         self._ticket = 0
+        self._unanswered: dict[int, None] = {}
+        """What the planner was asked, be it about epochs that are over."""
 
     def begin(self, now: Instant) -> None:
         """Arm the clock."""
         self._tables.timers.set(Routine.STEER, Instant(now + EVALUATE_S))
+
+    def sensed(self, macs_per_s: int, now: Instant) -> None:
+        """The sensors were read: say how fast this node really is."""
+        hosting = any(tenure.asked for tenure in self._tables.tenures.all())
+        self._tables.stage_permille = self._tables.pace.permille(macs_per_s, now, hosting=hosting)
 
     # --- when to think ----------------------------------------------------------------------------------------------
 
@@ -178,17 +147,8 @@ class Steering:
 
     def _case(self, head: Tenure, now: Instant) -> Case:
         """The case of a deployment, begun anew with every epoch."""
-        plan = head.plan
-        case = self._cases.get(plan.deployment)
-        if case is None:
-            case = self._cases[plan.deployment] = Case(plan.epoch, head.since)
-        elif case.epoch != plan.epoch:
-            stood_ms = int(1000 * (head.since - case.since))
-            mean_ms = (3 * case.validity_ms + stood_ms) // 4
-            validity_ms = min(max(mean_ms, VALIDITY_MS_MIN), VALIDITY_MS_MAX)
-            fresh = Case(plan.epoch, head.since, validity_ms, barred=case.barred)
-            case = self._cases[plan.deployment] = fresh
-        case.barred = {node: entry for node, entry in case.barred.items() if entry[0] > now}
+        name = head.plan.deployment
+        case = self._cases[name] = case_of(head, self._cases.get(name), now)
         return case
 
     # --- thinking ---------------------------------------------------------------------------------------------------
@@ -209,9 +169,9 @@ class Steering:
             return []
         return [] if case.tickets else self._conclude(scene, now, out)
 
-    def _scene(self, case: Case, head: Tenure, facts: ModelFacts, now: Instant) -> _Scene:
+    def _scene(self, case: Case, head: Tenure, facts: ModelFacts, now: Instant) -> Scene:
         trigger = trigger_of(self._tables, self._here, head, self._gone_since, now)
-        return _Scene(case, head, trigger, self._outlooks.of(head.plan, facts, _barred(case, head, trigger, now), now))
+        return Scene(case, head, trigger, self._outlooks.of(head.plan, facts, barred_by(case, head, trigger, now), now))
 
     def _fetch(self, case: Case, plan: Plan, now: Instant, out: Outbox) -> None:
         """A voter must know what it votes about."""
@@ -221,9 +181,9 @@ class Steering:
         holders = [peer.node for peer in self._tables.membership.peers() if plan.model in peer.state.models]
         out.add(FetchModel(plan.model, tuple(rendezvous_order(self._here.encode(), holders)[:SOURCES_MAX])))
 
-    def _ask(self, scene: _Scene, out: Outbox) -> None:
+    def _ask(self, scene: Scene, out: Outbox) -> None:
         """Pose the problem, unless the planner is busy: then it is posed at the next evaluation."""
-        if any(case.tickets for case in self._cases.values()):
+        if self._unanswered:
             return
         case, problem = scene.case, scene.outlook.problem
         case.problem, case.answers, case.stages_min = problem, {}, None
@@ -233,20 +193,22 @@ class Steering:
     def _solve(self, case: Case, choice: Choice, problem: SplitProblem, out: Outbox) -> None:
         self._ticket += 1
         case.tickets[self._ticket] = choice
+        self._unanswered[self._ticket] = None
         out.add(Solve(self._ticket, problem))
 
     def solved(self, event: Solved, now: Instant, out: Outbox) -> list[SteeringFact]:
         """The planner answered."""
+        self._unanswered.pop(event.ticket, None)
         for deployment, case in self._cases.items():
             choice = case.tickets.pop(event.ticket, None)
             if choice is not None:
                 case.answers[choice] = event.answer
                 return [] if case.tickets else self._consider(deployment, now, out)
-        return self.evaluate(now, out)  # it was about an epoch that is over; the planner is free again
+        return [] if self._unanswered else self.evaluate(now, out)  # about an epoch that is over; there is room again
 
     # --- concluding -------------------------------------------------------------------------------------------------
 
-    def _conclude(self, scene: _Scene, now: Instant, out: Outbox) -> list[SteeringFact]:
+    def _conclude(self, scene: Scene, now: Instant, out: Outbox) -> list[SteeringFact]:
         case, head, trigger, problem = scene.case, scene.head, scene.trigger, scene.outlook.problem
         current = price(problem, head.plan.stages)
         broken = trigger is not None and not trigger.stays
@@ -277,7 +239,7 @@ class Steering:
         return True
 
     @staticmethod
-    def _options(scene: _Scene, *, broken: bool) -> list[Option]:
+    def _options(scene: Scene, *, broken: bool) -> list[Option]:
         """Every way to go on, cheapest class first."""
         outlook, held, answers = scene.outlook, scene.head.plan.stages, scene.case.answers
         splits = [(Choice.REDISTRIBUTE, refilled(outlook.problem, held))] if broken else []
@@ -292,7 +254,7 @@ class Steering:
             if split is not None
         ]
 
-    def _repair(self, scene: _Scene, decision: Decision | None, now: Instant) -> list[SteeringFact]:
+    def _repair(self, scene: Scene, decision: Decision | None, now: Instant) -> list[SteeringFact]:
         trigger = scene.trigger
         assert trigger is not None, "asked for"
         if decision is None:
@@ -309,7 +271,7 @@ class Steering:
             return self._withdraw(scene.case, scene.head)  # nobody could take the lost voter's place
         return self._wish(scene, plan, now)
 
-    def _gain(self, scene: _Scene, decision: Decision, now: Instant) -> list[SteeringFact]:
+    def _gain(self, scene: Scene, decision: Decision, now: Instant) -> list[SteeringFact]:
         case, head = scene.case, scene.head
         better = decision.option.choice is not Choice.KEEP
         ripe = case.hold.ripe(better, now)
@@ -323,7 +285,7 @@ class Steering:
             return [] if better and settled and locked is None else self._withdraw(case, head)
         return self._wish(scene, draft(head, scene.outlook, decision.option, Cause.GAIN, decision.text), now)
 
-    def _wish(self, scene: _Scene, plan: Plan, now: Instant) -> list[SteeringFact]:
+    def _wish(self, scene: Scene, plan: Plan, now: Instant) -> list[SteeringFact]:
         """Say so, unless it was said: figures may differ a little each time, and a wish must not."""
         known = scene.case.wish
         if known is not None and (known.cause, known.stages, known.voters, known.mode) == (
@@ -344,11 +306,32 @@ class Steering:
         case.wish = None
         return [Unwish(head.plan.deployment)]
 
-    def _tell(self, scene: _Scene, text: str, now: Instant) -> None:
+    def _tell(self, scene: Scene, text: str, now: Instant) -> None:
         if scene.case.told != text:
             scene.case.told = text
-            plan = scene.head.plan
-            self._tables.story.tell(now, f"{plan.deployment}/{plan.epoch + 1}", text)
+            plan, story, trigger = scene.head.plan, self._tables.story, scene.trigger
+            cause = None if trigger is None else story.last(trigger.nodes[0])
+            story.tell(now, f"{plan.deployment}/{plan.epoch + 1}", text, cause=cause)
+
+    # --- looking in -------------------------------------------------------------------------------------------------
+
+    def account(self, head: Tenure, now: Instant) -> Account:
+        """How the deployment of ``head`` looks from here now, whether this node votes about it or not."""
+        case, facts = self._case(head, now), self._tables.models.get(head.plan.model)
+        trigger = trigger_of(self._tables, self._here, head, self._gone_since, now)
+        outlook = None
+        if facts is not None:
+            outlook = self._outlooks.of(head.plan, facts, barred_by(case, head, trigger, now), now)
+        return Account(
+            votes=self._here in head.plan.voters,
+            trigger=None if trigger is None else trigger.text,
+            outlook=outlook,
+            considered=None if case.decision is None else case.decision.text,
+            held_s=case.hold.held_s(now),
+            cool_down_s=max(0.0, head.since + COOL_DOWN_S - now),
+            locked=self._validity.locked(head.plan),
+            validity_s=max(case.validity_ms / 1000, now - head.since),
+        )
 
     # --- judging ----------------------------------------------------------------------------------------------------
 
@@ -362,15 +345,7 @@ class Steering:
         trigger = trigger_of(self._tables, self._here, head, self._gone_since, now)
         outlook = None
         if facts is not None:
-            outlook = self._outlooks.of(head.plan, facts, _barred(case, head, trigger, now), now)
+            outlook = self._outlooks.of(head.plan, facts, barred_by(case, head, trigger, now), now)
         validity_ms = max(case.validity_ms, int(1000 * (now - head.since)))
         verdict, why = self._validity.judge(plan, Sight(head, trigger, outlook, validity_ms), now)
         return verdict, why[:REASON_CHARS_MAX]
-
-
-def _barred(case: Case, head: Tenure, trigger: Trigger | None, now: Instant) -> dict[NodeId, str]:
-    """Who failed this deployment lately, and how."""
-    barred = {node: why for node, (_, why) in case.barred.items()}
-    if trigger is not None and trigger.cause is Cause.NOT_READY and now < head.since + BARRED_S:
-        barred |= {node: f"failed epoch {head.plan.epoch}" for node in trigger.nodes if node not in barred}
-    return barred

@@ -1,0 +1,95 @@
+"""What steering keeps in mind about one deployment, and what it can be asked about it.
+
+A case begins anew with every epoch; two things outlast it: who failed lately, and how long plans stand.
+"""
+
+from dataclasses import dataclass, field
+from typing import Final
+
+from shoal_agent.core.causes import Trigger
+from shoal_agent.core.decision import Choice, Decision, Hold
+from shoal_agent.core.outlook import Outlook
+from shoal_agent.core.problem import Infeasible, Split, SplitProblem
+from shoal_agent.core.tenure import Tenure
+from shoal_protocol.ids import Epoch, Instant, NodeId
+from shoal_protocol.messages import Cause, Plan
+
+BARRED_S: Final = 300.0
+"""How long a node that failed is not asked again; whatever it was, an operator may have mended it by then."""
+VALIDITY_MS: Final = 3_600_000
+"""What a plan is expected to stand before anything is known about that."""
+VALIDITY_MS_MIN: Final = 60_000
+VALIDITY_MS_MAX: Final = 86_400_000
+
+
+@dataclass(slots=True)
+class Case:
+    """What is thought about one deployment."""
+
+    epoch: Epoch
+    since: Instant
+    validity_ms: int = VALIDITY_MS
+    hold: Hold = field(default_factory=Hold)
+    barred: dict[NodeId, tuple[Instant, str]] = field(default_factory=dict)
+    problem: SplitProblem | None = None
+    """The last one that was asked."""
+    tickets: dict[int, Choice] = field(default_factory=dict)
+    answers: dict[Choice, Split | Infeasible] = field(default_factory=dict)
+    stages_min: int | None = None
+    """Fewer stages than the terms ask for, if that was tried."""
+    wish: Plan | None = None
+    told: str = ""
+    """The last thing the story was told, so that it is not told every two seconds."""
+    fetched: Instant | None = None
+    decision: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What there is to say about a deployment now. ``outlook`` None: this node does not know the model."""
+
+    votes: bool
+    trigger: str | None
+    """What is broken."""
+    outlook: Outlook | None
+    considered: str | None
+    """The last decision, with its numbers."""
+    held_s: float
+    """For how long a gain has been there."""
+    cool_down_s: float
+    locked: NodeId | None
+    """A host or voter whose operator postpones."""
+    validity_s: float
+    """How long a plan is expected to stand."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One evaluation."""
+
+    case: Case
+    head: Tenure
+    trigger: Trigger | None
+    outlook: Outlook
+
+
+def case_of(head: Tenure, known: Case | None, now: Instant) -> Case:
+    """The case of the deployment whose newest epoch is ``head``; ``known`` is the last one."""
+    case = known
+    if case is None:
+        case = Case(head.plan.epoch, head.since)
+    elif case.epoch != head.plan.epoch:
+        stood_ms = int(1000 * (head.since - case.since))
+        mean_ms = (3 * case.validity_ms + stood_ms) // 4
+        validity_ms = min(max(mean_ms, VALIDITY_MS_MIN), VALIDITY_MS_MAX)
+        case = Case(head.plan.epoch, head.since, validity_ms, barred=case.barred)
+    case.barred = {node: entry for node, entry in case.barred.items() if entry[0] > now}
+    return case
+
+
+def barred_by(case: Case, head: Tenure, trigger: Trigger | None, now: Instant) -> dict[NodeId, str]:
+    """Who failed this deployment lately, and how."""
+    barred = {node: why for node, (_, why) in case.barred.items()}
+    if trigger is not None and trigger.cause is Cause.NOT_READY and now < head.since + BARRED_S:
+        barred |= {node: f"failed epoch {head.plan.epoch}" for node in trigger.nodes if node not in barred}
+    return barred
