@@ -65,6 +65,8 @@ def click_command(words: list[str]) -> tuple[Any, list[str]]:
     """The command that ``words`` name, and what is left of them. (typer carries a click of its own, without types.)"""
     command: Any = typer.main.get_command(build_app(words))
     while isinstance(command, TyperGroup) and words:
+        if command.invoke_without_command and words[0].startswith("--"):
+            break  # a group that is a command itself, called as such
         found = command.commands.get(words[0])
         assert found is not None, f"no such command: {words[0]}"
         command, words = found, words[1:]
