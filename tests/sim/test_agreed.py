@@ -88,7 +88,7 @@ def test_a_liar_may_do_as_it_likes():
 
 def test_a_certificate_needs_a_quorum_of_the_voters_before(scene):
     name, raw = scene.world.names[0], scene.next()
-    assert scene.says(name, scene.certified(raw, 1)) == ["certificates"]
+    assert scene.says(name, scene.certified(raw, 1)) == ["unproven"]
     assert scene.judge.agreed.newest(TOY) == scene.plan
     assert scene.says(name, scene.vote(name, digest_of(raw)), at_s=3.0) == []
     assert scene.says(name, scene.certified(raw), scene.certified(raw, 3), at_s=4.5) == []

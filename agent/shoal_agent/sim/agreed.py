@@ -2,8 +2,9 @@
 
     votes         nobody casts two different ballots of one kind in one round, or proposes two plans in one: in this
                   life or any other. Whoever lost its memory must abstain, so losing it is no excuse
-    certificates  one plan per (deployment, epoch), proven by a quorum of the voters of the plan before, back to the
-                  genesis that an operator signed
+    certificates  there is one plan per (deployment, epoch)
+    unproven      what is shown as decided is proven by a quorum of the voters of the plan before, back to the genesis
+                  that an operator signed
     fence         blocks are opened and sessions begun only under a plan that is certified, by the host that it names,
                   with the blocks it names, in a trust zone that its terms allow
     epochs        what a node knows to be decided, and what it opens, never goes back in one life
@@ -13,6 +14,7 @@ what they do.
 """
 
 from collections.abc import Iterable
+from typing import Final
 
 from shoal_agent.core.effects import Broadcast, LoadBlocks, OpenStage
 from shoal_agent.core.facts import StageSpan
@@ -35,6 +37,7 @@ from shoal_protocol.messages import (
 from shoal_protocol.roster import TrustedRoster
 from shoal_protocol.votes import open_certificate, open_recovery
 
+UNPROVEN: Final = "unproven"
 Told = Iterable[tuple[str, str]]
 Where = tuple[DeploymentId, Epoch]
 _Ballot = tuple[NodeId, DeploymentId, Epoch, int, VoteKind | None]
@@ -67,9 +70,13 @@ class Agreed:
 
     # --- what nodes say -----------------------------------------------------------------------------------------------
 
-    def announced(self, envelope: Envelope, at_s: float) -> Told:
-        """An operator, or a command of his, said something."""
-        return self._said(envelope, at_s)
+    def shown(self, envelope: Envelope, at_s: float) -> Told:
+        """Somebody showed a proof: an operator, a node, a liar. What proves nothing is the showman's matter."""
+        message = envelope.message
+        if isinstance(message, PlanAnnounced | Certified | RecoveryOrdered):
+            for name, detail in self._decided(message, at_s):
+                if name != UNPROVEN:
+                    yield name, detail
 
     def handled(self, seen: Seen) -> Told:
         """A node took a step."""
@@ -108,14 +115,15 @@ class Agreed:
         plan, digest = decode_plan(proof.plan), digest_of(proof.plan)
         where = (plan.deployment, plan.epoch)
         known = self._plans.get(where)
-        if known is not None:
-            if known[0] != digest:
-                yield "certificates", f"two plans for {plan.deployment}/{plan.epoch}"
+        if known is not None and known[0] == digest:
             return
         try:
             self._prove(proof, plan)
         except (RemoteProtocolError, KeyError) as fault:
-            yield "certificates", f"{plan.deployment}/{plan.epoch} is not proven: {fault!r}"
+            yield UNPROVEN, f"{plan.deployment}/{plan.epoch} is not proven: {fault!r}"
+            return
+        if known is not None:
+            yield "certificates", f"two plans for {plan.deployment}/{plan.epoch}"
             return
         self._plans[where] = digest, proof.plan, plan
         if isinstance(proof, Certified):

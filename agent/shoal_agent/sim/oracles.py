@@ -9,7 +9,7 @@ new rule is a new entry, and every entry has a name, by which a violation is rep
     epoch-fence  no block runs for an activation of an epoch that its host does not hold
     accepted     no node accepts an envelope twice in one life, none that its sender never said, none of an earlier life
     invariants   no node raises, every table of a node agrees with the others, twins of drivers find contracts kept
-    votes, certificates, fence, epochs   what agreement promises (``agreed``)
+    votes, certificates, unproven, fence, epochs   what agreement promises (``agreed``)
 """
 
 from collections import deque
@@ -30,7 +30,7 @@ from shoal_agent.sim.world import World
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.headers import Activation
 from shoal_protocol.ids import Epoch, Incarnation, NodeId, SessionId
-from shoal_protocol.messages import NodePhase, PlanAnnounced, RecoveryOrdered
+from shoal_protocol.messages import Certified, NodePhase, PlanAnnounced, RecoveryOrdered
 
 CALM_S_MAX: Final = 45.0
 """After the last fault everything is well again within this: three and a half periods of repeated records on the
@@ -194,8 +194,8 @@ class Accepted:
         if (life, event.wire) in self._passed:
             yield "accepted", f"{type(envelope.message).__name__} of {envelope.sender} twice"
         self._passed[life, event.wire] = True
-        if isinstance(envelope.message, PlanAnnounced):
-            return
+        if isinstance(envelope.message, PlanAnnounced | Certified | RecoveryOrdered):
+            return  # a proof does not end with the life of who showed it
         newest = self._newest.get((life, envelope.sender), envelope.incarnation)
         if envelope.incarnation < newest:
             yield "accepted", f"incarnation {envelope.incarnation} of {envelope.sender} after {newest}"
@@ -230,9 +230,8 @@ class Judge:
         envelope = self._open(effect)
         assert envelope.sender == node, "members speak for themselves"
         self.accepted.published(effect, envelope)
-        if isinstance(envelope.message, PlanAnnounced | RecoveryOrdered):
-            for name, detail in self.agreed.announced(envelope, at_s):
-                self.add(name, at_s, detail)
+        for name, detail in self.agreed.shown(envelope, at_s):
+            self.add(name, at_s, detail)
 
     def look(self, world: World) -> None:
         """Look at what every node believes now."""
@@ -338,6 +337,7 @@ SAFETY: Final = (
     "invariants",
     "votes",
     "certificates",
+    "unproven",
     "fence",
     "epochs",
 )
