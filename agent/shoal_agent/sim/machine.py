@@ -192,11 +192,12 @@ class Machine:
             self.post(Restored(name, data))
 
     def crash(self, *, amnesia: bool) -> None:
-        """The process is gone, and with ``amnesia`` what it had persisted; its boot counter survives."""
+        """The process is gone, and with ``amnesia`` what it had persisted, its boot counter included."""
         self.alive = self.paused = False
         self._backlog.clear()
         if amnesia:
             self.disk.clear()
+            self.life = Incarnation(0)
 
     def pause(self) -> None:
         """SIGSTOP."""
