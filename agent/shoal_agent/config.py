@@ -30,6 +30,7 @@ from shoal_agent.config_values import (
     PrivateFile,
     ReadableFile,
     Room,
+    Seconds,
     Whole,
     is_loopback,
     is_wildcard,
@@ -71,6 +72,8 @@ class NodeSection(_Section):
     zone: Name = "default"
     flight_bytes_max: Annotated[Bytes, Field(le=FLIGHT_BYTES_MAX)] | None = None
     """Record this node's life for ``shoal sim replay``, up to so many bytes; what clients say is in it."""
+    leave_s_max: Seconds = 10.0
+    """How long others get to take over this node's blocks when it is asked to stop; until then it serves on."""
 
 
 class OperatorSection(_Section):

@@ -130,5 +130,7 @@ Count = Annotated[Whole, Field(ge=1, le=1024)]
 Bytes = Annotated[int, BeforeValidator(_size), Field(gt=0)]
 Room = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 """As Bytes; 0 means no bound."""
+Seconds = Annotated[float, Field(ge=0, le=600)]
+"""Nobody waits for ten minutes."""
 Hash = Annotated[str, AfterValidator(_hash)]
 Name = Annotated[str, AfterValidator(_name)]

@@ -94,7 +94,8 @@ def test_the_example_shows_every_setting_and_its_true_default(tmp_path):
     (tmp_path / "agent.toml").write_text("\n".join(lines))
     plain = load_config(tmp_path / "agent.toml", environment=credentials, check_files=False)
     bounds = {"memory_bytes_max": 2 * 2**30, "kv_bytes_max": 512 * 2**20}
-    assert config == plain.model_copy(update={"engine": plain.engine.model_copy(update=bounds)})
+    engine, node = plain.engine.model_copy(update=bounds), {"flight_bytes_max": 256 * 2**20}
+    assert config == plain.model_copy(update={"engine": engine, "node": plain.node.model_copy(update=node)})
 
 
 def test_nothing_can_be_changed_afterwards(folder):

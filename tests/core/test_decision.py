@@ -75,10 +75,12 @@ def test_the_text_has_the_numbers():
     decision = decide(scored(12_000), [Option(RED, scored(11_500), move), Option(SPLIT, scored(9000), move)], 8000, 150)
     assert decision.text == (
         "now 12.00 ms/token; "
-        "redistribute 11.50 ms/token: 4.1 % better than keep, moving 4 blocks (40.0 MB, 0.4 s) costs 5.0 %; "
-        "re-split 9.00 ms/token: 25.0 % better than keep, moving 4 blocks (40.0 MB, 0.4 s) costs 5.0 %; "
-        "asked are 15.0 %: re-split"
+        "redistribute 11.50 ms/token: 4.1 % better, moving 4 blocks (40.0 MB, 0.4 s) costs 5.0 %; "
+        "re-split 9.00 ms/token: 25.0 % better, moving 4 blocks (40.0 MB, 0.4 s) costs 5.0 %; "
+        "asked is a gain of 15.0 %: re-split"
     )
+    worse = decide(scored(12_000), [Option(RED, scored(12_500), move)], 8000, 150)
+    assert worse.text == "now 12.00 ms/token; redistribute 12.50 ms/token: no better; asked is a gain of 15.0 %: keep"
     assert decide(None, options((RED, 11_500, 400)), 8000, 150).text.startswith("nothing runs; redistribute 11.50 ms")
 
 

@@ -43,6 +43,8 @@ def test_the_deadline_follows_the_move_and_the_reason_is_one_line():
     plan, _ = drafted(me, stages, "x" * 1000, Move(8, 10, 10, 5000))
     assert plan.staging_ms == STAGING_MS_MIN + 20_000
     assert len(plan.reason) == REASON_CHARS_MAX
+    clauses = "; ".join(f"clause {number}" for number in range(100))
+    assert drafted(me, stages, clauses)[0].reason.endswith("; clause 18")
 
 
 @pytest.mark.parametrize(("spare", "mode"), [(0, SwitchMode.MAKE_BEFORE_BREAK), (-1, SwitchMode.BREAK_BEFORE_MAKE)])

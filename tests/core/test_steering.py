@@ -195,7 +195,7 @@ def test_a_gain_is_wished_when_it_has_held_for_a_minute():
     plan = wished(mind.think_for(2 * EVALUATE_S))
     assert plan.cause is Cause.GAIN
     assert 2 in hosts(mind.me, plan)
-    assert "better than keep" in plan.reason
+    assert "% better, moving" in plan.reason
     assert mind.steering.judge(plan, mind.now) == (True, "")
 
 

@@ -49,6 +49,10 @@ KV_BYTES_PER_TOKEN = 1536
 class TwinIngress:
     """Answers requests; one token per turn of the loop."""
 
+    async def explain(self, deployment: DeploymentId | None, epoch: Epoch | None) -> dict[str, object] | None:
+        """Only epoch 3 of the twin can be explained."""
+        return {"deployment": deployment, "epoch": 3} if epoch in (None, 3) else None
+
     def __init__(self) -> None:
         self.tokenizer = Tokenizer(tokenizer_json(), vocabulary(), None)
         self.template = ChatTemplate(TEMPLATE, self.tokenizer.markers, "<|im_start|>", "<|im_end|>")
@@ -157,6 +161,7 @@ def twin_ports(ingress: TwinIngress) -> ApiPorts:
         models=lambda: (served,),
         ready=lambda: Readiness(ingress.serving, () if ingress.serving else ("twin: stage 0 is loading",)),
         state=lambda: {"node": "twin", "requests": len(ingress.requests)},
+        explain=ingress.explain,
         metrics=ingress.metrics,
         keys=ApiKeys([hash_key(KEY)]),
     )

@@ -64,9 +64,10 @@ def _nodes(state: dict[str, Any]) -> Table:
             for each in node["hosted"]
         )
         capacity, load = node["capacity"], node["load"]
+        locked = ", locked" if node.get("locked") else ""
         table.add_row(
             node["node"][:NODE_CHARS] + (" *" if node["node"] == state["node"] else ""),
-            node["phase"].lower() if node["alive"] else Text("silent", style="red"),
+            node["phase"].lower() + locked if node["alive"] else Text("silent", style="red"),
             _plain(held) or "-",
             f"{capacity['speed_macs_per_s'] / 1e9:.1f} GMAC/s",
             f"{capacity['memory_bytes'] / 2**30:.1f} GiB",

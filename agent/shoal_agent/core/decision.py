@@ -192,13 +192,16 @@ def decide(
         gain = gain_permille(chosen.split.score_us, option.split.score_us)
         extra = replace(option.move, time_ms=max(0, option.move.time_ms - chosen.move.time_ms))
         paid_for = price_permille(extra, validity_ms)
-        told.append(f"{name}: {_percent(gain)} better than {chosen.choice.value}, moving {_moved(option.move)}")
-        told[-1] += f" costs {_percent(paid_for)}"
-        if gain > 0 and gain - paid_for >= gain_min_permille:
+        if gain <= 0:
+            told.append(f"{name}: no better")
+            continue
+        told.append(f"{name}: {_percent(gain)} better, moving {_moved(option.move)} costs {_percent(paid_for)}")
+        if gain - paid_for >= gain_min_permille:
             chosen, gained, paid = option, gain, paid_for
     if chosen is None:
         return None
-    told.append(f"asked are {_percent(gain_min_permille)}: {chosen.choice.value}")
+    if len(options) > (current is None):
+        told.append(f"asked is a gain of {_percent(gain_min_permille)}: {chosen.choice.value}")
     return Decision(chosen, gained, paid, "; ".join(told))
 
 

@@ -32,8 +32,15 @@ def draft(head: Tenure, outlook: Outlook, option: Option, cause: Cause, reason: 
         _mode(outlook, option),
         staging_ms(option.move),
         option.split.score_us,
-        reason[:REASON_CHARS_MAX],
+        _short(reason),
     )
+
+
+def _short(reason: str) -> str:
+    """As many whole clauses as fit; the story has the rest."""
+    if len(reason) <= REASON_CHARS_MAX:
+        return reason
+    return reason[:REASON_CHARS_MAX].rpartition("; ")[0] or reason[:REASON_CHARS_MAX]
 
 
 def _mode(outlook: Outlook, option: Option) -> SwitchMode:

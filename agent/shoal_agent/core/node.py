@@ -191,6 +191,8 @@ class Node:
                 self._tables.services = self._ingress.services = event.names
                 self._tables.changed(now)
             case StopRequested():
+                if self._tables.phase is NodePhase.DRAINING:
+                    self._tables.timers.clear(Routine.LEAVE)  # asked twice: at once
                 self._leave(now, out)
             case _:
                 self._citizen.local(event, now, out)

@@ -38,6 +38,7 @@ from shoal_agent.shell.content import Content, ContentSettings
 from shoal_agent.shell.dataplane import DataPlane
 from shoal_agent.shell.engine import Engine
 from shoal_agent.shell.identity import member_in, open_roster, open_sealer
+from shoal_agent.shell.lock import LockWatch, lock_files
 from shoal_agent.shell.logs import Log
 from shoal_agent.shell.metrics import Metrics
 from shoal_agent.shell.microbench import measure_speed
@@ -170,9 +171,11 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
         tasks.run("data plane", data.run())
         tasks.run("content", content.run())
         tasks.run("sensors", _sense(ground, runtime, speed))
+        tasks.run("lock", LockWatch(lock_files(config.node.state_dir, os.environ), runtime.post).run())
         if ground.api_socket is not None:
             keys = ApiKeys(api_key_hashes(config.api))
-            app = build_app(ApiPorts(runtime, window.models, window.ready, window.state, metrics, keys))
+            ports = ApiPorts(runtime, window.models, window.ready, window.state, window.explain, metrics, keys)
+            app = build_app(ports)
             tasks.serve(ApiServer(app, ground.api_socket))
         yield runtime, node, tasks
         await control.drain(GOODBYE_S)
@@ -211,7 +214,8 @@ def _core_config(ground: _Ground) -> CoreConfig:
     api = "" if ground.api_socket is None else f"http://{host}:{port_of(ground.api_socket)}"
     kv_bytes_max = config.engine.kv_bytes_max or ground.sensors.memory_bytes // KV_SHARE
     data = Endpoint(config.data.advertise_host, port_of(ground.data_socket))
-    return CoreConfig(ground.identity.roster.cluster, data, api, kv_bytes_max, f"shoal {VERSION}")
+    cluster = ground.identity.roster.cluster
+    return CoreConfig(cluster, data, api, kv_bytes_max, f"shoal {VERSION}", config.node.leave_s_max)
 
 
 def _recorded(ground: _Ground, node: Node, config: CoreConfig, seed: int, now: Instant) -> Node | Recorder:

@@ -75,6 +75,7 @@ def _node(peer: PeerView) -> Json:
         },
         "load": {
             "cpu": state.load.cpu_permille / 1000,
+            "foreign": state.load.foreign_permille / 1000,
             "memory_available_bytes": state.load.memory_available_bytes,
             "temperature_celsius": None if temperature is None else temperature / 1000,
             "sessions": state.load.session_count,
@@ -89,6 +90,8 @@ def _node(peer: PeerView) -> Json:
             }
             for held in state.hosted
         ],
+        "locked": state.locked,
+        "pace": state.stage_permille / 1000,
         "services": list(state.services),
         "software": state.software,
     }

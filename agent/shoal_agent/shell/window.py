@@ -4,17 +4,20 @@ Every answer is made from a fresh snapshot at the moment of asking, so nothing h
 needs to be kept in step.
 """
 
+import asyncio
 from typing import Any
 
 from shoal_agent.core.node import Node
+from shoal_agent.core.planner import split_model
 from shoal_agent.core.view import DeploymentView, NodeView
 from shoal_agent.shell.api.ports import Readiness, ServedModel
 from shoal_agent.shell.clock import Clock, unix_s
 from shoal_agent.shell.engine import Engine
+from shoal_agent.shell.explanation import explanation_json
 from shoal_agent.shell.metrics import Readings
 from shoal_agent.shell.state import state_json
 from shoal_agent.shell.tensors import Tensors
-from shoal_protocol.ids import ClusterId, DeploymentId, NodeId
+from shoal_protocol.ids import ClusterId, DeploymentId, Epoch, NodeId
 from shoal_protocol.messages import Endpoint
 
 
@@ -27,6 +30,8 @@ class Window:
         self._cluster = cluster
         self._engine = engine
         self._tensors = tensors
+        self._explaining = asyncio.Semaphore(1)
+        """The planner takes a whole core; one who asks at a time is enough."""
         self._first_seen: dict[DeploymentId, int] = {}
 
     def view(self) -> NodeView:
@@ -83,6 +88,15 @@ class Window:
     def state(self) -> dict[str, Any]:
         """Everything, as JSON."""
         return state_json(self.view(), self._cluster)
+
+    async def explain(self, deployment: DeploymentId | None, epoch: Epoch | None) -> dict[str, Any] | None:
+        """Why a plan is as it is, as JSON; None if there is no such plan. The planner works beside the loop."""
+        told = self._node.explain(deployment, epoch, self._clock.now())
+        if told is None:
+            return None
+        async with self._explaining:
+            best = None if told.problem is None else await asyncio.to_thread(split_model, told.problem)
+        return explanation_json(told, best, self._clock.now())
 
     def resolve(self, node: NodeId) -> Endpoint | None:
         """Where ``node`` says its data plane listens."""

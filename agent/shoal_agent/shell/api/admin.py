@@ -8,9 +8,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shoal_agent.shell.api.errors import unauthorized
+from shoal_agent.shell.api.errors import invalid, unauthorized, unknown_plan
 from shoal_agent.shell.api.ports import ApiPorts
 from shoal_agent.shell.metrics import CONTENT_TYPE
+from shoal_protocol.errors import MalformedMessage
+from shoal_protocol.ids import Epoch, parse_deployment_id
+from shoal_protocol.limits import INTEGER_MAX
 
 
 class Admin:
@@ -26,6 +29,7 @@ class Admin:
             Route("/readyz", self.ready, methods=["GET"]),
             Route("/metrics", self.metrics, methods=["GET"]),
             Route("/shoal/v1/state", self.state, methods=["GET"]),
+            Route("/shoal/v1/explain", self.explain, methods=["GET"]),
         ]
 
     async def live(self, _request: Request) -> Response:
@@ -46,6 +50,23 @@ class Admin:
         """What this node believes about the cluster."""
         self._authorize(request)
         return JSONResponse(self._ports.state())
+
+    async def explain(self, request: Request) -> Response:
+        """Why a plan is as it is: ``deployment`` may be left out where there is one, ``epoch`` means the newest."""
+        self._authorize(request)
+        deployment, epoch = request.query_params.get("deployment"), request.query_params.get("epoch")
+        if epoch is not None and not (epoch.isascii() and epoch.isdigit() and int(epoch) <= INTEGER_MAX):
+            raise invalid("epoch", f"{epoch[:40]!r} is no epoch")
+        try:
+            name = None if deployment is None else parse_deployment_id(deployment)
+        except MalformedMessage as fault:
+            raise invalid("deployment", str(fault)) from fault
+        told = await self._ports.explain(name, None if epoch is None else Epoch(int(epoch)))
+        if told is None:
+            raise unknown_plan(
+                f"no plan for {deployment or 'one deployment'}, {epoch or 'newest'} epoch, is known here"
+            )
+        return JSONResponse(told)
 
     def _authorize(self, request: Request) -> None:
         if not self._ports.keys.admits(request.headers.get("authorization")):

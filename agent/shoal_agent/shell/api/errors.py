@@ -72,6 +72,16 @@ def unknown_model(name: str) -> ApiError:
     return ApiError(404, message, param="model", code=RejectCode.UNKNOWN_MODEL.value)
 
 
+def invalid(param: str, message: str) -> ApiError:
+    """A parameter of the address is not what it should be."""
+    return ApiError(400, message, param=param, code="invalid_value")
+
+
+def unknown_plan(message: str) -> ApiError:
+    """This node knows no such plan."""
+    return ApiError(404, message, code="plan_not_found")
+
+
 def invalid_body(fault: ValidationError) -> ApiError:
     """The first fault of a body, with the path of its field."""
     first = fault.errors(include_url=False, include_input=False, include_context=False)[0]

@@ -1,6 +1,6 @@
 """What the API needs of the node behind it, and nothing more."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,11 +37,13 @@ class Readiness:
 
 @dataclass(frozen=True, slots=True)
 class ApiPorts:
-    """The node, as its API sees it. All callables return at once."""
+    """The node, as its API sees it. All callables but ``explain`` return at once."""
 
     ingress: Ingress
     models: Callable[[], tuple[ServedModel, ...]]
     ready: Callable[[], Readiness]
     state: Callable[[], dict[str, Any]]
+    explain: Callable[[DeploymentId | None, Epoch | None], Awaitable[dict[str, Any] | None]]
+    """Why a plan is as it is: of a deployment (None: the only one) and an epoch (None: the newest)."""
     metrics: Metrics
     keys: ApiKeys
