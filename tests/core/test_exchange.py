@@ -7,9 +7,7 @@ import pytest
 
 from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.exchange import ANSWERS_PER_S, ROUND_JITTER, ROUND_S
-from shoal_agent.core.gossip import (
-    Relayed,
-)
+from shoal_agent.core.gossip import Relayed
 from shoal_protocol import topics
 from shoal_protocol.limits import DELTA_BYTES_MAX, DELTAS_MAX
 from shoal_protocol.messages import (
@@ -188,3 +186,17 @@ def test_who_shows_a_false_root_is_asked_ever_more_rarely():
         crowd.run(0.98)
     regular = 300 / (ROUND_S * (1 - ROUND_JITTER))
     assert len(other.said(Syn)) - begun <= regular + 10, "and not every third beat"
+
+
+@pytest.mark.parametrize("count", [10, 25])
+def test_a_quiet_crowd_says_little_besides_its_heartbeats(count: int):
+    """Over two brokers: 2 (N - 1) beats of 0.2 kB a second, and a question of 0.1 + N * 0.03 kB every ten seconds."""
+    crowd = settled(count)
+    crowd.messages.clear()
+    crowd.bytes.clear()
+    seconds = 3 * ROUND_S
+    crowd.run(seconds)
+    for talker in crowd.all():
+        beats = 2 * (count - 1)
+        assert beats * 0.95 <= crowd.messages[talker.name] / seconds <= beats * 1.05 + 0.8
+        assert crowd.bytes[talker.name] / seconds <= beats * 250 + 2 * (count + 10) * 30

@@ -92,6 +92,8 @@ class Exchange:
         self._deaf: dict[NodeId, None] = {}
         self._last_syn = Instant(-SPACING_S)
         self._answers = (0, 0)
+        self._root = b""
+        """As it was last computed: at most one beat ago."""
         self._kept = (0, 0)
         """How far this node's own words are among the records."""
         self._pursuit: _Pursuit | None = None
@@ -110,7 +112,8 @@ class Exchange:
     def root(self) -> bytes:
         """What this node keeps of its own share, and its chains, sum up to."""
         self._keep_own()
-        return self._records.root(self._chains.heads())
+        self._root = self._records.root(self._chains.heads())
+        return self._root
 
     def _keep_own(self) -> None:
         """What this node said of itself is a record like any other."""
@@ -138,7 +141,7 @@ class Exchange:
 
     def beaten(self, peer: NodeId, root: bytes, now: Instant, out: Outbox) -> None:
         """``peer``, of the own share, told its root."""
-        if root == self.root():
+        if root == self._root or root == self.root():
             self._off.pop(peer, None)
             return
         beats, vain = self._off.get(peer, (0, 0))
