@@ -277,19 +277,28 @@ def lost(node, round_):
     return node.voted(B, precommit(round_, None)) + node.voted(C, precommit(round_, None))
 
 
-def test_after_as_many_lost_rounds_as_voters_who_wishes_pauses_and_who_does_not_waits():
-    wishful, _ = voter(me=A)
-    wishful.wish(X)
-    idle, _ = voter(me=A)
-    pauses = []
-    for round_ in range(9):
-        pauses += [fact.seconds for fact in lost(wishful, round_) if fact == Arm(Alarm.PAUSE, round_, fact.seconds)]
-        assert wishful.pausing == (round_ >= 2)
-        wishful.rang(Alarm.PAUSE, round_)
+def test_after_as_many_lost_rounds_as_voters_who_wishes_pauses_until_its_own_turn():
+    node, _ = voter(me=B)
+    node.wish(X)
+    pauses, proposed = [], []
+    for _ in range(9):
+        round_ = node.round
+        facts = node.voted(A, precommit(round_, None)) + node.voted(C, precommit(round_, None))
+        pauses += [fact.seconds for fact in facts if isinstance(fact, Arm) and fact.alarm is Alarm.PAUSE]
+        assert node.pausing == bool(pauses)
+        facts = node.rang(Alarm.PAUSE, round_)
+        proposed += [fact.proposal.round for fact in facts if isinstance(fact, Propose)]
     assert pauses == [VOTE_S, 2 * VOTE_S, 4 * VOTE_S, 8 * VOTE_S, 16 * VOTE_S, PAUSE_S_MAX, PAUSE_S_MAX]
-    facts = [fact for round_ in range(3) for fact in lost(idle, round_)]
-    assert idle.pausing
+    assert proposed == [4, 7, 10, 13, 16, 19, 22]
+
+
+def test_who_wishes_nothing_pauses_until_others_go_on():
+    node, _ = voter(me=A)
+    facts = [fact for round_ in range(3) for fact in lost(node, round_)]
+    assert node.pausing
     assert not any(isinstance(fact, Arm) and fact.alarm is Alarm.PAUSE for fact in facts)
+    node.voted(B, prevote(4, None))
+    assert node.round == 4
 
 
 def test_a_new_wish_ends_the_pause_at_once():
@@ -303,22 +312,23 @@ def test_a_new_wish_ends_the_pause_at_once():
     assert not node.pausing
 
 
-def test_a_wish_withdrawn_is_not_proposed():
-    node, _ = voter(me=B)
-    node.wish(X)
-    node.wish(None)
-    assert not any(isinstance(fact, Propose) for fact in node.voted(A, prevote(1, None)))
-
-
-def test_a_single_voter_ahead_shortens_the_pause():
+@pytest.mark.parametrize(("heard", "entered"), [(4, 4), (6, 6), (7, 7), (60_000, 7)])
+def test_one_voter_ahead_shortens_the_pause_but_leads_nobody_astray(heard, entered):
     node, _ = voter(me=A, faulty=1, voters=(A, B, C, D))
     for round_ in range(4):
         for other in (B, C, D):
             node.voted(other, precommit(round_, None))
     assert node.pausing
-    assert node.voted(B, prevote(4, None)) == [Arm(Alarm.PAUSE, 3, VOTE_S)]
+    assert node.voted(B, prevote(heard, None)) == [Arm(Alarm.PAUSE, 3, VOTE_S)]
     node.rang(Alarm.PAUSE, 3)
-    assert node.round == 4
+    assert node.round == entered
+
+
+def test_a_wish_withdrawn_is_not_proposed():
+    node, _ = voter(me=B)
+    node.wish(X)
+    node.wish(None)
+    assert not any(isinstance(fact, Propose) for fact in node.voted(A, prevote(1, None)))
 
 
 def test_the_alarm_for_missing_precommits_does_not_end_a_pause():

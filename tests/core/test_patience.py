@@ -3,6 +3,7 @@ import math
 import pytest
 
 from shoal_agent.core.patience import (
+    GROWTH_ROUNDS_MAX,
     PAUSE_S_MAX,
     PROPOSE_GROWTH_S,
     PROPOSE_S,
@@ -20,6 +21,7 @@ def test_waits_grow_with_the_rounds_since_the_last_new_beginning():
         PROPOSE_S + 4 * PROPOSE_GROWTH_S,
     ]
     assert patience.votes_s(4) == VOTE_S + 2 * VOTE_GROWTH_S
+    assert patience.proposal_s(1000) == PROPOSE_S + GROWTH_ROUNDS_MAX * PROPOSE_GROWTH_S
     patience.hurry(6)
     assert patience.proposal_s(6) == PROPOSE_S
 

@@ -17,6 +17,7 @@ from shoal_agent.core.effects import Broadcast, Persist, SendFrame
 from shoal_agent.core.events import Sampled
 from shoal_agent.core.facts import Adopted, Behind, Convicted, Disputed, How, JudgementWanted, Standing
 from shoal_agent.core.outbox import Outbox
+from shoal_agent.core.sitting import turns
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import VoteDue, WordDue
 from shoal_agent.core.voice import CoreConfig, Identity, Voice
@@ -78,7 +79,6 @@ class Delegate:
         self.liar = False
         self.adopted = {}
         self.armed = None
-        self.boot()
 
     def boot(self):
         """Start with what is on the disk."""
@@ -93,6 +93,7 @@ class Delegate:
         self.chamber.rng.shuffle(names)
         for name in names:
             self.do(lambda out, name=name: self.council.restored(name, self.disk[name], self.chamber.now, out))
+        self.do(lambda out: self.council.publish(self.chamber.now, out))
 
     def do(self, act):
         """One call of the council, its effects and its facts."""
@@ -111,9 +112,9 @@ class Delegate:
             match effect:
                 case Persist(name, data):
                     self.disk[name] = data
-                case Broadcast(_, wire):
+                case Broadcast(_, wire) if not self.liar:
                     self.chamber.broadcast(self, wire)
-                case SendFrame(peer, _, wire):
+                case SendFrame(peer, _, wire) if not self.liar:
                     self.chamber.send(self, peer, wire)
         return True
 
@@ -193,16 +194,15 @@ class Chamber:
         self.decided = {}
         self.judgement = lambda delegate, plan: True
         self.wishes = lambda delegate, epoch: True
-        self.delegates = {}
-        for key in keys:
-            delegate = Delegate(self, key)
-            self.delegates[delegate.name] = delegate
+        self.delegates = {node_of(key): Delegate(self, key) for key in keys}
         self.names = list(self.delegates)
         self.voters, self.faulty = voters, faulty
         self.genesis = encode_plan(self.plan_of(0, Digest(bytes(32)), 0))
         for delegate in self.rng.sample([self.delegates[name] for name in self.names[:voters]], liars):
             delegate.liar = True
         self.honest = [each for each in self.delegates.values() if not each.liar]
+        for delegate in self.delegates.values():
+            delegate.boot()
         self.later(0.0, self.announce)
         self.later(TICK_S, self.tick)
 
@@ -217,6 +217,10 @@ class Chamber:
         return Plan(
             DEPLOYMENT, Epoch(epoch), parent, digest_of(b"model"), 64, stages, terms, voters, cause, score_us=variant
         )
+
+    def proposers(self, epoch):
+        """The voters of ``epoch`` in the order of their turns, if the voters are those of the first plan."""
+        return turns(replace(decode_plan(self.genesis), epoch=Epoch(epoch - 1)))
 
     def wall_ms(self):
         return WALL_MS + int(self.now * 1000)
@@ -302,9 +306,11 @@ class Chamber:
     def arrive(self, wire, target):
         if not target.up:
             return
-        if target.liar:
-            self.lie(target, wire)
         target.hear(wire)
+        message = open_envelope(wire, self.roster, CLUSTER).message
+        if target.liar and isinstance(message, VoteCast | Proposed):
+            self.lie(target, message.epoch, message.round)
+            self.lie(target, message.epoch, message.round + 1)
 
     def catch_up(self, asker, answerer):
         """Anti-entropy, without its ways."""
@@ -329,6 +335,7 @@ class Chamber:
 
     def adopt(self, delegate, plan, digest, how):
         if delegate.liar:
+            self.later(0.05, lambda: self.lie(delegate, plan.epoch + 1, 0))
             return
         epoch = plan.epoch
         assert how is How.RESTORED or epoch >= max(delegate.adopted, default=0), "epochs only grow"
@@ -357,6 +364,7 @@ class Chamber:
     def revive(self, delegate, *, lose=()):
         if not delegate.up:
             for prefix in lose:
+                delegate.adopted = {}
                 delegate.disk = {name: data for name, data in delegate.disk.items() if not name.startswith(prefix)}
             delegate.boot()
             self.later(0.1, lambda: self.want(delegate))
@@ -380,23 +388,22 @@ class Chamber:
             self.later(at + self.rng.random() * until_s, lambda: setattr(self, "island", set()))
         return self
 
-    def lie(self, liar, wire):
-        """Tell one half one thing and the other half another, about the round that was heard of."""
-        message = open_envelope(wire, self.roster, CLUSTER).message
+    def lie(self, liar, epoch, round_):
+        """Tell one half one thing and the other half another; a liar needs no occasion."""
         head = liar.council.plan(DEPLOYMENT)
-        if not isinstance(message, VoteCast | Proposed) or head is None or message.epoch != head[0].epoch + 1:
+        if head is None or epoch != head[0].epoch + 1:
             return
         for index, name in enumerate(self.names):
-            variant = index % 2
-            raw = encode_plan(self.plan_of(message.epoch, head[1], variant))
-            words = [Proposed(DEPLOYMENT, message.epoch, message.round, None, raw, ())]
-            value = digest_of(raw)
-            words += [self.ballot(liar.key, message.epoch, message.round, kind, value) for kind in VoteKind]
+            key = (liar.name, name, epoch, round_)
+            if key in self.said or name == liar.name:
+                continue
+            self.said[key] = True
+            raw = encode_plan(self.plan_of(epoch, head[1], index % 2))
+            words = [Proposed(DEPLOYMENT, epoch, round_, None, raw, ())]
+            words += [self.ballot(liar.key, epoch, round_, kind, digest_of(raw)) for kind in VoteKind]
             for word in words:
-                key = (liar.name, name, message.epoch, message.round, type(word), getattr(word, "vote", None))
-                if key not in self.said:
-                    self.said[key] = True
-                    self.deliver(liar.voice.seal(word, self.now), self.delegates[name])
+                wire = liar.voice.seal(word, self.now)
+                self.later(self.rng.random() * 0.2, lambda w=wire, n=name: self.deliver(w, self.delegates[n]))
 
     def ballot(self, key, epoch, round_, kind, value):
         signature = sign_vote(key, CLUSTER, DEPLOYMENT, epoch, round_, kind, value)

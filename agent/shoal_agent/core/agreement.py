@@ -30,9 +30,10 @@ the two quorums would share an honest voter that precommitted twice. So nobody g
 nothing is safe at any time: a voter need not wait for a proposer it knows to be gone (``absent``), nor a proposer,
 having no plan of its own, for the others' patience to end.
 
-*Pause, never abandon.* After n rounds of nothing in a row the voters wait (``patience`` says how long); a new wish ends
-the pause at once, and a single voter heard in a later round shortens it, for it may be the only one that noticed
-something. No lock is ever given up.
+*Pause, never abandon.* After n rounds of nothing in a row the voters wait (``patience`` says how long). Who has a plan
+goes on in the next round that is its own, since any later round will do, and at once if the plan is new; who has none
+follows, soon even if it hears one voter only, for that may be the only one that noticed something. But one voter, who
+may lie, moves nobody further than everybody's next turn. No lock is ever given up.
 
 *Bounded.* Rounds further away than ROUNDS_KEPT are not kept, but for those that locks and proposals refer to. Nothing
 here reads a clock: time-outs leave as ``Arm`` and come back as ``rang``.
@@ -154,7 +155,7 @@ class Agreement:
         if value is not None:
             self._patience.hurry(self.round)
             if self.pausing:
-                self._enter(self.round + 1)
+                self._resume()
             else:
                 self._propose()
         return self._flush()
@@ -195,8 +196,10 @@ class Agreement:
                     self._cast(VoteKind.PREVOTE, None)
                 case Alarm.PREVOTES, Step.PREVOTE:
                     self._cast(VoteKind.PRECOMMIT, None)
-                case ((Alarm.PRECOMMITS | Alarm.PAUSE), _) if (alarm is Alarm.PAUSE) is self.pausing:
+                case Alarm.PRECOMMITS, _ if not self.pausing:
                     self._enter(self.round + 1)
+                case Alarm.PAUSE, _ if self.pausing:
+                    self._resume()
         return self._flush()
 
     def _hear(self, sender: NodeId, statement: Proposal | Vote) -> None:
@@ -249,10 +252,10 @@ class Agreement:
     def _skip(self) -> bool:
         """More voters than may lie have come further: follow."""
         furthest = self._heard.round_reached(self._faulty)
-        if furthest > self.round:
-            self._enter(furthest)
-            return True
-        return False
+        if furthest <= self.round:
+            return False
+        self._enter(furthest)
+        return True
 
     def _answer_proposal(self) -> bool:
         """Prevote the round's proposal, or nothing if this voter cannot accept it."""
@@ -291,10 +294,10 @@ class Agreement:
             return False
         proposer = self.proposer(self.round)
         idle = proposer == self._me and self._heard.turnout(VoteKind.PREVOTE, self.round) > 0
-        if proposer in self._absent or idle:
-            self._cast(VoteKind.PREVOTE, None)
-            return True
-        return False
+        if proposer not in self._absent and not idle:
+            return False
+        self._cast(VoteKind.PREVOTE, None)
+        return True
 
     def _lock(self) -> bool:
         """A quorum prevoted a proposal of this round: lock on it and precommit, or only remember that it could be."""
@@ -326,22 +329,23 @@ class Agreement:
         return False
 
     def _leave(self) -> bool:
-        """A quorum precommitted nothing: this round is lost. Begin the next, or pause if that happens again and again.
-
-        Whoever pauses goes on soon if a single voter was heard in a later round.
-        """
+        """A quorum precommitted nothing: this round is lost. Begin the next, or pause if this happens again."""
         if len(self._heard.voters_for(VoteKind.PRECOMMIT, self.round, None)) < self._quorum:
             return False
         if self.pausing:
             if self._heard.round_reached(0) > self.round:
                 self._arm(Alarm.PAUSE, VOTE_S)
             return False
-        seconds = self._patience.lost_s(wishful=self._wish is not None or self._memory.valid is not None)
+        seconds = self._patience.lost_s(wishful=self._wishful)
         if seconds == 0:
             self._enter(self.round + 1)
             return True
         self._arm(Alarm.PAUSE, seconds)
         return False
+
+    @property
+    def _wishful(self) -> bool:
+        return self._wish is not None or self._memory.valid is not None
 
     # --- what is done -------------------------------------------------------------------------------------------------
 
@@ -359,6 +363,13 @@ class Agreement:
         self._propose()
         if self._step is Step.PROPOSE:
             self._arm(Alarm.PROPOSAL, self._patience.proposal_s(round_))
+
+    def _resume(self) -> None:
+        """End a pause: with one's own proposal, or by following whoever went on."""
+        turns = range(self.round + 1, self.round + 1 + len(self._voters))
+        own = next(round_ for round_ in turns if self.proposer(round_) == self._me)
+        others = min(max(turns[0], self._heard.round_reached(0)), turns[-1])
+        self._enter(own if self._wishful else others)
 
     def _propose(self) -> None:
         memory = self._memory
@@ -382,8 +393,6 @@ class Agreement:
 
     def _arm(self, alarm: Alarm, seconds: float) -> None:
         """Ask for ``alarm`` in this round, unless it comes sooner anyway."""
-        if alarm in self._armed and seconds >= self._armed[alarm]:
-            return
-        self._armed[alarm] = seconds
-        if seconds < math.inf:
-            self._out.append(Arm(alarm, self.round, seconds))
+        if alarm not in self._armed or seconds < self._armed[alarm]:
+            self._armed[alarm] = seconds
+            self._out += [Arm(alarm, self.round, seconds)] if seconds < math.inf else []

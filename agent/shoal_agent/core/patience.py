@@ -17,6 +17,8 @@ PROPOSE_S: Final = 3.0
 PROPOSE_GROWTH_S: Final = 1.5
 VOTE_S: Final = 2.0
 VOTE_GROWTH_S: Final = 0.5
+GROWTH_ROUNDS_MAX: Final = 16
+"""Waits grow no further: to half a minute. Where words take longer, nothing can be served either."""
 PAUSE_S_MAX: Final = 60.0
 _DOUBLINGS_MAX: Final = 8
 """Enough to get from VOTE_S beyond PAUSE_S_MAX."""
@@ -37,11 +39,14 @@ class Patience:
 
     def proposal_s(self, round_: int) -> float:
         """How long to wait for the proposal of a round."""
-        return PROPOSE_S + PROPOSE_GROWTH_S * (round_ - self.fresh_round)
+        return PROPOSE_S + PROPOSE_GROWTH_S * self._rounds(round_)
 
     def votes_s(self, round_: int) -> float:
         """How long to wait for the votes that are missing when a quorum has voted."""
-        return VOTE_S + VOTE_GROWTH_S * (round_ - self.fresh_round)
+        return VOTE_S + VOTE_GROWTH_S * self._rounds(round_)
+
+    def _rounds(self, round_: int) -> int:
+        return min(round_ - self.fresh_round, GROWTH_ROUNDS_MAX)
 
     def lost_s(self, *, wishful: bool) -> float:
         """One more round came to nothing; how long to wait before the next, if this voter has a plan to propose."""

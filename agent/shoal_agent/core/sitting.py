@@ -91,6 +91,10 @@ class Sitting:
         self._signatures: dict[_Word, bytes] = {}
         self._wires: dict[_Word, bytes] = {}
         self._refused = (NO_ROUND, "")
+        self._memory = diary.memory
+        """As it was last written, which is what may be said."""
+        self._proofs: dict[int, tuple[Ballot, ...]] = {}
+        """Of what this voter proposed again, by round; in the diary a later proof may have taken the place of it."""
         self._repeat_s = REPEAT_S_MIN
         memory = diary.memory
         for ballot in diary.support:
@@ -225,14 +229,12 @@ class Sitting:
         return found
 
     def _remember(self, memory: Memory, out: Outbox) -> None:
+        self._memory = memory
         named = [memory.locked, memory.valid]
         named += [each.value for each in memory.cast if isinstance(each, Proposal) and each.round == memory.round]
         plans = tuple(self._plans[value] for value in dict.fromkeys(named) if value is not None)
-        support = tuple(
-            Ballot(node, self._signatures[VoteKind.PREVOTE, memory.valid_round, memory.valid, node])
-            for node in memory.support
-        )
-        diary = Diary(self.deployment, self.epoch, self._diary.barred, self._diary.lost, memory, plans, support)
+        barred, lost = self._diary.barred, self._diary.lost
+        diary = Diary(self.deployment, self.epoch, barred, lost, memory, plans, self._support(memory))
         out.add(Persist(f"vote.{self.deployment}", write(diary)))
 
     def _say(self, statement: Proposal | Vote, now: Instant, out: Outbox) -> None:
@@ -247,16 +249,27 @@ class Sitting:
                 reason,
                 self._sign(statement),
             )
-        elif statement.valid_round == NO_ROUND:
-            raw = self._plans[statement.value]
-            message = Proposed(self.deployment, self.epoch, statement.round, None, raw, ())
         else:
+            proof = self._proof(statement)
+            if statement.valid_round != NO_ROUND and not proof:
+                return
+            valid_round = None if statement.valid_round == NO_ROUND else statement.valid_round
             raw = self._plans[statement.value]
-            support = tuple(
-                Ballot(voter, self._signatures[(*_box(vote), voter)]) for voter, vote in self.agreement.support
-            )
-            message = Proposed(self.deployment, self.epoch, statement.round, statement.valid_round, raw, support)
+            message = Proposed(self.deployment, self.epoch, statement.round, valid_round, raw, proof)
         self._voice.say(message, now, out, direct=self._before.voters)
+
+    def _proof(self, proposal: Proposal) -> tuple[Ballot, ...]:
+        """What shows that ``proposal`` was prevoted before; nothing if that was forgotten in a crash."""
+        memory = self._memory
+        if (memory.valid, memory.valid_round) == (proposal.value, proposal.valid_round):
+            self._proofs[proposal.round] = self._support(memory)
+        return self._proofs.get(proposal.round, ())
+
+    def _support(self, memory: Memory) -> tuple[Ballot, ...]:
+        return tuple(
+            Ballot(node, self._signatures[VoteKind.PREVOTE, memory.valid_round, memory.valid, node])
+            for node in memory.support
+        )
 
     def _sign(self, vote: Vote) -> bytes:
         who = self._voice.identity
@@ -294,6 +307,7 @@ class Sitting:
         """Drop what belongs to rounds and plans that nobody can speak of any more."""
         values, keeps = self.agreement.values, self.agreement.keeps
         self._plans = {value: raw for value, raw in self._plans.items() if value in values}
+        self._proofs = {at: proof for at, proof in self._proofs.items() if at == self.agreement.round}
         self._signatures = {word: signature for word, signature in self._signatures.items() if keeps(word[1])}
         self._wires = {word: wire for word, wire in self._wires.items() if keeps(word[1])}
 
