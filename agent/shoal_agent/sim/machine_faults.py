@@ -1,8 +1,8 @@
 """What befalls single nodes: crashes with and without memory, pauses, goodbyes, slow disks, ballots cut short.
 
 Some nodes never come back, or lose their memory. Agreement survives that for as many voters as a quorum can do without;
-a run spends at most one node on it (``World.may_fail``), and none where others lie. Where operators are to recover, it
-spends all.
+a run spends at most one node on it (``World.may_fail``), and none where others lie. Where voters were few already,
+because others had left, even one may be too many; then operators replace the plan (``play``), as they would.
 """
 
 from collections.abc import Callable
@@ -81,7 +81,7 @@ def host_loss(world: World, judge: Judge, rng: Random) -> End:
 
 
 def voters_lost(world: World, judge: Judge, rng: Random) -> End:
-    """So many voters break for good that nobody can decide any more; in the end operators replace the plan."""
+    """So many voters break for good that nobody can decide any more; operators will have to help."""
     plan = judge.agreed.newest(TOY)
     if plan is None or plan.terms.faulty or not world.may_break_quorum():
         return _nothing  # where voters may lie, there are not four left to begin anew
@@ -90,7 +90,7 @@ def voters_lost(world: World, judge: Judge, rng: Random) -> End:
         world.lost.append(name)
         if world.machines[name].alive:
             world.crash(name, silent=rng.random() < SILENT_SHARE)
-    return lambda: world.recover(plan)
+    return _nothing
 
 
 def join(world: World, _: Judge, __: Random) -> End:

@@ -1,6 +1,7 @@
 """One run: a scenario, a seed, a number of nodes, and what came of it.
 
     switch on ─► deploy ─► storm: faults and requests ─► calm ─► every liveness oracle is content, or time is up
+                                                          └ lost voters are replaced by the operator
 
 The first part has to succeed by itself within ``DEPLOY_S_MAX``: a cluster that cannot begin is a violation too. The
 whole follows from (scenario, seed, nodes), so these three are the replay.
@@ -15,7 +16,7 @@ from shoal_agent.sim.oracles import CALM_S_MAX, LIVENESS, UNDECIDED, Judge, deci
 from shoal_agent.sim.outcome import Outcome
 from shoal_agent.sim.scenarios import SCENARIOS, Scenario
 from shoal_agent.sim.seeds import generator
-from shoal_agent.sim.settings import Settings
+from shoal_agent.sim.settings import TOY, Settings
 from shoal_agent.sim.trace import Trace
 from shoal_agent.sim.workload import Workload
 from shoal_agent.sim.world import World
@@ -89,6 +90,7 @@ def _live(world: World, judge: Judge, rules: Scenario) -> None:
     workload.begin(world, Workload(REQUESTS_PER_S), generator(seed, "workload"), end_s)
     faults.storm(world, judge, rules.faults, generator(seed, "faults"), end_s)
     _watched(world, judge, rules.storm_s)
+    _attend(world, judge)
     missing: dict[str, str] = {}
 
     def well() -> bool:
@@ -102,6 +104,15 @@ def _live(world: World, judge: Judge, rules: Scenario) -> None:
     if not _within(world, judge, CALM_S_MAX, well):
         for name, fault in missing.items():
             judge.add(name, world.agenda.now, fault)
+
+
+def _attend(world: World, judge: Judge) -> None:
+    """The operator looks after the storm: a plan whose voters are lost for good is replaced, as nobody else can."""
+    plan = judge.agreed.newest(TOY)
+    assert plan is not None, "deployed before the storm"
+    left = [name for name in plan.voters if name not in world.lost]
+    if 2 * len(left) <= len(plan.voters) + plan.terms.faulty:
+        world.recover(plan)
 
 
 def _watched(world: World, judge: Judge, seconds: float) -> None:
