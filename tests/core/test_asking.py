@@ -1,11 +1,14 @@
 """Slow nodes, dead links and lost brokers, told apart by asking."""
 
+from dataclasses import replace
+
 import pytest
 
 from shoal_agent.core.facts import Road, Standing
 from shoal_agent.core.sight import LIVING
 from shoal_agent.core.watch import ROUND_S
-from shoal_protocol.ids import Incarnation
+from shoal_protocol.headers import PingReported, PingRequested
+from shoal_protocol.ids import Incarnation, NodeId
 from tests.support.watchers import news, settled, time_to_death
 
 # --- slow, and links ----------------------------------------------------------------------------------------------
@@ -32,6 +35,35 @@ def test_a_slow_node_does_not_flap():
     begun = cluster.now
     cluster.run(30.0)
     assert news(cluster, begun) == []
+
+
+def test_a_lost_ping_is_repeated_before_it_is_judged():
+    cluster = settled(5)
+    us, other = cluster.nodes[cluster.names[0]], cluster.names[1]
+    cluster.sever(us.name, other)
+    begun = cluster.now
+    cluster.act(us, lambda out: us.watch.will(other, "a", cluster.now, out))
+    cluster.run(0.1)
+    cluster.mend()
+    cluster.run(0.3)
+    assert us.watch._sights[other].answered_at > begun
+    assert us.watch._sights[other].failures == 0
+
+
+def test_the_helped_are_told_in_either_case():
+    cluster = settled(5)
+    asker, helper, target = cluster.names[:3]
+    us = cluster.nodes[helper]
+    for name, paused in ((target, False), (target, True), (NodeId("z" * 32), False)):
+        cluster.nodes[target].paused = paused
+        if name not in cluster.nodes:
+            cluster.nodes[name] = replace(cluster.nodes[target], name=name, paused=True)
+        request = PingRequested(77, name)
+        before = len(cluster.frames)
+        cluster.act(us, lambda out, request=request: us.watch.frame(asker, request, cluster.now, out))
+        cluster.run(0.6)
+        told = [e.header for s, e in cluster.frames[before:] if (s, e.peer) == (helper, asker)]
+        assert PingReported(77, name, reached=name == target and not paused) in told
 
 
 @pytest.mark.parametrize("both", [True, False])
@@ -107,9 +139,11 @@ def test_who_lost_its_brokers_is_not_dead():
     assert cluster.everybody_sees(victim, Standing.MQTT_LOST)
     assert not {Standing.SUSPECT, Standing.DEAD} & {new for _, _, new in news(cluster, begun)}
     assert all(cluster.nodes[victim].sees(node) is Standing.ALIVE for node in cluster.names)
+    begun = cluster.now
     cluster.set_online(victim, True)
     cluster.run(3.0)
     assert cluster.everybody_sees(victim, Standing.ALIVE)
+    assert Standing.MQTT_LOST not in {new for _, _, new in news(cluster, begun)}, "it blames nobody for its own gap"
 
 
 def test_whose_beats_do_not_even_come_by_frames_is_pinged_instead():

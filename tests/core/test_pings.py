@@ -29,6 +29,17 @@ def test_a_late_answer_is_still_recognised():
     assert pings.answered(ONE, first, at(2.0)) == pytest.approx(2.0)
 
 
+def test_an_answer_that_waited_for_us_says_nothing_of_the_link():
+    pings = Pings()
+    first = pings.ask(ONE, START)
+    pings.overslept()
+    second = pings.ask(ONE, at(5.0))
+    assert pings.answered(ONE, first, at(5.0001)) == 0.0
+    assert pings.rtt_us(ONE) is None
+    assert pings.answered(ONE, second, at(5.002)) == pytest.approx(0.002)
+    assert 1990 <= pings.rtt_us(ONE) <= 2010
+
+
 def test_what_was_asked_before_an_answered_question_is_closed():
     pings = Pings()
     first, second, third = (pings.ask(ONE, at(index)) for index in range(3))

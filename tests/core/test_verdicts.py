@@ -3,6 +3,8 @@
 from itertools import pairwise
 
 from shoal_agent.core.facts import Standing
+from shoal_agent.core.outbox import Outbox
+from shoal_protocol.headers import PingReported
 from shoal_protocol.ids import Incarnation, NodeId, Sequence
 from shoal_protocol.messages import Accused, Verdict
 from tests.support.watchers import Cluster, news, settled
@@ -62,6 +64,47 @@ def test_an_accusation_hurries_a_suspicion():
     assert quick < 3.0
     alone.run(quick + 1.0)
     assert alone.nodes[us].sees(victim) is Standing.SUSPECT
+
+
+def test_what_helpers_report_counts_as_their_accusation():
+    cluster = settled(5)
+    us, victim = cluster.nodes[cluster.names[1]], cluster.names[0]
+    for name in cluster.names:
+        cluster.nodes[name].paused = name != us.name
+    cluster.frozen = True
+    cluster.run_until(lambda: us.sees(victim) is Standing.SUSPECT)
+    for helper in cluster.names[2:4]:
+        report = PingReported(0, victim, reached=False)
+        cluster.act(us, lambda out, helper=helper, report=report: us.watch.frame(helper, report, cluster.now, out))
+    (suspicion,) = [s for node, s in us.watch._verdicts._suspicions.items() if node == victim]
+    assert sorted(suspicion.accusers) == sorted(cluster.names[2:4])
+
+
+def test_old_answers_about_others_count_for_nothing():
+    cluster = settled(5)
+    us, victim = cluster.nodes[cluster.names[1]], cluster.names[0]
+    cluster.pause(victim)
+    cluster.run_until(lambda: us.sees(victim) is Standing.SUSPECT)
+    nonce = us.watch._sights[victim].series
+    for stale in (nonce - 1, nonce + 1000):
+        report = PingReported(stale, victim, reached=True)
+        assert us.watch.frame(cluster.names[2], report, cluster.now, Outbox(us.name)) == ()
+    assert us.watch.frame(victim, PingReported(0, victim, reached=True), cluster.now, Outbox(us.name)) == ()
+    assert us.sees(victim) is Standing.SUSPECT
+
+
+def test_whoever_reaches_the_accused_says_so_to_the_accuser():
+    cluster = settled(5)
+    liar, target = cluster.names[:2]
+    accuse(cluster, liar, target, Verdict.SUSPECT)
+    cluster.run(0.1)
+    told = {
+        source
+        for source, effect in cluster.frames
+        if effect.peer == liar and effect.header == PingReported(0, target, reached=True)
+    }
+    assert told
+    assert told <= set(cluster.names[2:])
 
 
 def test_whoever_is_accused_answers_at_once():

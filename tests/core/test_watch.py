@@ -5,7 +5,7 @@ from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.watch import ROUND_S, TOMBSTONE_S
 from shoal_protocol.headers import Ping
 from shoal_protocol.ids import Incarnation, Instant, NodeId, Sequence
-from tests.support.watchers import news, reason, settled, time_to_death
+from tests.support.watchers import Cluster, Watcher, news, reason, settled, time_to_death
 
 STRANGER = NodeId("z" * 32)
 
@@ -53,6 +53,13 @@ def test_a_machine_without_power_is_dead_within_3_s():
     cluster = settled(5)
     cluster.kill(cluster.names[2], machine=True)
     assert time_to_death(cluster, cluster.names[2]) <= 3.0
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_refusal_is_quick_though_the_listener_dies_last(seed):
+    cluster = settled(5, seed)
+    cluster.kill(cluster.names[0])
+    assert time_to_death(cluster, cluster.names[0]) <= 0.5
 
 
 def test_two_of_five_killed_at_once():
@@ -109,11 +116,12 @@ def test_words_of_the_dead_that_were_under_way_mean_nothing():
     cluster = settled(5)
     victim = cluster.nodes[cluster.names[0]]
     cluster.kill(victim.name)
-    cluster.run(0.03)
+    cluster.run(0.15)
     for other in cluster.others(victim.name):
         said = Sequence(victim.voice.sequence + 1)
         other.watch.heard(victim.name, Incarnation(1), said, Road.BROKER, cluster.now, beat=True)
-    assert time_to_death(cluster, victim.name) <= 1.5
+        assert other.sees(victim.name) is Standing.SUSPECT
+    assert time_to_death(cluster, victim.name) <= 0.5
 
 
 def test_who_left_is_not_missed_and_comes_back_as_another_life():
@@ -133,15 +141,16 @@ def test_who_left_is_not_missed_and_comes_back_as_another_life():
     assert cluster.everybody_sees(gone.name, Standing.ALIVE)
 
 
-def test_who_left_a_record_only_is_dead_without_a_word():
+@pytest.mark.parametrize("refuses", [True, False])
+def test_who_left_a_record_only_is_dead_without_a_word(refuses):
     cluster = settled(3)
     for watcher in cluster.nodes.values():
         watcher.watch.watched([*cluster.names, cluster.names[0]], cluster.names, cluster.now)
     late = cluster.restart(cluster.names[0])
-    cluster.nodes[cluster.names[1]].dead = True
+    cluster.kill(cluster.names[1], machine=not refuses)
     late.watch.heard(cluster.names[1], Incarnation(1), Sequence(5), Road.RELAYED, cluster.now, beat=False)
     cluster.run(0.5)
-    assert late.sees(cluster.names[1]) is Standing.UNKNOWN
+    assert late.sees(cluster.names[1]) is (Standing.DEAD if refuses else Standing.UNKNOWN)
     cluster.run(5.0)
     assert late.sees(cluster.names[1]) is Standing.DEAD
     assert not late.accused
@@ -157,6 +166,75 @@ def test_a_relayed_word_makes_nobody_alive():
         assert other.watch.heard(victim, Incarnation(1), Sequence(9999), Road.RELAYED, cluster.now, beat=False) == ()
     cluster.run(5.0)
     assert cluster.everybody_sees(victim, Standing.DEAD)
+
+
+def test_a_relayed_word_of_a_new_life_makes_us_look():
+    cluster = settled(3)
+    us, victim = cluster.nodes[cluster.names[1]], cluster.names[0]
+    cluster.kill(victim)
+    time_to_death(cluster, victim)
+    cluster.restart(victim).beats = False
+    us.watch.heard(victim, Incarnation(2), Sequence(1), Road.RELAYED, cluster.now, beat=False)
+    cluster.act(us, lambda _: ())
+    cluster.run(0.05)
+    assert us.sees(victim) is Standing.ALIVE
+
+
+def test_who_dials_us_is_asked():
+    cluster = settled(3)
+    us, victim = cluster.nodes[cluster.names[1]], cluster.names[0]
+    cluster.kill(victim)
+    time_to_death(cluster, victim)
+    cluster.restart(victim).beats = False
+    cluster.up(us, victim)
+    cluster.run(0.05)
+    assert us.sees(victim) is Standing.ALIVE
+
+
+# --- our own sleep ------------------------------------------------------------------------------------------------
+
+
+def hint(cluster: Cluster, us: Watcher, node: NodeId) -> None:
+    cluster.act(us, lambda out: us.watch.will(node, "a", cluster.now, out))
+
+
+def test_an_answer_that_waits_in_a_socket_counts():
+    cluster = settled(5)
+    us, other = cluster.nodes[cluster.names[0]], cluster.names[1]
+    hint(cluster, us, other)
+    cluster.pause(us.name)
+    cluster.run(5.0)
+    begun = cluster.now
+    cluster.resume(us.name)
+    cluster.run(3.0)
+    assert [line for line in news(cluster, begun) if line[0] == us.name] == []
+    assert us.watch.health > 0
+
+
+def test_a_suspicion_does_not_end_in_our_sleep():
+    cluster = settled(5)
+    us, other = cluster.nodes[cluster.names[0]], cluster.names[1]
+    cluster.pause(other)
+    cluster.run_until(lambda: us.sees(other) is Standing.SUSPECT)
+    cluster.resume(other)
+    cluster.pause(us.name)
+    cluster.run(5.0)
+    cluster.resume(us.name)
+    cluster.run(3.0)
+    assert us.when(other, Standing.DEAD) is None
+    assert us.sees(other) is Standing.ALIVE
+
+
+def test_who_wakes_up_reads_first_and_asks_then():
+    cluster = settled(5)
+    us = cluster.nodes[cluster.names[0]]
+    cluster.pause(us.name)
+    cluster.run(5.0)
+    asked = [effect for source, effect in cluster.frames if source == us.name and isinstance(effect.header, Ping)]
+    cluster.resume(us.name)
+    cluster.run(3.0)
+    asks = [effect for source, effect in cluster.frames if source == us.name and isinstance(effect.header, Ping)]
+    assert len(asks) - len(asked) <= 1, "the link whose turn it is"
 
 
 # --- housekeeping -------------------------------------------------------------------------------------------------

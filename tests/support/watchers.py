@@ -80,6 +80,8 @@ class Cluster:
         self.cut: dict[tuple[NodeId, NodeId], bool] = {}
         self.rejects: dict[tuple[NodeId, NodeId], bool] = {}
         self.links: dict[tuple[NodeId, NodeId], bool] = {}
+        self.frames: list[tuple[NodeId, SendFrame]] = []
+        """All that were sent, and by whom."""
         self.frozen = False
         """The broker takes everything and delivers nothing, and nobody notices."""
         root = Ed25519Sealer(bytes([1]) * 32)
@@ -214,6 +216,7 @@ class Cluster:
 
     def carry(self, source: Watcher, effect: SendFrame) -> None:
         source.said += 1
+        self.frames.append((source.name, effect))
         target, pair = self.nodes[effect.peer], (source.name, effect.peer)
         if target.dead or pair in self.rejects:
             fault = LinkFault.OTHER if self.now < target.dying_until else LinkFault.REFUSED
@@ -287,8 +290,12 @@ class Cluster:
         self.nodes[name].paused = True
 
     def resume(self, name: NodeId) -> None:
+        """It goes on: first its timers, which are late, then what waits in its sockets."""
         watcher = self.nodes[name]
         watcher.paused = False
+        deadline = watcher.tables.timers.deadline()
+        if deadline is not None and deadline <= self.now:
+            self.ring(watcher, deadline)
         while watcher.backlog:
             watcher.backlog.popleft()()
 

@@ -96,6 +96,13 @@ class Asking:
         elif ProbeDue(sight.node) not in self._timers or sight.due > at:
             self.arm(sight, Instant(at))
 
+    def overslept(self, now: Instant) -> None:
+        """Our alarms ring late: whatever took long may have been we."""
+        self._verdicts.health.sicken(now)
+        self.pings.overslept()
+        for sight in self._sights.values():
+            sight.brokered_at = now
+
     def arm(self, sight: Sight, at: Instant, step: Step = Step.IDLE) -> None:
         """The next step is due ``at``."""
         sight.step = step
@@ -125,7 +132,7 @@ class Asking:
             self.ask(sight, now, out)
             return ()
         if now - sight.due > LATE_S:
-            self._verdicts.health.sicken(now)
+            self.overslept(now)
             self.arm(sight, Instant(now + GRACE_S), sight.step)
             return ()
         if sight.step is Step.ASKED:

@@ -49,6 +49,8 @@ class Pings:
         self._lines: dict[NodeId, _Line] = {}
         self._relays: dict[NodeId, list[Asker]] = {}
         self._nonce = 0
+        self._excused = 0
+        """The last ping before this process overslept."""
 
     def ask(self, target: NodeId, now: Instant) -> int:
         """A ping leaves; the nonce it must carry."""
@@ -60,15 +62,24 @@ class Pings:
         return self._nonce
 
     def answered(self, target: NodeId, nonce: int, now: Instant) -> float | None:
-        """``target`` answered: how many seconds that took. None if it was not asked, or answered already."""
+        """``target`` answered: how many seconds that took. None if it was not asked, or answered already.
+
+        0 if we slept since: the answer waited for us, nobody knows how long.
+        """
         line = self._lines.get(target)
         if line is None or nonce not in line.open:
             return None
         took_s = now - line.open[nonce]
         # Links keep order: what was asked before this and not answered never will be.
         line.open = {number: at for number, at in line.open.items() if number > nonce}
+        if nonce <= self._excused:
+            return 0.0
         line.round_trips_us.append(max(1, int(took_s * 1_000_000)))
         return took_s
+
+    def overslept(self) -> None:
+        """This process did not run for a while: what is open was perhaps answered long ago."""
+        self._excused = self._nonce
 
     def rtt_us(self, target: NodeId) -> int | None:
         """The best of the last round trips."""

@@ -355,7 +355,7 @@ class Watch:
     def _look(self, now: Instant, out: Outbox) -> None:
         """Ask whoever's heartbeat is overdue, unless it was we who slept."""
         if now - self._look_at > LATE_S:
-            self._verdicts.health.sicken(now)
+            self._asking.overslept(now)
             self._look_at = Instant(now + GRACE_S)
             self._timers.set(Routine.SILENCE, self._look_at)
             return
