@@ -9,9 +9,11 @@ needs a registry (160 bits: a second preimage costs 2^160; the text stays 32 cha
 import base64
 import hashlib
 import re
+from functools import lru_cache
 from typing import NewType
 
 from shoal_protocol.errors import MalformedMessage
+from shoal_protocol.limits import SENDERS_MAX
 
 NodeId = NewType("NodeId", str)
 """32 lower-case base32 characters, BLAKE2b-160 of the Ed25519 public key."""
@@ -74,11 +76,13 @@ def parse_deployment_id(text: str) -> DeploymentId:
     return DeploymentId(text)
 
 
+@lru_cache(SENDERS_MAX)
 def node_id_bytes(node: NodeId) -> bytes:
-    """The 20 bytes of ``node`` as they travel."""
+    """The 20 bytes of ``node`` as they travel; remembered, because every message names nodes several times."""
     return base64.b32decode(node.upper())
 
 
+@lru_cache(SENDERS_MAX)
 def node_id_from_bytes(raw: bytes) -> NodeId:
     """The inverse of :func:`node_id_bytes`; MalformedMessage on any other length."""
     if len(raw) != NODE_ID_BYTES:
