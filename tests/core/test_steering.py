@@ -1,4 +1,4 @@
-"""One node's opinions, the planner answering in place; and whole clusters that repair and improve themselves."""
+"""One node's opinions, the planner answering in place. Whole clusters: tests/cluster/test_repair.py."""
 
 from dataclasses import replace
 
@@ -7,20 +7,17 @@ import pytest
 from shoal_agent.core.case import BARRED_S
 from shoal_agent.core.decision import HOLD_S
 from shoal_agent.core.effects import FetchModel, Solve
-from shoal_agent.core.events import LockChanged, Sampled, Solved, StopRequested
+from shoal_agent.core.events import Solved
 from shoal_agent.core.facts import Standing
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.plan import voters_for
 from shoal_agent.core.steering import EVALUATE_S, FETCH_S, Steering, Unwish, Wish
 from shoal_agent.core.timers import Routine
 from shoal_agent.core.validity import COOL_DOWN_S
 from shoal_agent.sim.solutions import solution
 from shoal_protocol.codec import decode_plan
 from shoal_protocol.ids import Instant
-from shoal_protocol.messages import Capacity, Cause, DeploymentPhase, Load, NodePhase, Terms
+from shoal_protocol.messages import Cause, DeploymentPhase, NodePhase
 from tests.support.opinion import MEMORY, NOW, SPEED, TOY, Opinion
-from tests.support.toy import toy_tokens
-from tests.support.world import World
 
 FAILED = DeploymentPhase.FAILED
 
@@ -290,121 +287,3 @@ def test_the_clock_is_armed_again_and_again(mind):
 def test_a_plan_of_a_deployment_nobody_told_of_is_not_judged(mind):
     stranger = replace(mind.me.after((0, 0, 7)), deployment="other")
     assert mind.steering.judge(stranger, mind.now)[0] is False
-
-
-# --- whole clusters ---------------------------------------------------------------------------------------------------
-
-
-def cluster(count, hosting, **terms):
-    world = World(count)
-    world.start()
-    plan = world.plan(world.names[:hosting])
-    voters = voters_for(plan.deployment, world.names[:hosting], world.names, terms.get("faulty", 0))
-    world.announce(replace(plan, voters=voters, terms=Terms(**({"stages_min": hosting} | terms))))
-    world.run_until(world.serving)
-    return world
-
-
-def newest(cell):
-    return cell.node.snapshot(cell.world.now).deployments[-1]
-
-
-def settled(world, epoch):
-    living = [cell for cell in world.cells.values() if not cell.dead]
-    views = [newest(cell) for cell in living if cell.deployment() is not None]
-    return len(views) == len(living) and all(view.epoch >= epoch and view.serving for view in views)
-
-
-@pytest.mark.parametrize(("count", "hosting", "faulty"), [(3, 2, 0), (5, 3, 0), (4, 3, 0), (7, 5, 0), (7, 3, 1)])
-def test_a_dead_host_is_replaced_within_five_seconds(count, hosting, faulty):
-    world = cluster(count, hosting, faulty=faulty)
-    world.run(5)
-    begun, dead = world.now, world.names[0]
-    world.kill(dead)
-    world.run_until(lambda: settled(world, 1), 5.0)
-    assert world.now - begun <= 5.0
-    asker = world.names[-1]
-    assert world.answer(asker, world.ask(asker)) == toy_tokens((1, 2, 3), 8, 8)
-    world.run(5.0)
-    for cell in world.cells.values():
-        assert cell.dead or [span.epoch for span in cell.loaded] in ([], [newest(cell).epoch]), "nothing is left behind"
-
-
-def test_one_host_after_the_other_dies_and_each_is_replaced():
-    world = cluster(5, 2)
-    for epoch in (1, 2):
-        world.run(15)
-        victim = newest(world.cells[world.names[-1]]).stages[0].stage.node
-        world.kill(victim)
-        world.run_until(lambda epoch=epoch: settled(world, epoch), 8.0)
-    alive = next(cell.name for cell in world.cells.values() if not cell.dead)
-    assert world.answer(alive, world.ask(alive)) == toy_tokens((1, 2, 3), 8, 8)
-
-
-def test_a_host_that_comes_back_gives_back_what_is_not_its_own_any_more():
-    world = cluster(4, 2)
-    world.run(5)
-    name = world.names[0]
-    world.kill(name)
-    world.run_until(lambda: settled(world, 1), 5.0)
-    world.run(3)
-    again = world.restart(name)
-    world.run(10)
-    assert newest(again).epoch == 1
-    assert again.loaded == []
-
-
-def test_a_host_that_cannot_open_its_blocks_is_passed_over():
-    world = World(4)
-    world.start()
-    broken = world.cells[world.names[1]]
-    broken.load_fault = "no space left"
-    voters = voters_for(TOY, world.names[:2], world.names, 0)
-    world.announce(replace(world.plan(world.names[:2]), voters=voters, terms=Terms(stages_min=2)))
-    world.run_until(lambda: settled(world, 1), 10.0)
-    view = newest(broken)
-    assert broken.name not in [stage.stage.node for stage in view.stages]
-    assert world.answer(world.names[3], world.ask(world.names[3])) == toy_tokens((1, 2, 3), 8, 8)
-
-
-def test_a_rolling_goodbye_is_not_noticed_by_clients():
-    world = cluster(4, 2)
-    world.run(5)
-    leaver, asker = world.cells[world.names[0]], world.names[3]
-    leaver.post(StopRequested())
-    while not leaver.dead:
-        assert world.answer(asker, world.ask(asker)) == toy_tokens((1, 2, 3), 8, 8)
-    assert world.answer(asker, world.ask(asker)) == toy_tokens((1, 2, 3), 8, 8)
-    assert newest(world.cells[asker]).epoch == 1
-
-
-def quicken(world, index):
-    """One node turns out to be ten times faster than all others."""
-    cell = world.cells[world.names[index]]
-    fast = Capacity(1, MEMORY, MEMORY, 10**9, 10 * SPEED, ("CPU",))
-    cell.post(Sampled(fast, Load(0, 10**9, None, 0, 0), world.wall_ms()))
-    cell.node._tables.changed(world.now)
-
-
-def test_a_faster_node_takes_blocks_without_an_operator():
-    world = cluster(4, 2)
-    world.run(5)
-    quicken(world, 3)
-    begun = world.now
-    world.run(HOLD_S - 5)
-    assert not settled(world, 1)
-    world.run_until(lambda: settled(world, 1), 20.0)
-    assert HOLD_S - 1 <= world.now - begun <= HOLD_S + 20
-    assert world.names[3] in [stage.stage.node for stage in newest(world.cells[world.names[0]]).stages]
-    assert world.answer(world.names[2], world.ask(world.names[2])) == toy_tokens((1, 2, 3), 8, 8)
-
-
-def test_a_lock_postpones_that_until_it_is_taken_away():
-    world = cluster(4, 2)
-    world.run(5)
-    world.cells[world.names[0]].post(LockChanged(held=True))
-    quicken(world, 3)
-    world.run(2 * HOLD_S)
-    assert not settled(world, 1)
-    world.cells[world.names[0]].post(LockChanged(held=False))
-    world.run_until(lambda: settled(world, 1), 20.0)

@@ -127,18 +127,18 @@ class Validity:
         return self._tables.state is not None and plan.model in self._tables.state.models
 
     def _voters(self, plan: Plan, sight: Sight) -> Answer:
-        hosts = {stage.node for stage in plan.stages}
-        named = len(hosts.intersection(plan.voters))
+        hosts = [stage.node for stage in plan.stages]
+        named = sum(voter in hosts for voter in plan.voters)
         if len(set(plan.voters)) != len(plan.voters):
             return False, "voters: one is named twice"
         if any(voter in hosts for voter in plan.voters[named:]) or named < min(len(hosts), len(plan.voters)):
             return False, "voters: hosts come first"
         gone = [voter for voter in plan.voters if is_gone(self._tables, self._here, voter)]
         known = () if sight.outlook is None else sight.outlook.witnesses
-        short = 3 * plan.terms.faulty + 1 - len({*known, *hosts}) if plan.terms.faulty else 0
+        short = 3 * plan.terms.faulty + 1 - len(dict.fromkeys([*known, *hosts])) if plan.terms.faulty else 0
         if len(gone) > max(0, short):
             return False, f"voters: {gone[0][:8]} is gone"
-        available = len({*known, *hosts, *plan.voters})
+        available = len(dict.fromkeys([*known, *hosts, *plan.voters]))
         wanted = voter_count(len(hosts), available, plan.terms.faulty)
         if len(plan.voters) > wanted or (sight.outlook is not None and len(plan.voters) < wanted):
             return False, f"voters: {len(plan.voters)} are named, {wanted} are due"

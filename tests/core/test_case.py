@@ -1,0 +1,61 @@
+from dataclasses import replace
+
+import pytest
+
+from shoal_agent.core.case import BARRED_S, VALIDITY_MS, VALIDITY_MS_MAX, VALIDITY_MS_MIN, barred_by, case_of
+from shoal_agent.core.causes import Trigger
+from shoal_protocol.ids import Epoch, Instant
+from shoal_protocol.messages import Cause
+from tests.support.opinion import NOW, Opinion
+
+
+@pytest.fixture
+def me():
+    return Opinion()
+
+
+def following(me, stood_s, epoch=1):
+    """The head after one that stood for so long."""
+    plan = replace(me.head.plan, epoch=Epoch(epoch), cause=Cause.GAIN)
+    return me.adopt(plan, Instant(me.head.since + stood_s))
+
+
+def test_a_case_lasts_as_long_as_its_epoch(me):
+    case = case_of(me.head, None, NOW)
+    assert (case.epoch, case.validity_ms) == (0, VALIDITY_MS)
+    assert case_of(me.head, case, NOW) is case
+    case.told = "something"
+    after = case_of(following(me, 3600), case, NOW)
+    assert (after.epoch, after.told) == (1, "")
+
+
+@pytest.mark.parametrize(
+    ("stood_s", "validity_ms"),
+    [(3600, VALIDITY_MS), (7200, VALIDITY_MS * 5 // 4), (0, VALIDITY_MS * 3 // 4), (10**9, VALIDITY_MS_MAX)],
+)
+def test_how_long_plans_stand_is_learned(me, stood_s, validity_ms):
+    assert case_of(following(me, stood_s), case_of(me.head, None, NOW), NOW).validity_ms == validity_ms
+
+
+def test_plans_are_expected_to_stand_for_a_minute_at_least(me):
+    case = case_of(me.head, None, NOW)
+    for epoch in range(1, 40):
+        case = case_of(following(me, 0, epoch), case, NOW)
+    assert case.validity_ms == VALIDITY_MS_MIN
+
+
+def test_who_failed_is_remembered_over_epochs_for_a_while(me):
+    case = case_of(me.head, None, NOW)
+    case.barred[me.names[1]] = Instant(NOW + 10), "failed epoch 0: disk full"
+    after = case_of(following(me, 3600), case, Instant(NOW + 9))
+    assert barred_by(after, me.head, None, NOW) == {me.names[1]: "failed epoch 0: disk full"}
+    assert case_of(me.head, after, Instant(NOW + 10)).barred == {}
+
+
+def test_who_is_not_ready_counts_as_failed_before_anybody_says_so(me):
+    case = case_of(me.head, None, NOW)
+    late = Trigger(Cause.NOT_READY, (me.names[1],), "late")
+    soon, much_later = Instant(me.head.since + BARRED_S - 1), Instant(me.head.since + BARRED_S)
+    assert barred_by(case, me.head, late, soon) == {me.names[1]: "failed epoch 0"}
+    assert barred_by(case, me.head, late, much_later) == {}, "it may be tried again"
+    assert barred_by(case, me.head, replace(late, cause=Cause.HOST_LOST), soon) == {}
