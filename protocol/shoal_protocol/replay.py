@@ -24,7 +24,7 @@ from typing import Final
 from shoal_protocol.codec import KIND_OF, decode_plan
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import OversizedMessage, ReplayedMessage
-from shoal_protocol.ids import Incarnation, NodeId
+from shoal_protocol.ids import NodeId
 from shoal_protocol.limits import REPLAY_SLOTS_MAX, REPLAY_WINDOW_BITS, SENDERS_MAX
 from shoal_protocol.messages import (
     Certified,
@@ -41,6 +41,15 @@ Slot = tuple[int, str]
 
 _IMMORTAL: Final = (PlanAnnounced, Certified, RecoveryOrdered)
 """What stands whatever became of its sender: plans, with their proofs."""
+
+
+class HeardBefore(ReplayedMessage):
+    """A member's word that is not new: a broker repeats it in vain, or the member has forgotten what it said."""
+
+    def __init__(self, envelope: Envelope, why: str) -> None:
+        super().__init__(why)
+        self.envelope = envelope
+
 
 _WINDOW: Final = (1 << REPLAY_WINDOW_BITS) - 1
 
@@ -73,7 +82,7 @@ class ReplayWindow:
         return sender in self._senders
 
     def accept(self, envelope: Envelope) -> None:
-        """Remember ``envelope``; ReplayedMessage if it is not new, OversizedMessage beyond ``SENDERS_MAX`` senders."""
+        """Remember ``envelope``; HeardBefore if it is not new, OversizedMessage beyond ``SENDERS_MAX`` senders."""
         sender = self._senders.get(envelope.sender)
         if sender is None:
             if len(self._senders) >= SENDERS_MAX:
@@ -81,7 +90,7 @@ class ReplayWindow:
             sender = _Sender()
         mortal = not isinstance(envelope.message, _IMMORTAL)
         if mortal and envelope.incarnation < sender.incarnation:
-            raise ReplayedMessage(f"incarnation {envelope.incarnation}, {sender.incarnation} was heard")
+            raise HeardBefore(envelope, f"incarnation {envelope.incarnation}, {sender.incarnation} was heard")
         slot = slot_of(envelope.message)
         window = sender.slots.get(slot)
         if window is None:
@@ -89,7 +98,7 @@ class ReplayWindow:
             if len(sender.slots) > REPLAY_SLOTS_MAX:
                 sender.slots.popitem(last=False)
         else:
-            _slide(window, envelope.incarnation, envelope.sequence)
+            _slide(window, envelope)
             sender.slots.move_to_end(slot)
         if mortal:
             sender.incarnation = envelope.incarnation
@@ -106,18 +115,19 @@ def slot_of(message: ControlMessage) -> Slot:
     return kind, ""
 
 
-def _slide(window: _Window, incarnation: Incarnation, sequence: int) -> None:
-    """Enter ``sequence`` into ``window``; ReplayedMessage if it is there, or below, or of an earlier life."""
+def _slide(window: _Window, envelope: Envelope) -> None:
+    """Enter its sequence into ``window``; HeardBefore if it is there, or below, or of an earlier life."""
+    incarnation, sequence = envelope.incarnation, envelope.sequence
     if incarnation < window.incarnation:
-        raise ReplayedMessage(f"incarnation {incarnation}, {window.incarnation} was heard")
+        raise HeardBefore(envelope, f"incarnation {incarnation}, {window.incarnation} was heard")
     ahead = sequence - window.highest
     if incarnation > window.incarnation or ahead >= REPLAY_WINDOW_BITS:
         window.incarnation, window.highest, window.seen = incarnation, sequence, 1
     elif ahead > 0:
         window.highest, window.seen = sequence, (window.seen << ahead | 1) & _WINDOW
     elif -ahead >= REPLAY_WINDOW_BITS:
-        raise ReplayedMessage(f"sequence {sequence} is below the window of {window.highest}")
+        raise HeardBefore(envelope, f"sequence {sequence} is below the window of {window.highest}")
     elif window.seen >> -ahead & 1:
-        raise ReplayedMessage(f"sequence {sequence} was accepted before")
+        raise HeardBefore(envelope, f"sequence {sequence} was accepted before")
     else:
         window.seen |= 1 << -ahead

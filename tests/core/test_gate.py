@@ -5,12 +5,13 @@ import pytest
 
 from shoal_agent.core import gate as gates
 from shoal_agent.core.events import EnvelopeReceived
-from shoal_agent.core.gate import DuplicateEnvelope, Gate, HeardBefore, open_addressed
+from shoal_agent.core.gate import DuplicateEnvelope, Gate, open_addressed
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import MalformedMessage, RemoteProtocolError, ReplayedMessage
 from shoal_protocol.ids import ClusterId, Incarnation, NodeId, Sequence
 from shoal_protocol.limits import CLOCK_SKEW_MS_MAX, ENVELOPE_BYTES_MAX
 from shoal_protocol.messages import ControlMessage, Heartbeat, NodeState
+from shoal_protocol.replay import HeardBefore
 from shoal_protocol.topics import topic_for
 from tests.support.protocol import (
     AGENT,

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from shoal_agent.core.effects import AdoptIncarnation, Broadcast, Effect, Listen, SendFrame
 from shoal_agent.core.events import EnvelopeReceived, Sampled
-from shoal_agent.core.gate import DuplicateEnvelope, Gate, HeardBefore
+from shoal_agent.core.gate import DuplicateEnvelope, Gate
 from shoal_agent.core.gossip import Fact, Gossiper, Relayed
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.plan import GENESIS_PARENT
@@ -44,6 +44,7 @@ from shoal_protocol.messages import (
     PlanAnnounced,
     PlanStage,
 )
+from shoal_protocol.replay import HeardBefore
 from shoal_protocol.sealing import Ed25519Sealer
 from shoal_protocol.topics import agent_filters, home_shard
 

@@ -41,7 +41,7 @@ from shoal_agent.core.facts import (
     StandingChanged,
     Watched,
 )
-from shoal_agent.core.gate import DuplicateEnvelope, Gate, HeardBefore, Opener
+from shoal_agent.core.gate import DuplicateEnvelope, Gate, Opener
 from shoal_agent.core.gossip import Fact, Forked, Gossiper, Relayed
 from shoal_agent.core.lives import Reborn
 from shoal_agent.core.outbox import Outbox
@@ -72,6 +72,7 @@ from shoal_protocol.messages import (
     SynAck,
     VoteCast,
 )
+from shoal_protocol.replay import HeardBefore
 
 ClusterAlarm = Routine | ProbeDue | SuspicionDue | RelayDue | VoteDue | WordDue
 

@@ -22,7 +22,7 @@ from shoal_protocol.envelope import Envelope, check_age, open_envelope
 from shoal_protocol.errors import OversizedMessage, RemoteProtocolError, ReplayedMessage
 from shoal_protocol.ids import ClusterId, NodeId
 from shoal_protocol.limits import ENVELOPE_BYTES_MAX
-from shoal_protocol.replay import ReplayWindow
+from shoal_protocol.replay import HeardBefore, ReplayWindow
 from shoal_protocol.roster import TrustedRoster
 from shoal_protocol.topics import check_topic, parse
 
@@ -35,14 +35,6 @@ COPIES_BYTES_MAX: Final = 4 * 1024 * 1024
 
 class DuplicateEnvelope(Exception):  # noqa: N818 - an outcome, not an error
     """A copy of an accepted envelope that is to be expected: from another broker, or repeated by its own."""
-
-
-class HeardBefore(ReplayedMessage):
-    """A member's word that is not new: a broker repeats it in vain, or the member has forgotten what it said."""
-
-    def __init__(self, envelope: Envelope, why: str) -> None:
-        super().__init__(why)
-        self.envelope = envelope
 
 
 Opener = Callable[[bytes, str | None, TrustedRoster, ClusterId], Envelope]
@@ -84,10 +76,10 @@ class Gate:
         check_age(envelope, wall_ms, known_sender=self._replay.knows(envelope.sender))
         try:
             self._replay.accept(envelope)
-        except ReplayedMessage as fault:
+        except HeardBefore:
             if arrival.redelivered:
                 raise DuplicateEnvelope from None
-            raise HeardBefore(envelope, str(fault)) from fault
+            raise
         self._remember(wire, arrival.broker)
         return envelope
 
@@ -114,4 +106,4 @@ class Gate:
         self._young_bytes += len(wire)
 
 
-__all__ = ["DuplicateEnvelope", "Gate", "HeardBefore", "Opener", "RemoteProtocolError", "open_addressed"]
+__all__ = ["DuplicateEnvelope", "Gate", "Opener", "RemoteProtocolError", "open_addressed"]
