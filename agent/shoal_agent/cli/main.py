@@ -36,7 +36,9 @@ COMMANDS: Final[dict[str, Command]] = {
     "run": Command("shoal_agent.cli.run", "run", "Run one agent until it is told to stop."),
     "status": Command("shoal_agent.cli.status", "status", "Show who is here, which blocks they hold, which epoch."),
     "explain": Command(
-        "shoal_agent.cli.explain", "explain", "Say why the plan is as it is: what caused it, what was considered, who was left out."
+        "shoal_agent.cli.explain",
+        "explain",
+        "Say why the plan is as it is: what caused it, what was considered, who was left out.",
     ),
     "chat": Command("shoal_agent.cli.chat", "chat", "Talk to a model that the cluster serves."),
     "deploy": Command("shoal_agent.cli.deploy", "deploy", "Split a model over the nodes that are there."),

@@ -100,6 +100,10 @@ class _Client:
         return effect
 
 
+def _mask_of(machine: Machine) -> Mask:
+    return Mask(machine.name, machine.setup.sealer, CLUSTER, lambda: machine.life, machine.wall_ms)
+
+
 class World:
     """Machines, brokers, links and time."""
 
@@ -133,8 +137,7 @@ class World:
     def _corrupt(self) -> dict[NodeId, Traitor]:
         pairs, traitors = Pairs(), {}
         for name in self.liars:
-            machine = self.machines[name]
-            mask = Mask(name, machine.setup.sealer, CLUSTER, lambda m=machine: m.life, lambda m=machine: m.wall_ms())
+            mask = _mask_of(self.machines[name])
             traitors[name] = Traitor(mask, self.names, self, pairs, generator(self.settings.seed, "liar", name))
         for name, traitor in traitors.items():
             traitor.friends = [friend for other, friend in traitors.items() if other != name]
