@@ -233,6 +233,30 @@ def test_the_story_does_not_grow_while_nothing_changes():
     assert len(mind.me.tables.story.about("toy/1")) == 4
 
 
+# --- missed deadlines -------------------------------------------------------------------------------------------------
+
+
+def kept_waiting(mind, seconds):
+    facts = []
+    for _ in range(int(seconds / EVALUATE_S)):
+        mind.me.tables.lateness.ended(TOY, late=True)
+        facts += mind.think_for(EVALUATE_S)
+    return facts
+
+
+def test_missed_deadlines_ask_for_whatever_is_better_at_once():
+    mind = quickened(SPEED * 11 // 10)
+    plan = wished(kept_waiting(mind, 45))
+    assert plan.cause is Cause.SLOW
+    assert "requests missed their deadline" in plan.reason
+    assert mind.steering.judge(plan, mind.now)[0] is True
+
+
+def test_missed_deadlines_alone_make_nothing_better():
+    mind = quickened(SPEED // 2)
+    assert kept_waiting(mind, 100) == []
+
+
 # --- the planner, and who thinks --------------------------------------------------------------------------------------
 
 

@@ -30,11 +30,10 @@ from shoal_agent.core.facts import (
     Usage,
 )
 from shoal_agent.core.ledger import Entry, Ledger, Step
-from shoal_agent.core.membership import Membership
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.services import Method, ServiceKind
-from shoal_agent.core.tenure import Tenures
-from shoal_agent.core.timers import RequestDeadline, Timers
+from shoal_agent.core.tables import Tables
+from shoal_agent.core.timers import RequestDeadline
 from shoal_protocol.errors import MalformedMessage, RemoteProtocolError
 from shoal_protocol.headers import (
     Activation,
@@ -73,12 +72,13 @@ _RETRY: Final = (RejectCode.OVERLOADED, RejectCode.NOT_READY, RejectCode.STAGE_L
 class Ingress:
     """All requests of this node's clients."""
 
-    def __init__(self, node: NodeId, tenures: Tenures, membership: Membership, calls: Calls, timers: Timers) -> None:
+    def __init__(self, node: NodeId, tables: Tables, calls: Calls) -> None:
         self._node = node
-        self._tenures = tenures
-        self._membership = membership
+        self._tenures = tables.tenures
+        self._membership = tables.membership
+        self._lateness = tables.lateness
         self._calls = calls
-        self._timers = timers
+        self._timers = tables.timers
         self._ledger = Ledger()
         self.services: tuple[str, ...] = ()
         """Light services of this node; the conductor keeps it up to date."""
@@ -367,6 +367,8 @@ class Ingress:
         if entry.call is not None:
             self._calls.forget(entry.call)
         self._ledger.remove(entry.session)
+        if reason in (CloseReason.FINISHED, CloseReason.DEADLINE):
+            self._lateness.ended(entry.plan.deployment, late=reason is CloseReason.DEADLINE)
         self._timers.clear(RequestDeadline(entry.session))
         if entry.step not in (Step.OPENING, Step.STREAMING):
             return

@@ -97,7 +97,7 @@ class Node:
         tables = self._tables
         self._host = Host(identity.node, tables, config.kv_bytes_max)
         self._citizen = Citizen(config, tables, self._voice, opener, rng, self._occupancy, self._host.evict)
-        self._ingress = Ingress(identity.node, tables.tenures, tables.membership, self._calls, tables.timers)
+        self._ingress = Ingress(identity.node, tables, self._calls)
         self._citizen.begin(now)
 
     def _occupancy(self) -> tuple[int, int]:

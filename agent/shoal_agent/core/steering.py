@@ -6,11 +6,12 @@
       ─► keep, redistribute or re-split                                            decision
       ─► Wish(plan), or Unwish
 
-A repair is wished at once. A gain has to be there for a minute without a break, a minute after the last certificate,
-with no operator's lock among the hosts and voters; while the newest epoch is not ready, or a host is only suspected,
-nothing is gained. A node that failed to open its blocks is no host of that deployment for ``BARRED_S``: without that
-the planner, to whom it looks as good as ever, would name it again. Terms bind: but if no plan of as many stages as
-they ask for fits any more, a repair may have fewer, because serving comes first.
+A repair is wished at once; missed deadlines (``lateness``) ask for whatever is better, at once too. A gain has to be
+there for a minute without a break, a minute after the last certificate, with no operator's lock among the hosts and
+voters; while the newest epoch is not ready, or a host is only suspected, nothing is gained. A node that failed to open
+its blocks is no host of that deployment for ``BARRED_S``: without that the planner, to whom it looks as good as ever,
+would name it again. Terms bind: but if no plan of as many stages as they ask for fits any more, a repair may have
+fewer, because serving comes first.
 
 Another's plan is judged by ``validity``, which looks at the same figures.
 
@@ -23,7 +24,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from shoal_agent.core.case import BARRED_S, Account, Case, Scene, barred_by, case_of
-from shoal_agent.core.causes import is_gone, trigger_of
+from shoal_agent.core.causes import Trigger, is_gone, trigger_of
 from shoal_agent.core.costs import price
 from shoal_agent.core.decision import (
     Choice,
@@ -148,7 +149,10 @@ class Steering:
     def _case(self, head: Tenure, now: Instant) -> Case:
         """The case of a deployment, begun anew with every epoch."""
         name = head.plan.deployment
-        case = self._cases[name] = case_of(head, self._cases.get(name), now)
+        known = self._cases.get(name)
+        case = self._cases[name] = case_of(head, known, now)
+        if case is not known:
+            self._tables.lateness.forget(name)
         return case
 
     # --- thinking ---------------------------------------------------------------------------------------------------
@@ -171,6 +175,9 @@ class Steering:
 
     def _scene(self, case: Case, head: Tenure, facts: ModelFacts, now: Instant) -> Scene:
         trigger = trigger_of(self._tables, self._here, head, self._gone_since, now)
+        slow = self._tables.lateness.slow(head.plan.deployment, now)
+        if trigger is None and slow is not None:
+            trigger = Trigger(Cause.SLOW, (self._here,), slow)
         return Scene(case, head, trigger, self._outlooks.of(head.plan, facts, barred_by(case, head, trigger, now), now))
 
     def _fetch(self, case: Case, plan: Plan, now: Instant, out: Outbox) -> None:
@@ -211,7 +218,7 @@ class Steering:
     def _conclude(self, scene: Scene, now: Instant, out: Outbox) -> list[SteeringFact]:
         case, head, trigger, problem = scene.case, scene.head, scene.trigger, scene.outlook.problem
         current = price(problem, head.plan.stages)
-        broken = trigger is not None and not trigger.stays
+        broken = trigger is not None and not trigger.stays and trigger.cause is not Cause.SLOW
         if current is None and not broken:
             case.hold.ripe(False, now)  # noqa: FBT003 - a host is suspected, or unknown: soon more will be known
             return self._withdraw(case, head)
@@ -219,7 +226,8 @@ class Steering:
             return []
         validity_ms = max(case.validity_ms, int(1000 * (now - head.since)))
         margin = 0 if broken else MARGIN_PERMILLE
-        asked = head.plan.terms.gain_permille + margin
+        slow = trigger is not None and trigger.cause is Cause.SLOW
+        asked = 1 if slow else head.plan.terms.gain_permille + margin
         options = [] if trigger is not None and trigger.stays else self._options(scene, broken=broken)
         decision = decide(None if broken else current, options, validity_ms, asked)
         case.decision = decision
@@ -267,8 +275,10 @@ class Steering:
             sum(not is_gone(self._tables, self._here, voter) for voter in each.voters)
             for each in (scene.head.plan, plan)
         )
-        if trigger.stays and after <= before and decision.option.choice is Choice.KEEP:
-            return self._withdraw(scene.case, scene.head)  # nobody could take the lost voter's place
+        if decision.option.choice is Choice.KEEP and (
+            trigger.cause is Cause.SLOW or (trigger.stays and after <= before)
+        ):
+            return self._withdraw(scene.case, scene.head)  # there is nothing better, and nobody for the voter's place
         return self._wish(scene, plan, now)
 
     def _gain(self, scene: Scene, decision: Decision, now: Instant) -> list[SteeringFact]:

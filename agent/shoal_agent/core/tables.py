@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from shoal_agent.core.facts import ModelFacts
+from shoal_agent.core.lateness import Lateness
 from shoal_agent.core.membership import Membership
 from shoal_agent.core.pace import Pace
 from shoal_agent.core.story import Story
@@ -35,6 +36,8 @@ class Tables:
     """Half of the living are silent at once: rather this node is cut off, and proposes nothing."""
     pace: Pace = field(default_factory=Pace)
     """How long this node's stages take."""
+    lateness: Lateness = field(default_factory=Lateness)
+    """How many of this node's own clients waited too long."""
     stage_permille: int = 0
     """What it says of that: measured over predicted time; 0: nothing is known."""
     locked: bool = False
