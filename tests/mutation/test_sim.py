@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tests.support.house import ROOT
-from tests.support.mutants import MUTANTS, SEEDS_MAX
+from tests.support.mutants import MUTANTS, SEEDS_CI, SEEDS_MAX
 
 RUN_S_MAX = 120
 
@@ -14,7 +14,7 @@ RUN_S_MAX = 120
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_broken_promise_is_noticed(name):
     ran = subprocess.run(
-        [sys.executable, "-m", "tests.support.mutants", name],
+        [sys.executable, "-m", "tests.support.mutants", name, str(MUTANTS[name].seed), str(SEEDS_CI)],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -8,17 +8,23 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from shoal_agent.core import control, gate
+from shoal_agent.core import agreement, franchise, gate, sitting
 from shoal_agent.core.admission import KvBudget
-from shoal_agent.core.effects import CloseStage
+from shoal_agent.core.ballots import NO_ROUND
+from shoal_agent.core.council import Council
+from shoal_agent.core.effects import CloseStage, Persist
 from shoal_agent.core.host import Host
 from shoal_agent.core.ingress import Ingress
 from shoal_agent.core.outbox import Outbox
+from shoal_agent.sim import machine
 from shoal_agent.sim.play import play
-from shoal_protocol import envelope
+from shoal_protocol import envelope, votes
 from shoal_protocol.replay import ReplayWindow
 
-SEEDS_MAX: Final = 40
+SEEDS_CI: Final = 40
+SEEDS_MAX: Final = 2000
+COMMIT_S: Final = 5.0
+"""How long a file system keeps writes to itself by default."""
 
 
 def no_dedup() -> None:
@@ -72,9 +78,49 @@ def tokens_unordered() -> None:
     Ingress.token = taken
 
 
-def records_said_once() -> None:
-    """Records and phases are not repeated: what was lost stays lost."""
-    control.RECORD_S = 1e9
+def quorum_minus_one() -> None:
+    """One vote less than a quorum decides."""
+    for module in (votes, agreement, sitting, franchise):
+        module.quorum = lambda voters, faulty: max(1, (voters + faulty) // 2)
+
+
+def no_fsync() -> None:
+    """A crash loses what was written in the last seconds, as a disk without fsync does."""
+    perform, crash = machine.Machine._perform, machine.Machine.crash
+
+    def written(self, effect):
+        if isinstance(effect, Persist):
+            unsafe = self.__dict__.setdefault("unsafe", [])
+            unsafe.append((self._agenda.now, effect.name, self.disk.get(effect.name)))
+        perform(self, effect)
+
+    def crashed(self, *, amnesia):
+        for at_s, name, before in reversed(self.__dict__.get("unsafe", [])):
+            if self._agenda.now - at_s < COMMIT_S:
+                self.disk.pop(name) if before is None else self.disk.update({name: before})
+        self.unsafe = []
+        crash(self, amnesia=amnesia)
+
+    machine.Machine._perform, machine.Machine.crash = written, crashed
+
+
+def no_certificate_gossip() -> None:
+    """Certificates of others are not heard: everybody has to collect the votes itself."""
+    Council.certified = lambda *_: []
+
+
+def unlocked_revote() -> None:
+    """Whoever is locked on a plan votes for another one when asked."""
+    answer = agreement.Agreement._answer_proposal
+
+    def forgetful(self):
+        held = self._memory
+        self._memory = replace(held, locked=None, locked_round=NO_ROUND)
+        answered = answer(self)
+        self._memory = replace(self._memory, locked=held.locked, locked_round=held.locked_round)
+        return answered
+
+    agreement.Agreement._answer_proposal = forgetful
 
 
 @dataclass(frozen=True)
@@ -84,6 +130,9 @@ class Mutant:
     breaks: Callable[[], None]
     scenario: str
     oracles: tuple[str, ...]
+    nodes: int = 3
+    seed: int = 0
+    """From here on it is found at once."""
 
 
 MUTANTS: Final = {
@@ -94,18 +143,22 @@ MUTANTS: Final = {
     "kv-budget-kept": Mutant(kv_budget_kept, "calm", ("invariants",)),
     "kv-kept": Mutant(kv_kept, "calm", ("balances",)),
     "tokens-unordered": Mutant(tokens_unordered, "liar-lite", ("tokens", "invariants")),
-    "records-said-once": Mutant(records_said_once, "mixed", ("views-converge", "decides")),
+    "quorum-minus-one": Mutant(quorum_minus_one, "ballots", ("unproven", "certificates")),
+    "no-fsync": Mutant(no_fsync, "ballots", ("votes", "decides"), seed=40),
+    "no-certificate-gossip": Mutant(no_certificate_gossip, "ballots", ("decides",)),
+    "unlocked-revote": Mutant(unlocked_revote, "ballots", ("certificates",)),
 }
 
 
-def main(name: str) -> str:
+def main(name: str, first: int, count: int) -> str:
+    """Which oracle noticed the mutant ``name``, and in which seed of ``count`` from ``first`` on."""
     mutant = MUTANTS[name]
     mutant.breaks()
-    for seed in range(SEEDS_MAX):
-        for violation in play(mutant.scenario, seed, 3).violations:
+    for seed in range(first, first + count):
+        for violation in play(mutant.scenario, seed, mutant.nodes).violations:
             return f"{violation.oracle} {seed}"
     return "unnoticed"
 
 
 if __name__ == "__main__":
-    sys.stdout.write(main(sys.argv[1]))
+    sys.stdout.write(main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -12,6 +12,7 @@ from typing import Final
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import StopRequested
 from shoal_agent.sim.machine import Machine
+from shoal_agent.sim.network_faults import AGREEMENT
 from shoal_agent.sim.oracles import Judge
 from shoal_agent.sim.settings import TOY
 from shoal_agent.sim.world import World
@@ -26,8 +27,6 @@ ROLLING_S: Final = (0.5, 2.0)
 RESTART_S: Final = 0.3
 STRUCK_SHARE: Final = (0.05, 0.5)
 SOON_S: Final = (0.1, 2.0)
-AGREEMENT: Final = "/c"
-"""How the topics of proposals and votes end."""
 DISK_S: Final = (0.01, 0.6)
 """A card that is worn out, or a disk that spins up."""
 SLOWER: Final = (3.0, 20.0)

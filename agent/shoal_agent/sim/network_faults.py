@@ -4,6 +4,7 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
+from shoal_agent.core.effects import Broadcast
 from shoal_agent.sim.oracles import Judge
 from shoal_agent.sim.world import World
 from shoal_protocol.ids import NodeId
@@ -11,6 +12,13 @@ from shoal_protocol.ids import NodeId
 End = Callable[[], None]
 Fault = Callable[[World, Judge, Random], End]
 ONE_WAY_SHARE: Final = 0.4
+AGREEMENT: Final = "/c"
+"""How the topics of proposals and votes end."""
+CUT_SHARE: Final = (0.05, 0.5)
+MOMENT_S: Final = (0.0, 0.02)
+"""A vote travels for so long."""
+APART_S: Final = (2.0, 9.0)
+"""A round or two."""
 FLAP_S: Final = (0.1, 2.0)
 
 
@@ -92,6 +100,38 @@ def _apart(world: World, group: list[NodeId], others: list[NodeId], *, one_way: 
             world.links.unblock(source, target)
 
     return heal
+
+
+def ballot_cut(world: World, judge: Judge, rng: Random) -> End:
+    """The network falls in two in the moment in which somebody votes: some hear it and some do not."""
+    share, going = rng.uniform(*CUT_SHARE), [True]
+    cuts: list[End] = []
+
+    def trip(_: NodeId, effect: Broadcast) -> None:
+        if effect.topic.endswith(AGREEMENT) and not cuts and rng.random() < share:
+            cuts.append(_nothing)
+            world.agenda.after(rng.uniform(*MOMENT_S), fall)
+
+    def fall() -> None:
+        if going:
+            cuts[:] = [island(world, judge, rng)]
+            world.agenda.after(rng.uniform(*APART_S), heal)
+
+    def heal() -> None:
+        while cuts:
+            cuts.pop()()
+
+    def end() -> None:
+        going.clear()
+        world.tripwires.remove(trip)
+        heal()
+
+    world.tripwires.append(trip)
+    return end
+
+
+def _nothing() -> None:
+    """A cut that is about to happen has nothing to mend."""
 
 
 def flapping_link(world: World, _: Judge, rng: Random) -> End:

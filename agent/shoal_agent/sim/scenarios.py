@@ -63,7 +63,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     ),
     "ballots": Scenario(
         "voters crash in the middle of it, messages are lost and late",
-        ("voter-crash", "host-loss", "message-loss", "reorder", "clog", "pause"),
+        ("voter-crash", "ballot-cut", "host-loss", "message-loss", "reorder", "clog", "pause"),
         nodes_min=3,
     ),
     "voter-change": Scenario(
@@ -79,10 +79,22 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         nodes_min=4,
     ),
     "one-of-three-lies": Scenario(
-        "a voter lies where none may", ("pause", "crash"), faulty=0, liars=1, nodes_min=3, beyond=True
+        "a voter lies where none may",
+        ("leave", "crash", "pause"),
+        faulty=0,
+        liars=1,
+        nodes_min=3,
+        storm_s=25.0,
+        beyond=True,
     ),
     "two-of-four-lie": Scenario(
-        "two voters lie where one may", ("pause", "crash"), faulty=1, liars=2, nodes_min=5, beyond=True
+        "two voters lie where one may",
+        ("leave", "crash", "pause"),
+        faulty=1,
+        liars=2,
+        nodes_min=5,
+        storm_s=25.0,
+        beyond=True,
     ),
     "liar-lite": Scenario(
         "brokers forge and replay, peers repeat themselves and mistake the epoch",
