@@ -16,7 +16,8 @@ import pytest
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import EnvelopeReceived, Event
 from shoal_agent.shell.broker import RunningBroker
-from shoal_agent.shell.mqtt import BrokerAddress, Filters, MqttControlPlane, Will
+from shoal_agent.shell.mqtt import Filters, MqttControlPlane, Will
+from shoal_agent.shell.mqtt_address import BrokerAddress
 
 EVENT_S_MAX: Final = 15.0
 SUBSCRIBE: Final = 0x82

@@ -10,7 +10,8 @@ from shoal_agent.config import BrokerSection
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import EnvelopeReceived, Event
 from shoal_agent.shell.clock import wall_ms
-from shoal_agent.shell.mqtt import MqttControlPlane, broker_address
+from shoal_agent.shell.mqtt import MqttControlPlane
+from shoal_agent.shell.mqtt_address import broker_address
 from shoal_protocol.codec import decode_plan
 from shoal_protocol.envelope import open_envelope, seal
 from shoal_protocol.errors import UnknownSender

@@ -42,7 +42,8 @@ from shoal_agent.shell.lock import LockWatch, lock_files
 from shoal_agent.shell.logs import Log
 from shoal_agent.shell.metrics import Metrics
 from shoal_agent.shell.microbench import measure_speed
-from shoal_agent.shell.mqtt import MqttControlPlane, broker_address
+from shoal_agent.shell.mqtt import MqttControlPlane
+from shoal_agent.shell.mqtt_address import broker_address
 from shoal_agent.shell.packages import Packages
 from shoal_agent.shell.recorder import FLIGHT_FILE, Recorder, RecordingSealer
 from shoal_agent.shell.runtime import Drivers, Runtime

@@ -25,9 +25,7 @@ What aiomqtt and paho do, and what is therefore done here:
 import asyncio
 import contextlib
 import socket
-import ssl
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from random import Random
 from typing import Any, Final
 
@@ -39,14 +37,13 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from shoal_agent.config import BrokerSection
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived
-from shoal_agent.errors import ConfigError
 from shoal_agent.shell.backoff import Backoff
 from shoal_agent.shell.cancellation import cancel, finish
 from shoal_agent.shell.lull import Lull
 from shoal_agent.shell.mailbox import Mailbox
+from shoal_agent.shell.mqtt_address import BrokerAddress
 from shoal_agent.shell.mqtt_client import calmed, enter, paho_of, properties_of
 from shoal_agent.shell.ports import Post
 from shoal_protocol.limits import (
@@ -71,46 +68,6 @@ Filters = Callable[[tuple[int, ...]], Sequence[str]]
 Will = Callable[[str, int], tuple[str, bytes]]
 """Broker and number of the connection to the topic and wire of the last will, signed in advance."""
 Counter = Callable[[str, str], None]
-
-
-@dataclass(frozen=True, slots=True)
-class BrokerAddress:
-    """Where a broker is; ``url`` names it everywhere. Without ``tls`` it is on loopback."""
-
-    url: str
-    host: str
-    port: int
-    tls: ssl.SSLContext | None
-
-
-def broker_address(section: BrokerSection) -> BrokerAddress:
-    """A broker as the configuration names it, its certificates loaded; ConfigError if they do not fit."""
-    if section.ca_file is None:
-        return BrokerAddress(section.url, section.host, section.port, None)
-    assert section.certificate_file is not None, "the configuration demands all three"
-    assert section.key_file is not None
-    try:
-        context = ssl.create_default_context(cafile=str(section.ca_file))
-        context.minimum_version = ssl.TLSVersion.TLSv1_3
-        context.sslsocket_class = _ClosingSocket
-        context.load_cert_chain(section.certificate_file, section.key_file)
-    except (OSError, ssl.SSLError) as fault:
-        raise ConfigError(
-            f"the certificates for {section.url} do not fit together: {fault}",
-            "name the authority's certificate, and a certificate it issued with its key",
-        ) from fault
-    return BrokerAddress(section.url, section.host, section.port, context)
-
-
-class _ClosingSocket(ssl.SSLSocket):
-    """A socket that does not outlive a handshake that failed; paho forgets to close it."""
-
-    def do_handshake(self, block: bool = False) -> None:  # noqa: FBT001, FBT002 - ssl's own signature
-        try:
-            super().do_handshake(block)
-        except OSError:
-            self.close()
-            raise
 
 
 class RefusedError(Exception):

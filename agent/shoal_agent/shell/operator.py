@@ -29,7 +29,8 @@ from shoal_agent.errors import ConfigError, FailedError, NoPlanError, TimedOutEr
 from shoal_agent.shell.clock import Clock, wall_ms
 from shoal_agent.shell.identity import member_in, open_roster, open_sealer
 from shoal_agent.shell.model_facts import facts_of
-from shoal_agent.shell.mqtt import MqttControlPlane, broker_address
+from shoal_agent.shell.mqtt import MqttControlPlane
+from shoal_agent.shell.mqtt_address import broker_address
 from shoal_agent.shell.store import StateDir
 from shoal_agent.shell.survey import Heard, Package, Survey, candidate_of, why_not
 from shoal_models.errors import ModelError
