@@ -9,7 +9,6 @@ from shoal_protocol.errors import BadSignature, MalformedMessage
 from shoal_protocol.ids import Epoch, digest_of
 from shoal_protocol.limits import EPOCH_LEAP
 from shoal_protocol.messages import Cause
-from tests.support.chamber import CLUSTER, DEPLOYMENT
 from tests.support.deeds import (
     KEYS,
     NAMES,
@@ -23,6 +22,7 @@ from tests.support.deeds import (
     sealed,
     successor,
 )
+from tests.support.delegate import CLUSTER, DEPLOYMENT
 
 
 def begun(raw):

@@ -16,8 +16,9 @@ from shoal_protocol.codec import encode_plan
 from shoal_protocol.ids import DeploymentId, Instant, digest_of
 from shoal_protocol.limits import EPOCH_LEAP
 from shoal_protocol.messages import Certified, EvidenceFound, PlanAnnounced, VoteKind
-from tests.support.chamber import DEPLOYMENT, OPERATORS, Chamber, decoded
+from tests.support.chamber import Chamber, decoded
 from tests.support.deeds import NAMES, genesis
+from tests.support.delegate import DEPLOYMENT, OPERATORS
 
 
 def decided(chamber):
@@ -30,8 +31,8 @@ def decided(chamber):
 def stormy(seed, *args, **options):
     chamber = Chamber(seed, *args, loss=0.2, dup=0.1, **options).plan_faults()
     chamber.strike = 0.003
-    chamber.later(30.0, lambda: setattr(chamber, "strike", None))
-    return chamber.run(40.0)
+    chamber.later(15.0, lambda: setattr(chamber, "strike", None))
+    return chamber.run(20.0)
 
 
 # --- without faults --------------------------------------------------------------------------------------------------
@@ -83,7 +84,7 @@ def test_a_plan_that_voters_refuse_is_not_decided_until_they_are_content():
     content = []
     chamber.judgement = lambda delegate, plan: bool(content)
     chamber.wishes = lambda delegate, epoch: delegate.name == chamber.proposers(1)[0]
-    chamber.run(300.0)
+    chamber.run(90.0)
     assert sorted(chamber.decided) == [0]
     spoken = len(chamber.said)
     content.append(True)
@@ -105,7 +106,7 @@ def test_who_is_not_sure_is_asked_again_until_time_is_over():
 
 @pytest.mark.parametrize(
     ("members", "voters", "faulty", "liars", "seeds"),
-    [(4, 3, 0, 0, 25), (6, 5, 0, 0, 10), (5, 4, 1, 1, 8), (9, 7, 2, 2, 1)],
+    [(4, 3, 0, 0, 15), (6, 5, 0, 0, 5), (5, 4, 1, 1, 4)],
 )
 def test_within_the_fault_model_all_decide_the_same(members, voters, faulty, liars, seeds):
     for seed in range(seeds):
@@ -122,12 +123,19 @@ def test_within_the_fault_model_all_decide_the_same_for_long(members, voters, fa
         decided(stormy(seed, members, voters, faulty, liars, epochs=3 - 2 * bool(liars), rotate=not liars))
 
 
-@pytest.mark.parametrize(("members", "voters", "faulty", "liars"), [(4, 3, 0, 1), (5, 4, 1, 2)])
+@pytest.mark.parametrize(
+    ("members", "voters", "faulty", "liars"), [(4, 3, 0, 1), pytest.param(5, 4, 1, 2, marks=pytest.mark.long)]
+)
 def test_outside_the_fault_model_the_oracle_fires_and_the_first_plan_stays(members, voters, faulty, liars):
-    chambers = [stormy(seed, members, voters, faulty, liars).settle(60.0) for seed in range(30)]
-    broken = [chamber for chamber in chambers if chamber.split]
-    assert broken
-    assert any(chamber.disputes for chamber in broken)
+    split = 0
+    for seed in range(30):
+        chamber = stormy(seed, members, voters, faulty, liars).run(20.0)
+        split += bool(chamber.split)
+        if chamber.disputes:
+            break
+    assert split
+    assert {dispute.epoch for dispute in chamber.disputes} <= set(chamber.split)
+    assert all(delegate.epoch <= 1 for delegate in chamber.honest)
 
 
 def test_a_minority_freezes_and_catches_up():
@@ -207,13 +215,13 @@ def forget(chamber, lose, *, at=SETTLE_S, down_s=1.0):
 @pytest.mark.parametrize("lose", [("vote",), ("vote", "cert", "plan", "council"), ("plan", "cert")])
 def test_a_voter_that_forgot_says_nothing_twice_and_votes_again_later(lose):
     """The chamber fails if a member contradicts itself; here it says nothing at all in that epoch."""
-    for seed in range(8):
+    for seed in range(3):
         chamber = Chamber(seed, 4, 3, loss=0.2, epochs=3)
         victim = forget(chamber, lose)
+        decided(chamber.run(2 * SETTLE_S))
+        chamber.epochs = 9
         decided(chamber)
-        chamber.epochs = 6
-        decided(chamber)
-        assert {box[1] for box in chamber.said if box[0] == victim.name} & {4, 5, 6}
+        assert any(box[1] > 3 for box in chamber.said if box[0] == victim.name)
 
 
 def interrupted(seed):
@@ -224,8 +232,12 @@ def interrupted(seed):
     chamber.judgement = lambda delegate, plan: delegate.life == 1
     chamber.wishes = lambda delegate, epoch: delegate is proposer
     chamber.run(until=lambda: (victim.name, 1, 0, VoteKind.PREVOTE) in chamber.said)
-    chamber.crash(victim)
+    for delegate in (victim, proposer):
+        chamber.crash(delegate)
+    # What was under way is lost with them.
+    chamber.run(1.0)
     chamber.revive(victim, lose=("vote",))
+    chamber.revive(proposer)
     return chamber
 
 

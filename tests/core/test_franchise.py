@@ -10,8 +10,8 @@ from shoal_agent.core.votelog import Diary, read
 from shoal_protocol.codec import decode_plan
 from shoal_protocol.ids import Epoch, Instant
 from shoal_protocol.messages import VoteKind
-from tests.support.chamber import DEPLOYMENT
 from tests.support.deeds import NAMES, chain, recovery
+from tests.support.delegate import DEPLOYMENT
 
 RAWS = chain(5)
 PLANS = [decode_plan(raw) for raw in RAWS]

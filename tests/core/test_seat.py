@@ -20,7 +20,6 @@ from shoal_protocol.errors import BadSignature, MalformedMessage
 from shoal_protocol.ids import Epoch, Incarnation, Instant, digest_of
 from shoal_protocol.limits import EPOCH_LEAP
 from shoal_protocol.messages import Certified, Endpoint, PlanStage, Proposed, VoteCast, VoteKind
-from tests.support.chamber import CLUSTER, DEPLOYMENT, READING
 from tests.support.deeds import (
     KEYS,
     NAMES,
@@ -34,6 +33,7 @@ from tests.support.deeds import (
     sealed,
     successor,
 )
+from tests.support.delegate import CLUSTER, DEPLOYMENT, READING
 from tests.support.protocol import node_of
 
 RAWS = chain(4)

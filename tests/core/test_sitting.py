@@ -32,8 +32,8 @@ from shoal_protocol.ids import Epoch, Incarnation, Instant, digest_of
 from shoal_protocol.messages import Endpoint, EvidenceFound, PlanStage, Proposed, VoteCast, VoteKind
 from shoal_protocol.sealing import Ed25519Sealer
 from shoal_protocol.votes import open_certificate
-from tests.support.chamber import CLUSTER, DEPLOYMENT, READING
 from tests.support.deeds import KEYS, NAMES, ROSTER, announced, ballot, cast, genesis, sealed, successor
+from tests.support.delegate import CLUSTER, DEPLOYMENT, READING
 from tests.support.protocol import node_of
 
 BEFORE = genesis()

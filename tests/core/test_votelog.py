@@ -9,8 +9,8 @@ from shoal_agent.core.votelog import Diary, read, write
 from shoal_protocol.errors import MalformedMessage, RemoteProtocolError
 from shoal_protocol.ids import Epoch, digest_of
 from shoal_protocol.messages import VoteKind
-from tests.support.chamber import DEPLOYMENT
 from tests.support.deeds import KEYS, NAMES, ballot, chain
+from tests.support.delegate import DEPLOYMENT
 
 RAWS = chain(2)
 VALUE = digest_of(RAWS[1])

@@ -21,7 +21,7 @@ from shoal_protocol.messages import (
 )
 from shoal_protocol.sealing import Ed25519Sealer
 from shoal_protocol.votes import sign_recovery, sign_vote
-from tests.support.chamber import CLUSTER, DEPLOYMENT, OPERATORS, WALL_MS, roster_of
+from tests.support.delegate import CLUSTER, DEPLOYMENT, OPERATORS, WALL_MS, roster_of
 from tests.support.protocol import node_of
 
 KEYS: Final = [Ed25519Sealer(bytes([10 + index]) * 32) for index in range(4)]
