@@ -206,9 +206,9 @@ def test_an_answer_that_waits_in_a_socket_counts():
     cluster.run(5.0)
     begun = cluster.now
     cluster.resume(us.name)
+    assert us.watch.health > 0
     cluster.run(3.0)
     assert [line for line in news(cluster, begun) if line[0] == us.name] == []
-    assert us.watch.health > 0
 
 
 def test_a_suspicion_does_not_end_in_our_sleep():
