@@ -15,6 +15,8 @@ from shoal_agent.sim.scenarios import SCENARIOS
 
 RUNS_CI = 500
 RUNS_LONG = 20_000
+SEEDS_BEYOND = 80
+"""One world in ten falls to its liars: they must be asked to propose, and the others must be awake."""
 PART = 20
 """Runs one process takes at a time."""
 RUN_S_MAX = 60
@@ -107,3 +109,12 @@ def test_a_broken_world_is_a_violation(monkeypatch):
 
     monkeypatch.setattr(playing.workload, "begin", broken)
     assert [violation.oracle for violation in play("calm", 1, 3).violations] == ["invariants"]
+
+
+@pytest.mark.parametrize(("scenario", "nodes"), [("one-of-three-lies", 3), ("two-of-four-lie", 5)])
+def test_beyond_the_fault_model_the_oracles_fire(scenario, nodes):
+    """More liars than the terms allow for break safety, and it is seen: two plans for one epoch."""
+    for seed in range(SEEDS_BEYOND):
+        if any(violation.oracle == "certificates" for violation in play(scenario, seed, nodes).violations):
+            return
+    pytest.fail("nothing was noticed")
