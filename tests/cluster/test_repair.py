@@ -7,14 +7,21 @@ import pytest
 from shoal_agent.core.decision import HOLD_S
 from shoal_agent.core.events import LockChanged, Sampled, StopRequested
 from shoal_agent.core.plan import voters_for
+from shoal_agent.core.validity import COOL_DOWN_S
+from shoal_agent.sim.solutions import solution
 from shoal_protocol.messages import Capacity, Load, Terms
 from tests.support.opinion import MEMORY, SPEED, TOY
 from tests.support.toy import toy_tokens
 from tests.support.world import World
 
+LINK_S = (0.0005, 0.0005)
+"""All links alike: what is better here is better because of the nodes."""
+LOAD = Load(0, 10**9, None, 0, 0)
+
 
 def cluster(count, hosting, **terms):
     world = World(count)
+    world.link_s = LINK_S
     world.start()
     plan = world.plan(world.names[:hosting])
     voters = voters_for(plan.deployment, world.names[:hosting], world.names, terms.get("faulty", 0))
@@ -126,3 +133,68 @@ def test_a_lock_postpones_that_until_it_is_taken_away():
     assert not settled(world, 1)
     world.cells[world.names[0]].post(LockChanged(held=False))
     world.run_until(lambda: settled(world, 1), 20.0)
+
+
+def live(world, seconds):
+    """Clients ask, sensors are read."""
+    end = world.now + seconds
+    while world.now < end:
+        for cell in world.cells.values():
+            if not cell.dead:
+                cell.post(Sampled(Capacity(1, MEMORY, MEMORY, 10**9, SPEED, ("CPU",)), LOAD, world.wall_ms()))
+        asker = world.names[2]
+        assert world.answer(asker, world.ask(asker, tokens_max=40)) == toy_tokens((1, 2, 3), 8, 40)
+        world.run(2.0)
+
+
+def test_a_host_that_is_slower_than_its_profile_is_relieved_and_stays_so():
+    world = cluster(4, 2)
+    for cell in world.cells.values():
+        cell.run_s, cell.block_s = 0.0, 0.0001  # as the profile predicts
+    slow = world.cells[world.names[0]]
+    slow.block_s = 0.001
+    live(world, 2 * HOLD_S)
+    view = newest(world.cells[world.names[1]])
+    assert view.epoch == 1
+    assert slow.name not in [stage.stage.node for stage in view.stages]
+    nodes = world.cells[world.names[1]].node.snapshot(world.now).nodes
+    (record,) = [peer.state for peer in nodes if peer.node == slow.name]
+    assert record.stage_permille > 2000, "what it measured is not forgotten"
+    live(world, 2 * HOLD_S)
+    view = newest(world.cells[world.names[1]])
+    assert slow.name not in [stage.stage.node for stage in view.stages], "and so it does not get its blocks back"
+    assert view.epoch == 1, "what was unknown before is no better than what was left"
+
+
+def joined(factor):
+    """A cluster whose fourth node, ``factor`` times as fast as the others, is switched on later."""
+    world = World(4)
+    world.link_s = LINK_S
+    early, late = list(world.cells.values())[:3], world.cells[world.names[3]]
+    for cell in early:
+        world.boot(cell)
+    world.run(0.5)
+    voters = voters_for(TOY, world.names[:2], world.names[:3], 0)
+    world.announce(replace(world.plan(world.names[:2]), voters=voters, terms=Terms(stages_min=2)))
+    world.run_until(lambda: all(cell.deployment() is not None and cell.deployment().serving for cell in early))
+    world.run(30)
+    world.boot(late)
+    fast = Capacity(1, MEMORY, MEMORY, 10**9, int(factor * SPEED), ("CPU",))
+    late.post(Sampled(fast, LOAD, world.wall_ms()))
+    world.run(HOLD_S + COOL_DOWN_S)
+    view = newest(world.cells[world.names[0]])
+    return world, late.name, [stage.stage.node for stage in view.stages]
+
+
+def test_a_newcomer_that_helps_takes_blocks():
+    world, late, hosts = joined(5)
+    assert late in hosts
+    assert world.answer(world.names[2], world.ask(world.names[2])) == toy_tokens((1, 2, 3), 8, 8)
+
+
+def test_a_newcomer_that_does_not_help_is_left_out_with_its_figures():
+    world, late, hosts = joined(0.5)
+    assert late not in hosts
+    told = world.cells[world.names[0]].node.explain(None, None, world.now)
+    (rival,) = [rival for rival in solution(told.problem).rivals if rival.node == late]
+    assert rival.score_us > told.current.score_us

@@ -126,10 +126,20 @@ def test_links_are_as_measured_both_ways_and_local_otherwise():
     me.record(a, links={b: 8000, "z" * 32: 1})
     links = look(me).problem.links
     assert links.between(a, b) == links.between(b, a) == rounded_link(8000)
-    assert links.between(a, c) == LAN
+    assert links.between(me.names[0], c) == LAN, "nothing is known at either end"
+    assert links.between(a, c) == rounded_link(8000), "at one end this is usual"
     me.record(b, links={a: 4000})
     links = look(me).problem.links
     assert (links.between(a, b).rtt_us, links.between(b, a).rtt_us) == (8000 >> 9 << 9, 4000 >> 8 << 8)
+
+
+def test_what_is_usual_at_a_node_is_the_median_of_its_links():
+    me = Opinion()
+    a, b, c, d = me.names[:4]
+    me.record(b, links={a: 1000, c: 8000, d: 64_000})
+    usual = look(me).problem.links.usual
+    assert [usual[node] for node in (a, b, c)] == [rounded_link(1000), rounded_link(8000), rounded_link(8000)]
+    assert look(me).problem.links.between(a, c) == rounded_link(8000)
 
 
 @pytest.mark.parametrize(("size", "rounded"), [(0, 0), (15, 15), (16, 16), (17, 16), (1000, 960), (1023, 960)])

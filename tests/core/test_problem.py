@@ -33,6 +33,14 @@ def test_an_unmeasured_pair_is_a_local_network():
     assert links.between(B, A) == LAN
 
 
+def test_an_unmeasured_pair_is_no_better_than_what_is_usual_at_its_ends():
+    """Else the planner would move to links because nobody has looked at them."""
+    links = Links(usual={A: Link(300, 20), B: Link(9000, 10)})
+    assert links.between(A, B) == links.between(B, A) == Link(9000, 10)
+    assert links.between(A, NodeId("c" * 32)) == Link(300, 20)
+    assert Links(measured={(A, B): Link(7, 7)}, usual=links.usual).between(A, B) == Link(7, 7)
+
+
 def test_a_split_becomes_stages():
     split = split_model(problem_of(toy_facts(8), Terms(stages_min=2), 512, CANDIDATES))
     assert isinstance(split, Split)

@@ -87,6 +87,8 @@ class Cell:
     loaded: list[StageSpan] = field(default_factory=list)
     handles: itertools.count = field(default_factory=lambda: itertools.count(1))
     run_s: float = 0.001
+    block_s: float = 0.0
+    """What each block of a run takes for each position, beside."""
     load_s: float = 0.05
     solve_s: float = 0.01
     load_fault: str = ""
@@ -171,7 +173,8 @@ class Cell:
             case RunStage(session, stage):
                 assert (session, stage) not in self.running, "one run of a session at a time"
                 self.running.add((session, stage))
-                self.world.later(self.run_s, lambda: self.run(effect))
+                took_s = self.takes_s(effect)
+                self.world.later(took_s, lambda: self.run(effect, took_s))
             case CallService():
                 if effect.method in self.slow:
                     self.held.append(effect)
@@ -205,16 +208,19 @@ class Cell:
         assert bool(told) is isinstance(effect, Emit | Finish) or isinstance(effect, Finish), "Accept comes first"
         told.append(effect)
 
-    def run(self, effect: RunStage) -> None:
+    def takes_s(self, effect: RunStage) -> float:
+        held = self.stages.get((effect.session, effect.stage))
+        blocks = 0 if held is None else held[0].last_block - held[0].first_block + 1
+        return self.run_s + self.block_s * blocks * effect.token_count
+
+    def run(self, effect: RunStage, took_s: float) -> None:
         data = array("q", self.take(effect.payload))
         assert len(data) == effect.token_count, "a node lets no other tensor through"
         self.running.discard((effect.session, effect.stage))
         held = self.stages.get((effect.session, effect.stage))
         if held is None and self.in_vain:
             output = self.put(data.tobytes())
-            self.post(
-                StageFinished(effect.session, effect.stage, effect.position, output, (1, len(data), 2), self.run_s)
-            )
+            self.post(StageFinished(effect.session, effect.stage, effect.position, output, (1, len(data), 2), took_s))
             return
         if held is None:
             self.post(StageFailed(effect.session, effect.stage, effect.position, "terminated"))
@@ -225,7 +231,7 @@ class Cell:
         result = out[-1:].tobytes() if is_head else out.tobytes()
         output = self.put(result) if effect.want_logits or not is_head else None
         shape = (1, len(out), 2)
-        self.post(StageFinished(effect.session, effect.stage, effect.position, output, shape, self.run_s))
+        self.post(StageFinished(effect.session, effect.stage, effect.position, output, shape, took_s))
 
     def release(self) -> None:
         """Every call is answered in the end."""

@@ -9,7 +9,7 @@ and forth.
 *Memory.* What it offers, less what the newest plans of other deployments take there; a node that does not hold this
 deployment yet must also have it free now.
 
-*Links.* Round trips as their owners measured them; an unmeasured pair is a local network.
+*Links.* Round trips as their owners measured them; at a node, what is usual is the median of its own.
 
 Readings move all the time and a plan should not: they are rounded to steps of 5 % (times) and an eighth (sizes), so
 that the problem stays the same, to the last bit, until something has changed that may matter.
@@ -17,7 +17,7 @@ that the problem stays the same, to the last bit, until something has changed th
 Nodes that cannot be hosts are left out, each with the reason: that is half of what there is to explain about a plan.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -95,10 +95,8 @@ class Outlooks:
                 candidates.append(self._candidate(node, state, plan))
             else:
                 left_out.append((node, why))
-        both_ways = {(b, a): link for (a, b), link in measured.items()} | measured
-        names = {candidate.node for candidate in candidates}
-        links = {pair: link for pair, link in both_ways.items() if pair[0] in names and pair[1] in names}
-        problem = problem_of(facts, plan.terms, plan.context_tokens_max, tuple(candidates), Links(LAN, links))
+        links = _links(measured, {candidate.node for candidate in candidates})
+        problem = problem_of(facts, plan.terms, plan.context_tokens_max, tuple(candidates), links)
         return Outlook(problem, stored, tuple(owned), tuple(left_out), tuple(witnesses))
 
     def _known(self) -> Iterator[tuple[NodeId, NodeState]]:
@@ -136,6 +134,18 @@ class Outlooks:
             memory = min(memory, rounded_down(state.load.memory_available_bytes))
         speed = state.capacity.speed_macs_per_s * 1000 // slowness_permille(state)
         return Candidate(node, speed, max(memory, 0))
+
+
+def _links(measured: Mapping[tuple[NodeId, NodeId], Link], names: Container[NodeId]) -> Links:
+    """What matters of them to the candidates ``names``; a link measured at one end is the same at the other."""
+    both_ways = {(b, a): link for (a, b), link in measured.items()} | dict(measured)
+    known = {pair: link for pair, link in both_ways.items() if pair[0] in names and pair[1] in names}
+    at: dict[NodeId, list[int]] = {}
+    for (sender, _), link in sorted(both_ways.items(), key=lambda item: item[0]):
+        if sender in names:
+            at.setdefault(sender, []).append(link.rtt_us)
+    usual = {node: Link(sorted(rtts)[len(rtts) // 2], LAN.bytes_per_s) for node, rtts in at.items()}
+    return Links(LAN, known, usual)
 
 
 def slowness_permille(state: NodeState) -> int:

@@ -40,15 +40,26 @@ LAN: Final = Link(rtt_us=500, bytes_per_s=100_000_000)
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What is known of the links: measured ordered pairs, and ``default`` for every other one."""
+    """What is known of the links: measured ordered pairs, what is usual at a node, and ``default`` where nothing is.
+
+    A pair that was not measured is taken for the worse of what is usual at its ends. Anything better would make the
+    unknown attractive: the planner would move to a link because nobody has looked at it, and away again after.
+    """
 
     default: Link = LAN
     measured: Mapping[tuple[NodeId, NodeId], Link] = field(default_factory=dict, hash=False)
-    """Compared, but left out of the hash: problems that differ here alone are rare."""
+    usual: Mapping[NodeId, Link] = field(default_factory=dict, hash=False)
+    """Both are compared, but left out of the hash: problems that differ here alone are rare."""
 
     def between(self, sender: NodeId, receiver: NodeId) -> Link:
         """The link from ``sender`` to ``receiver``."""
-        return self.measured.get((sender, receiver), self.default)
+        known = self.measured.get((sender, receiver))
+        if known is not None:
+            return known
+        one, other = self.usual.get(sender), self.usual.get(receiver)
+        if one is None or other is None:
+            return one or other or self.default
+        return Link(max(one.rtt_us, other.rtt_us), min(one.bytes_per_s, other.bytes_per_s))
 
 
 @dataclass(frozen=True, slots=True)
