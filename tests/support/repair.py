@@ -32,7 +32,7 @@ SETTLED_S_MAX: Final = 30.0
 class Repair:
     """Seconds after the blow until *every* survivor took the victim for lost, knew the new plan, saw it ACTIVE.
 
-    ``detected_s`` None: one of them still showed it when the new plan was ACTIVE everywhere.
+    ``detected_s`` None: it was still there when the new plan was ACTIVE, as who says goodbye is until it has drained.
     """
 
     detected_s: float | None
