@@ -123,14 +123,19 @@ def test_memory_that_other_deployments_take_is_not_offered():
 def test_links_are_as_measured_both_ways_and_local_otherwise():
     me = Opinion()
     a, b, c = me.names[1:4]
-    me.record(a, links={b: 8000, "z" * 32: 1})
+    me.record(a, links={b: 8000})
     links = look(me).problem.links
     assert links.between(a, b) == links.between(b, a) == rounded_link(8000)
-    assert links.between(me.names[0], c) == LAN, "nothing is known at either end"
+    assert links.between(me.names[0], c) == rounded_link(8000), "so it is everywhere, as far as anybody knows"
     assert links.between(a, c) == rounded_link(8000), "at one end this is usual"
     me.record(b, links={a: 4000})
     links = look(me).problem.links
     assert (links.between(a, b).rtt_us, links.between(b, a).rtt_us) == (8000 >> 9 << 9, 4000 >> 8 << 8)
+
+
+def test_without_any_measurement_links_are_local():
+    me = Opinion()
+    assert look(me).problem.links.between(*me.names[:2]) == LAN
 
 
 def test_what_is_usual_at_a_node_is_the_median_of_its_links():

@@ -9,7 +9,8 @@ and forth.
 *Memory.* What it offers, less what the newest plans of other deployments take there; a node that does not hold this
 deployment yet must also have it free now.
 
-*Links.* Round trips as their owners measured them; at a node, what is usual is the median of its own.
+*Links.* Round trips as their owners measured them; what is usual at a node is the median of
+its own, and of a node without any, the median of all.
 
 Readings move all the time and a plan should not: they are rounded to steps of 5 % (times) and an eighth (sizes), so
 that the problem stays the same, to the last bit, until something has changed that may matter.
@@ -144,8 +145,14 @@ def _links(measured: Mapping[tuple[NodeId, NodeId], Link], names: Container[Node
     for (sender, _), link in sorted(both_ways.items(), key=lambda item: item[0]):
         if sender in names:
             at.setdefault(sender, []).append(link.rtt_us)
-    usual = {node: Link(sorted(rtts)[len(rtts) // 2], LAN.bytes_per_s) for node, rtts in at.items()}
-    return Links(LAN, known, usual)
+    usual = {node: _median(rtts) for node, rtts in at.items()}
+    everywhere = [link.rtt_us for link in measured.values()]
+    return Links(_median([*everywhere, LAN.rtt_us]) if everywhere else LAN, known, usual)
+
+
+def _median(rtts_us: list[int]) -> Link:
+    """The upper one of two."""
+    return Link(sorted(rtts_us)[len(rtts_us) // 2], LAN.bytes_per_s)
 
 
 def slowness_permille(state: NodeState) -> int:
