@@ -80,6 +80,19 @@ def test_what_helpers_report_counts_as_their_accusation():
     assert sorted(suspicion.accusers) == sorted(cluster.names[2:4])
 
 
+def test_a_refusal_hurries_a_suspicion_that_runs():
+    """And it is believed even by who doubts itself: its link works, or nobody could refuse."""
+    cluster = settled(5)
+    us, victim = cluster.nodes[cluster.names[1]], cluster.names[0]
+    for name in cluster.names:
+        cluster.nodes[name].paused = name != us.name
+    cluster.run_until(lambda: us.sees(victim) is Standing.SUSPECT)
+    cluster.kill(victim)
+    cluster.run(2.5)
+    assert us.watch.isolated()
+    assert us.sees(victim) is Standing.DEAD
+
+
 def test_old_answers_about_others_count_for_nothing():
     cluster = settled(5)
     us, victim = cluster.nodes[cluster.names[1]], cluster.names[0]
