@@ -63,3 +63,12 @@ async def test_addresses_come_from_the_records_of_the_nodes_themselves(tiny_stor
     assert endpoint is not None
     assert endpoint.port == 1000
     assert window.resolve("a" * 32) is None
+
+
+async def test_a_plan_is_explained_with_the_planners_answer(tiny_store):
+    world = world_of(2)
+    window = await look(world, world.names[0], tiny_store)
+    told = await window.explain(None, None)
+    assert (told["deployment"], told["epoch"]) == (TOY, 0)
+    assert told["now"]["best"]["score_us"] <= told["now"]["score_us"]
+    assert await window.explain(TOY, 7) is None
