@@ -4,9 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from shoal_agent.core.effects import LoadBlocks, OpenStage
+from shoal_agent.core.effects import LoadBlocks, Note, OpenStage
 from shoal_agent.core.events import TimePassed
 from shoal_agent.core.facts import StageSpan
+from shoal_agent.core.seat import WISHED
 from shoal_agent.sim.machine import Seen
 from shoal_agent.sim.settings import CLUSTER, TOY
 from shoal_agent.sim.toy import MODEL
@@ -90,7 +91,9 @@ def test_a_certificate_needs_a_quorum_of_the_voters_before(scene):
     name, raw = scene.world.names[0], scene.next()
     assert scene.says(name, scene.certified(raw, 1)) == ["unproven"]
     assert scene.judge.agreed.newest(TOY) == scene.plan
-    assert scene.says(name, scene.vote(name, digest_of(raw)), at_s=3.0) == []
+    wish = Note("info", WISHED, (("deployment", TOY), ("epoch", 1), ("why", "a host is lost")))
+    assert scene.does(name, wish, at_s=3.0) == []
+    assert scene.does(scene.world.names[1], wish, at_s=3.5) == []
     assert scene.says(name, scene.certified(raw), scene.certified(raw, 3), at_s=4.5) == []
     assert scene.judge.agreed.newest(TOY).epoch == 1
     assert scene.judge.agreed.agreements == [1.5]

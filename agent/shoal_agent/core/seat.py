@@ -36,6 +36,8 @@ SPACING_S: Final = 0.5
 """Between two answers to one peer, or two questions about one: what it repeats, it repeats no faster."""
 ANSWER_LINKS_MAX: Final = 8
 """Plans sent to a voter that lags; whoever lags further fetches the rest by anti-entropy."""
+WISHED: Final = "another plan is wished for"
+"""The log's words for the moment in which a voter found a reason to change."""
 
 SeatFact = Adopted | JudgementWanted | Behind | Disputed | Caught
 
@@ -211,6 +213,7 @@ class Seat:
         self._wish = raw
         told = f"this node wishes plan {digest_of(raw).hex()[:16]}: {plan.reason}"
         self._tables.story.tell(now, f"{self.deployment}/{plan.epoch}", told)
+        out.note("info", WISHED, deployment=self.deployment, epoch=plan.epoch, why=plan.reason)
         if self._sitting is not None:
             return self._facts(self._sitting.wish(raw, now, out), now, out)
         if now < self._franchise.settled_at:

@@ -16,8 +16,9 @@ what they do.
 from collections.abc import Iterable
 from typing import Final
 
-from shoal_agent.core.effects import Broadcast, LoadBlocks, OpenStage
+from shoal_agent.core.effects import Broadcast, LoadBlocks, Note, OpenStage
 from shoal_agent.core.facts import StageSpan
+from shoal_agent.core.seat import WISHED
 from shoal_agent.sim.machine import Machine, Seen
 from shoal_agent.sim.world import World
 from shoal_protocol.codec import decode_plan
@@ -53,11 +54,11 @@ class Agreed:
         self._liars: tuple[NodeId, ...] = ()
         self._ballots: dict[_Ballot, Digest | None] = {}
         self._plans: dict[Where, tuple[Digest, bytes, Plan]] = {}
-        self._first_word_s: dict[Where, float] = {}
+        self._wished_s: dict[Where, float] = {}
         self._opened: dict[tuple[NodeId, int, DeploymentId], Epoch] = {}
         self._known: dict[tuple[NodeId, int, DeploymentId], Epoch] = {}
         self.agreements: list[float] = []
-        """Seconds from the first word about an epoch to its certificate."""
+        """Seconds from the moment in which the first voter found a reason to change the plan to the certificate."""
 
     def begin(self, world: World) -> None:
         """The members of the world are known, and its liars."""
@@ -87,6 +88,10 @@ class Agreed:
             match effect:
                 case Broadcast():
                     yield from self._said(self._world.opened(effect), seen.at_s)
+                case Note(_, text, fields) if text == WISHED:
+                    reason = dict(fields)
+                    where = DeploymentId(str(reason["deployment"])), Epoch(int(reason["epoch"]))
+                    self._wished_s.setdefault(where, seen.at_s)
                 case LoadBlocks(span):
                     yield from self._fence(seen.machine, span)
                     yield from self._grows(seen.machine, span)
@@ -97,10 +102,8 @@ class Agreed:
         message = envelope.message
         match message:
             case VoteCast(deployment, epoch, round_, kind, value):
-                self._first_word_s.setdefault((deployment, epoch), at_s)
                 yield from self._cast((envelope.sender, deployment, epoch, round_, kind), value)
             case Proposed(deployment, epoch, round_):
-                self._first_word_s.setdefault((deployment, epoch), at_s)
                 yield from self._cast((envelope.sender, deployment, epoch, round_, None), digest_of(message.plan))
             case PlanAnnounced() | Certified() | RecoveryOrdered():
                 yield from self._decided(message, at_s)
@@ -126,8 +129,8 @@ class Agreed:
             yield "certificates", f"two plans for {plan.deployment}/{plan.epoch}"
             return
         self._plans[where] = digest, proof.plan, plan
-        if isinstance(proof, Certified):
-            self.agreements.append(at_s - self._first_word_s.get(where, at_s))
+        if isinstance(proof, Certified) and where in self._wished_s:
+            self.agreements.append(at_s - self._wished_s[where])
 
     def _prove(self, proof: PlanAnnounced | Certified | RecoveryOrdered, plan: Plan) -> None:
         assert self._roster is not None, "begin() comes first"
