@@ -131,8 +131,16 @@ def check_support(proposed: Proposed, parent: Plan, roster: TrustedRoster, clust
 
 def sign_recovery(sealer: Sealer, cluster: ClusterId, plan: bytes) -> Ballot:
     """The approval of ``plan``, in its exact bytes, by the operator whose key ``sealer`` is."""
-    approval = sealer.sign(pae(RECOVERY_TYPE, encode(_RECOVERY, RecoveryStatement(cluster, plan))))
-    return Ballot(node_id_of(sealer.public_key), approval)
+    return Ballot(node_id_of(sealer.public_key), sealer.sign(_approved(cluster, plan)))
+
+
+def verify_approval(public_key: bytes, signature: bytes, cluster: ClusterId, plan: bytes) -> None:
+    """Returns if ``signature`` is the key's approval of ``plan``, in its exact bytes, else BadSignature."""
+    verify(public_key, _approved(cluster, plan), signature)
+
+
+def _approved(cluster: ClusterId, plan: bytes) -> bytes:
+    return pae(RECOVERY_TYPE, encode(_RECOVERY, RecoveryStatement(cluster, plan)))
 
 
 def open_recovery(order: RecoveryOrdered, known: bytes, roster: TrustedRoster, cluster: ClusterId) -> Plan:
@@ -144,7 +152,7 @@ def open_recovery(order: RecoveryOrdered, known: bytes, roster: TrustedRoster, c
     if plan.cause is not Cause.RECOVERY or plan.epoch < EPOCH_LEAP or plan.epoch <= before.epoch:
         raise MalformedMessage(f"{plan.cause.name} {plan.epoch} recovers nothing at epoch {before.epoch}")
     _require_same_deployment(plan, before)
-    signed = pae(RECOVERY_TYPE, encode(_RECOVERY, RecoveryStatement(cluster, order.plan)))
+    signed = _approved(cluster, order.plan)
     operators = tuple(member.node for member in roster.members if Role.OPERATOR in member.roles)
     _require_signatures(order.approvals, operators, before.terms.operators_min, signed, roster)
     return plan

@@ -1,22 +1,16 @@
 """`shoal deploy` as an operator runs it: a process, a real broker with certificates and ACL, hosts that answer."""
 
-import asyncio
-import contextlib
 import json
-import sys
 
 import pytest
 
-from shoal_agent.config import load_config, load_operator_config
+from shoal_agent.config import load_operator_config
 from shoal_agent.errors import ExitCode
-from shoal_agent.shell.identity import open_roster, open_sealer
 from shoal_protocol.messages import DeploymentPhase
-from tests.support.broker import needs_mosquitto, running
-from tests.support.commands import shoal
+from tests.support.broker import needs_mosquitto
+from tests.support.commands import running_shoal, shoal
 from tests.support.fleet import configure, found
-from tests.support.hosts import Host, on_air
-
-RUN_S_MAX = 60.0
+from tests.support.hosts import cluster
 
 
 @pytest.fixture
@@ -26,39 +20,9 @@ def fleet(tmp_path, tiny_store):
     return made
 
 
-@contextlib.asynccontextmanager
-async def cluster(fleet, tmp_path, tiny_store, alter=lambda hosts: None):
-    """The fleet on a real broker, every machine but the engine."""
-    async with (
-        running(tmp_path / "broker", fleet.cluster, [fleet.operator]) as broker,
-        contextlib.AsyncExitStack() as up,
-    ):
-        configure(fleet, [broker.url], tiny_store.root)
-        hosts, sections = [], []
-        for machine in fleet.machines:
-            config = load_config(machine.config, environment={})
-            hosts.append(Host(open_sealer(config.node.key_file), open_roster(config.cluster)))
-            sections.append(config.brokers[0])
-        alter(hosts)
-        for host, section in zip(hosts, sections, strict=True):
-            await up.enter_async_context(on_air(host, section, [tiny_store.load("tiny").digest]))
-        yield hosts
-
-
 async def deploy(fleet, *arguments):
     """The command in a process of its own: (exit code, stdout, stderr)."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "shoal_agent", "deploy", "tiny", "--config", str(fleet.operator_config), *arguments),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        out, err = await asyncio.wait_for(process.communicate(), RUN_S_MAX)
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    return process.returncode, out.decode(), err.decode()
+    return await running_shoal("deploy", "tiny", "--config", fleet.operator_config, *arguments)
 
 
 @needs_mosquitto
@@ -126,7 +90,7 @@ def test_only_an_operator_may_deploy(fleet):
 
 
 def test_without_a_broker_it_ends_with_what_was_tried(fleet, monkeypatch):
-    monkeypatch.setattr("shoal_agent.shell.operator.CONNECT_S", 1.0)
+    monkeypatch.setattr("shoal_agent.shell.desk.CONNECT_S", 1.0)
     ended = shoal("deploy", "tiny", "--config", fleet.operator_config, "--json")
     assert ended.code == ExitCode.UNAVAILABLE
     assert "mqtts://127.0.0.1:1: " in ended.json["error"]["message"]

@@ -12,7 +12,15 @@ from shoal_protocol.limits import EPOCH_LEAP, VOTERS_MAX
 from shoal_protocol.messages import Ballot, Cause, Certified, Proposed, RecoveryOrdered, Terms, VoteKind
 from shoal_protocol.roster import Member, Role
 from shoal_protocol.sealing import Ed25519Sealer
-from shoal_protocol.votes import check_support, open_certificate, open_recovery, quorum, sign_recovery, sign_vote
+from shoal_protocol.votes import (
+    check_support,
+    open_certificate,
+    open_recovery,
+    quorum,
+    sign_recovery,
+    sign_vote,
+    verify_approval,
+)
 from tests.support.protocol import CLUSTER, PLAN, STRANGER, TOY, node_of, trusted_roster
 
 KEYS = [Ed25519Sealer(bytes([100 + index]) * 32) for index in range(5)]
@@ -256,6 +264,19 @@ def test_an_approval_is_for_one_plan_in_one_cluster():
     for moved in (RecoveryOrdered(other, order().approvals), RecoveryOrdered(data, elsewhere)):
         with pytest.raises(BadSignature):
             open_recovery(moved, PARENT, ROSTER, CLUSTER)
+
+
+def test_a_single_approval_can_be_checked():
+    [first, second] = order().approvals
+    key = OPERATORS[0].public_key
+    verify_approval(key, first.signature, CLUSTER, encode_plan(RECOVERY))
+    for signature, cluster, plan in (
+        (second.signature, CLUSTER, RECOVERY),
+        (first.signature, OTHERS, RECOVERY),
+        (first.signature, CLUSTER, SECOND),
+    ):
+        with pytest.raises(BadSignature):
+            verify_approval(key, signature, cluster, encode_plan(plan))
 
 
 def test_agreement_goes_on_after_a_recovery():

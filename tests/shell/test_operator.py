@@ -9,10 +9,11 @@ from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceive
 from shoal_agent.core.facts import BlockFacts, ModelFacts
 from shoal_agent.core.gate import Gate
 from shoal_agent.errors import ConfigError, ExitCode, FailedError, NoPlanError, TimedOutError, UnavailableError
-from shoal_agent.shell import operator as operator_module
+from shoal_agent.shell import desk as desk_module
 from shoal_agent.shell import survey as survey_module
 from shoal_agent.shell.clock import Clock, unix_s
-from shoal_agent.shell.operator import DeployWish, Desk, Founding, Operator, resolve_nodes
+from shoal_agent.shell.desk import Desk, Operator
+from shoal_agent.shell.operator import DeployWish, Founding, resolve_nodes
 from shoal_agent.shell.survey import Package, Survey
 from shoal_protocol.envelope import open_envelope
 from shoal_protocol.ids import ClusterId, Digest, Incarnation, digest_of, node_id_of
@@ -84,7 +85,7 @@ class Scene:
 def scene(monkeypatch):
     monkeypatch.setattr(survey_module, "QUIET_S", 0.0)
     for name, seconds in (("CONNECT_S", 0.2), ("LISTEN_S", 0.2), ("ANNOUNCE_S", 0.05), ("TICK_S", 0.02)):
-        monkeypatch.setattr(operator_module, name, seconds)
+        monkeypatch.setattr(desk_module, name, seconds)
     return Scene()
 
 

@@ -2,16 +2,19 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
-from shoal_agent.config import BrokerSection
+from shoal_agent.config import BrokerSection, load_config
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import EnvelopeReceived, Event
 from shoal_agent.shell.clock import wall_ms
+from shoal_agent.shell.identity import open_roster, open_sealer
 from shoal_agent.shell.mqtt import MqttControlPlane
 from shoal_agent.shell.mqtt_address import broker_address
+from shoal_models.package import Store
 from shoal_protocol.codec import decode_plan
 from shoal_protocol.envelope import open_envelope, seal
 from shoal_protocol.errors import UnknownSender
@@ -29,10 +32,13 @@ from shoal_protocol.messages import (
     PhaseReported,
     Plan,
     PlanAnnounced,
+    RecoveryOrdered,
 )
 from shoal_protocol.roster import TrustedRoster
 from shoal_protocol.sealing import Ed25519Sealer
 from shoal_protocol.topics import agent_filters, topic_for
+from tests.support.broker import running
+from tests.support.fleet import Fleet, configure
 
 LOADING = (DeploymentPhase.LOADING, DeploymentPhase.READY, DeploymentPhase.ACTIVE)
 BEAT_S = 0.2
@@ -84,7 +90,7 @@ class Host:
     def answer(self, wire: bytes) -> list[Broadcast]:
         """What it says to an envelope: nothing, unless a plan names it."""
         message = open_envelope(wire, self.roster, self.roster.cluster).message
-        if not isinstance(message, PlanAnnounced):
+        if not isinstance(message, PlanAnnounced | RecoveryOrdered):
             return []
         plan = decode_plan(message.plan)
         if self.node not in [stage.node for stage in plan.stages]:
@@ -125,3 +131,24 @@ async def on_air(host: Host, broker: BrokerSection, models: Sequence[Digest]) ->
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def cluster(
+    fleet: Fleet, folder: Path, store: Store, alter: Callable[[list[Host]], None] = lambda hosts: None, absent: int = 0
+) -> AsyncIterator[list[Host]]:
+    """The fleet on a real broker, every machine but the engine; the first ``absent`` hosts say nothing at all."""
+    async with (
+        running(folder / "broker", fleet.cluster, [fleet.operator]) as broker,
+        contextlib.AsyncExitStack() as up,
+    ):
+        configure(fleet, [broker.url], store.root)
+        hosts, sections = [], []
+        for machine in fleet.machines:
+            config = load_config(machine.config, environment={})
+            hosts.append(Host(open_sealer(config.node.key_file), open_roster(config.cluster)))
+            sections.append(config.brokers[0])
+        alter(hosts)
+        for host, section in list(zip(hosts, sections, strict=True))[absent:]:
+            await up.enter_async_context(on_air(host, section, [store.load("tiny").digest]))
+        yield hosts

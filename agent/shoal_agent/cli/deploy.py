@@ -36,6 +36,7 @@ def deploy(
     zones: Annotated[str, typer.Option(help="Trust zones that may host, with commas; any if not given.")] = "",
     faulty: Annotated[int, typer.Option(min=0, max=2, help="Voters that may lie: 1 takes 4 voters, 2 take 7.")] = 0,
     gain: Annotated[int, typer.Option(min=0, max=100, help="Percent a new plan must be better by.")] = 20,
+    operators: Annotated[int, typer.Option(min=1, help="Operators it takes to recover it if its voters are lost.")] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and announce nothing.")] = False,
     timeout: Annotated[float, typer.Option(min=1, help="Seconds until every host must be active.")] = 120.0,
     as_json: AsJson = False,
@@ -60,6 +61,7 @@ def deploy(
         _listed(zones),
         faulty,
         gain * 10,
+        operators,
     )
     result = asyncio.run(found(settings, wish, progress))
     if as_json:

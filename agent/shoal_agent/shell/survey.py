@@ -9,13 +9,17 @@ others fetch from there.
 are; the survey is over when there are enough and none was new for ``QUIET_S``, two and a half heartbeats.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from shoal_agent.core.problem import Candidate
+from shoal_agent.core.plan import voters_for
+from shoal_agent.core.problem import Candidate, Infeasible
+from shoal_agent.errors import NoPlanError
 from shoal_protocol.envelope import Envelope
-from shoal_protocol.ids import Digest, Incarnation, Instant, NodeId
-from shoal_protocol.messages import Heartbeat, NodePhase, NodeState
+from shoal_protocol.ids import DeploymentId, Digest, Incarnation, Instant, NodeId
+from shoal_protocol.messages import Heartbeat, NodePhase, NodeState, Terms
+from shoal_protocol.roster import TrustedRoster
 
 QUIET_S: Final = 2.5
 """Heartbeats come every second, give or take a tenth: whoever lives was heard twice."""
@@ -105,3 +109,54 @@ def candidate_of(heard: Heard) -> Candidate:
     capacity, load = heard.state.capacity, heard.state.load
     memory = min(capacity.memory_bytes, load.memory_available_bytes)
     return Candidate(heard.node, capacity.speed_macs_per_s, memory, load.foreign_permille)
+
+
+@dataclass(frozen=True, slots=True)
+class Able:
+    """Who can host, what keeps the others from it (None: nothing), and who is there to vote."""
+
+    candidates: tuple[Candidate, ...]
+    faults: dict[NodeId, str | None]
+    alive: tuple[NodeId, ...]
+
+    def voters_of(self, deployment: DeploymentId, terms: Terms) -> Callable[[tuple[NodeId, ...]], tuple[NodeId, ...]]:
+        """Who decides the epoch after one with the given hosts; NoPlanError if they are too few for the terms."""
+
+        def voters(hosts: tuple[NodeId, ...]) -> tuple[NodeId, ...]:
+            found, needed = voters_for(deployment, hosts, self.alive, terms.faulty), 3 * terms.faulty + 1
+            if terms.faulty and len(found) < needed:
+                fault = f"{needed} voters are needed where {terms.faulty} may lie, {len(self.alive)} agents are there"
+                raise NoPlanError(fault, "start more agents, or trust those that are there: --faulty 0")
+            return found
+
+        return voters
+
+    def no_plan(self, reason: Infeasible) -> NoPlanError:
+        """Why nothing fits, with a line for each node that was looked at."""
+        lines = [*reason.nodes, *(f"{node}: {why}" for node, why in sorted(self.faults.items()) if why is not None)]
+        message = "\n  ".join([reason.reason, *lines])
+        return NoPlanError(message, "add nodes, give them more room, or ask for less context")
+
+
+def able_hosts(
+    survey: Survey, package: Package, wanted: frozenset[NodeId], roster: TrustedRoster, zones: tuple[str, ...]
+) -> Able:
+    """Who of those heard (of ``wanted``, if any are named) can host ``package`` in ``zones``.
+
+    NoPlanError if nobody has the package: then there is nowhere to fetch it from.
+    """
+    heard = survey.heard()
+    if heard and not survey.held(package):
+        name = package.model.hex()[:16]
+        raise NoPlanError(f"no node that was heard has the package {name}", "import it on one of the nodes")
+    asked = [each for each in heard if not wanted or each.node in wanted]
+    faults = {each.node: why_not(each.state, package) or _zone_fault(each.node, roster, zones) for each in asked}
+    faults |= dict.fromkeys(wanted - set(faults), "was not heard")
+    able = tuple(candidate_of(each) for each in asked if faults[each.node] is None)
+    return Able(able, faults, tuple(each.node for each in heard if each.state.phase is NodePhase.READY))
+
+
+def _zone_fault(node: NodeId, roster: TrustedRoster, zones: tuple[str, ...]) -> str | None:
+    member = roster.member(node)
+    assert member is not None, "the gate lets members speak only"
+    return None if not zones or member.zone in zones else f"is in zone {member.zone}"
