@@ -6,7 +6,6 @@ import pytest
 from shoal_agent.core.effects import RunStage, SendFrame
 from shoal_agent.core.events import StageFailed
 from shoal_agent.core.host import DEADLINE_GRACE_S
-from shoal_agent.core.pace import RUNS_MIN
 from shoal_protocol.headers import (
     Activation,
     CloseReason,
@@ -397,18 +396,4 @@ def test_hidden_states_travel_from_stage_to_stage_as_they_are(stand):
     memory: dict[int, int] = {}
     hidden = [toy_blocks(token, 0, 7, memory) for token in PROMPT]
     assert [token.token for token in stand.heard(Token)] == [hidden[-1] % 257]
-    close(stand)
-
-
-def test_how_long_decode_runs_take_is_measured_and_prompts_are_not(stand):
-    pace, speed = stand.cell().node._tables.pace, 10**9
-    stand.cell().run_s = 0.0008  # twice what the profile predicts for four blocks
-    stand.open_both()
-    stand.feed(STEP)
-    stand.world.run(0.05)
-    assert pace._runs == 0
-    for position in range(3, 3 + RUNS_MIN):
-        stand.feed(replace(STEP, position=position, token_count=1, shape=(1, 1)), (7,))
-        stand.world.run(0.05)
-    assert pace.permille(speed, stand.world.now, hosting=True) == 2000
     close(stand)

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import pytest
 
 from shoal_agent.core.pace import FRESH_S, HALF_LIFE_S, PERMILLE_MAX, RUNS_MIN, Pace
 from shoal_protocol.ids import Instant
+from tests.core.test_host import STEP, Stand
 
 SPEED = 10**9
 MACS = 5 * 10**6
@@ -57,3 +60,17 @@ def test_what_a_relieved_node_measured_fades():
     pace = paced(0.010)
     ages = (0, HALF_LIFE_S, 2 * HALF_LIFE_S, 10 * HALF_LIFE_S)
     assert [said(pace, 100 + age, hosting=False) for age in ages] == [2000, 1500, 1250, 1000]
+
+
+def test_how_long_decode_runs_take_is_measured_and_prompts_are_not():
+    stand = Stand()
+    pace, speed = stand.cell().node._tables.pace, 10**9
+    stand.cell().run_s = 0.0008  # twice what the profile predicts for four blocks
+    stand.open_both()
+    stand.feed(STEP)
+    stand.world.run(0.05)
+    assert pace._runs == 0
+    for position in range(3, 3 + RUNS_MIN):
+        stand.feed(replace(STEP, position=position, token_count=1, shape=(1, 1)), (7,))
+        stand.world.run(0.05)
+    assert pace.permille(speed, stand.world.now, hosting=True) == 2000
