@@ -8,7 +8,7 @@ from shoal_agent.core.events import EnvelopeReceived
 from shoal_agent.core.facts import Standing
 from shoal_agent.sim.machine import Machine
 from shoal_protocol.ids import Incarnation, NodeId, Sequence
-from shoal_protocol.messages import Accused, Heartbeat, NodePhase, PhaseReported, Verdict, VoteCast
+from shoal_protocol.messages import Accused, EvidenceFound, Heartbeat, NodePhase, PhaseReported, Verdict, VoteCast
 from tests.support.histories import Play
 
 
@@ -126,3 +126,14 @@ def test_bytes_that_are_nobodys_word_are_counted_and_change_nothing(play):
     after = target.node.snapshot(target.now())
     assert sum(count for _, count in after.rejected) == sum(count for _, count in before.rejected) + 1
     assert after.deployments == before.deployments
+
+
+def test_a_forked_record_is_told_and_costs_no_vote(play):
+    """A disk that is lost in the first life makes an honest node say two things under one number."""
+    key = machine(play, "cora").setup.sealer
+    number = next(NUMBERS)
+    words = [play.world.said(key, Heartbeat(beat, 1), number, 0).wire for beat in (1, 2)]
+    target = machine(play, "anna")
+    hears(play, "anna", "bert", EvidenceFound(words[0], words[1]))
+    assert any("two things" in entry.text for entry in target.node.story().about(play.ids["cora"]))
+    assert play.ids["cora"] not in target.node._citizen.council._liars

@@ -136,7 +136,8 @@ class Citizen:
 
     def _heard(self, envelope: Envelope, event: EnvelopeReceived, now: Instant, out: Outbox) -> None:
         sender, message = envelope.sender, envelope.message
-        fresh = not event.redelivered
+        road = self._road(event, sender)
+        fresh = road is not Road.RELAYED
         self._learn(self._gossip.heard(envelope, event.wire, now, out, fresh=fresh), now, out)
         if sender == self._node:
             return

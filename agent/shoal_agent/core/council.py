@@ -145,7 +145,14 @@ class Council:
     def evidence(self, message: EvidenceFound, now: Instant, out: Outbox) -> list[Resolved]:
         """Somebody shows that a member said two things; RemoteProtocolError if it does not."""
         roster = self._voice.identity.roster
-        return self._convict(culprit_of(message, roster, roster.cluster), now, out)
+        culprit = culprit_of(message, roster, roster.cluster)
+        words = [open_envelope(wire, roster, roster.cluster).message for wire in (message.first, message.second)]
+        if all(isinstance(word, Proposed | VoteCast) for word in words):
+            return self._convict(culprit, now, out)
+        # One number for two other words: a lie, or a disk that was lost in the first life. It has no say in a vote.
+        out.count("agreements", "forked")
+        self._tables.story.tell(now, culprit, "said two things under one number")
+        return []
 
     # --- what this node thinks --------------------------------------------------------------------------------------
 
