@@ -9,21 +9,42 @@ import pytest
 
 from shoal_protocol import errors, limits
 from shoal_protocol.codec import HEADERS, MESSAGES
+from shoal_protocol.messages import DeploymentPhase
 from tests.support.house import ROOT
 
 PAGE = (ROOT / "protocol" / "SPEC.md").read_text(encoding="utf-8")
 
 
-@pytest.fixture(scope="module")
-def tables() -> ModuleType:
-    """The script beside the page, loaded from its file."""
-    spec = importlib.util.spec_from_file_location("spec_tables", ROOT / "protocol" / "spec_tables.py")
+def script(folder: str, name: str) -> ModuleType:
+    """A script that is no part of a package, loaded from its file."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / folder / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    """The script beside the page."""
+    return script("protocol", "spec_tables")
+
+
+@pytest.fixture(scope="module")
+def diagrams() -> ModuleType:
+    """The script beside the agent."""
+    return script("agent", "spec_diagrams")
+
+
+def test_the_diagrams_are_those_of_the_code(diagrams):
+    assert diagrams.filled(PAGE) == PAGE, "run: python agent/spec_diagrams.py"
+
+
+def test_a_drifted_diagram_is_noticed(diagrams, monkeypatch):
+    monkeypatch.setitem(diagrams.tenure.TRANSITIONS, DeploymentPhase.DRAINED, (DeploymentPhase.LOADING,))
+    assert diagrams.filled(PAGE) != PAGE
 
 
 def test_the_tables_are_those_of_the_code(tables):

@@ -31,12 +31,12 @@ class Alarm(Enum):
     PAUSE = "pause"
 
 
-TRANSITIONS: Final[Mapping[Step, tuple[Step, ...]]] = {
-    Step.PROPOSE: (Step.PREVOTE,),
-    Step.PREVOTE: (Step.PRECOMMIT,),
-    Step.PRECOMMIT: (),
+TRANSITIONS: Final[Mapping[Step, Mapping[Step, str]]] = {
+    Step.PROPOSE: {Step.PREVOTE: "the proposal is judged, or none will come, or time is over"},
+    Step.PREVOTE: {Step.PRECOMMIT: "a quorum prevoted one plan or nothing, or time is over"},
+    Step.PRECOMMIT: {},
 }
-"""Within a round; a new round begins at PROPOSE."""
+"""Within a round: from a step to the next, and why. A new round begins at PROPOSE."""
 
 STEPS: Final[Mapping[VoteKind, Step]] = {VoteKind.PREVOTE: Step.PREVOTE, VoteKind.PRECOMMIT: Step.PRECOMMIT}
 """Where casting a ballot leads."""
