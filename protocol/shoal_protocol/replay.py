@@ -51,6 +51,8 @@ class HeardBefore(ReplayedMessage):
         self.envelope = envelope
 
 
+_SLOT_OF: Final[dict[type, Slot]] = {cls: (kind, "") for cls, kind in KIND_OF.items()}
+"""What is about no deployment."""
 _WINDOW: Final = (1 << REPLAY_WINDOW_BITS) - 1
 
 
@@ -107,12 +109,14 @@ class ReplayWindow:
 
 def slot_of(message: ControlMessage) -> Slot:
     """Which window of its sender ``message`` counts in."""
-    kind = KIND_OF[type(message)]
+    slot = _SLOT_OF.get(type(message))
+    if slot is not None:
+        return slot
     if isinstance(message, PhaseReported | Proposed | VoteCast):
-        return kind, message.deployment
+        return KIND_OF[type(message)], message.deployment
     if isinstance(message, _IMMORTAL):
-        return kind, decode_plan(message.plan).deployment
-    return kind, ""
+        return KIND_OF[type(message)], decode_plan(message.plan).deployment
+    raise AssertionError(f"{type(message).__name__} has no slot")
 
 
 def _slide(window: _Window, envelope: Envelope) -> None:

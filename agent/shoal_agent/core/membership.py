@@ -25,7 +25,7 @@ PRESENT: Final = (Standing.ALIVE, Standing.SLOW, Standing.MQTT_LOST)
 """Standings of those whom a frame reaches."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Peer:
     """One node as this node knows it."""
 
@@ -64,7 +64,7 @@ class Membership:
             return True
         if incarnation < known.incarnation:
             return False
-        self._peers[node] = Peer(node, incarnation, known.state, now)
+        known.heard = now
         return beat.version > known.state.version
 
     def stand(self, node: NodeId, standing: Standing) -> None:

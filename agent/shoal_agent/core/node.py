@@ -143,6 +143,8 @@ class Node:
 
     def _route(self, event: Event, now: Instant, out: Outbox) -> None:
         match event:
+            case EnvelopeReceived():
+                self._citizen.envelope(event, now, out)
             case FrameReceived():
                 self._frame(event.peer, event.header, event.payload, now, out)
             case StageFinished():
@@ -151,8 +153,6 @@ class Node:
                 self._host.failed(event, out)
             case ServiceReturned() | ServiceFailed():
                 self._answered(event, now, out)
-            case EnvelopeReceived():
-                self._citizen.envelope(event, now, out)
             case TimePassed():
                 self._time_passed(now, out)
             case RequestArrived():

@@ -160,6 +160,7 @@ class Machine:
         self._unchecked = 0
         self._armed: Instant | None = None
         self._latest = Instant(setup.origin_s)
+        self._origin_s, self._rate = setup.origin_s, setup.rate
         who = identity(self.life)
         self.name = who.node
         self.shard = home_shard(who.node, who.roster)
@@ -216,7 +217,9 @@ class Machine:
 
     def now(self) -> Instant:
         """This machine's clock; it never goes back."""
-        self._latest = Instant(max(self._latest, self.setup.origin_s + self._agenda.now * self.setup.rate))
+        now = self._origin_s + self._agenda.now * self._rate
+        if now > self._latest:
+            self._latest = Instant(now)
         return self._latest
 
     def wall_ms(self) -> int:
