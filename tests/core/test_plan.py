@@ -8,6 +8,7 @@ from shoal_agent.core.plan import (
     Room,
     faults_for_host,
     faults_of,
+    faults_of_successor,
     kv_bytes_per_token,
     rendezvous_order,
     resident_bytes,
@@ -61,6 +62,31 @@ def test_a_genesis_plan_has_no_parent():
     orphan = replace(PLAN, stages=PLAN.stages[:1])
     assert faults_of(replace(orphan, parent=Digest(b"p" * 32)), ROSTER) == ["a genesis plan has no parent"]
     assert faults_of(replace(orphan, epoch=Epoch(1), parent=Digest(b"p" * 32)), ROSTER) == []
+
+
+@pytest.mark.parametrize(("key", "votes"), [(AGENT, True), (WITNESS, True), (OPERATOR, False), (STRANGER, False)])
+def test_only_agents_and_witnesses_vote(key, votes):
+    faults = faults_of(replace(PLAN, stages=PLAN.stages[:1], voters=(node_of(key),)), ROSTER)
+    assert faults == ([] if votes else [f"{node_of(key)} cannot vote"])
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({}, None),
+        ({"epoch": Epoch(2)}, "it does not follow epoch 0"),
+        ({"parent": GENESIS_PARENT}, "it does not follow epoch 0"),
+        ({"terms": Terms(sessions=9)}, "another terms than epoch 0"),
+        ({"model": Digest(b"x" * 32)}, "another model than epoch 0"),
+        ({"context_tokens_max": 1}, "another context_tokens_max than epoch 0"),
+        ({"deployment": DeploymentId("other")}, "another deployment than epoch 0"),
+        ({"voters": ()}, "nobody could ever change it"),
+    ],
+)
+def test_what_no_quorum_could_make_the_next_plan(change, fault):
+    parent = Digest(b"p" * 32)
+    after = replace(PLAN, **{"epoch": Epoch(1), "parent": parent, "voters": (HOST,), **change})
+    assert faults_of_successor(after, PLAN, parent) == ([] if fault is None else [fault])
 
 
 def test_every_fault_is_reported_at_once():
