@@ -51,7 +51,11 @@ class HeardBefore(ReplayedMessage):
         self.envelope = envelope
 
 
-_SLOT_OF: Final[dict[type, Slot]] = {cls: (kind, "") for cls, kind in KIND_OF.items()}
+_MORTAL_ABOUT_ONE: Final = (PhaseReported, Proposed, VoteCast)
+"""What a node says of one deployment, and may not say again in a later life."""
+_SLOT_OF: Final[dict[type, Slot]] = {
+    cls: (kind, "") for cls, kind in KIND_OF.items() if cls not in (*_MORTAL_ABOUT_ONE, *_IMMORTAL)
+}
 """What is about no deployment."""
 _WINDOW: Final = (1 << REPLAY_WINDOW_BITS) - 1
 
@@ -112,7 +116,7 @@ def slot_of(message: ControlMessage) -> Slot:
     slot = _SLOT_OF.get(type(message))
     if slot is not None:
         return slot
-    if isinstance(message, PhaseReported | Proposed | VoteCast):
+    if isinstance(message, _MORTAL_ABOUT_ONE):
         return KIND_OF[type(message)], message.deployment
     if isinstance(message, _IMMORTAL):
         return KIND_OF[type(message)], decode_plan(message.plan).deployment

@@ -137,16 +137,18 @@ class Citizen:
     def _heard(self, envelope: Envelope, event: EnvelopeReceived, now: Instant, out: Outbox) -> None:
         sender, message = envelope.sender, envelope.message
         road = self._road(event, sender)
-        fresh = road is not Road.RELAYED
-        self._learn(self._gossip.heard(envelope, event.wire, now, out, fresh=fresh), now, out)
+        facts = self._gossip.heard(envelope, event.wire, now, out, fresh=road is not Road.RELAYED)
+        if facts:
+            self._learn(facts, now, out)
         if sender == self._node:
             return
+        beat = isinstance(message, Heartbeat)
         if not isinstance(message, LinkDeath):
-            road = self._road(event, sender)
-            beat = isinstance(message, Heartbeat)
             changes = self.watch.heard(sender, envelope.incarnation, envelope.sequence, road, now, beat=beat)
-            self._watched(changes, now, out)
-        self._act(envelope, event.wire, now, out)
+            if changes:
+                self._watched(changes, now, out)
+        if not beat:  # fifty a second, and everything about them is said
+            self._act(envelope, event.wire, now, out)
 
     @staticmethod
     def _road(event: EnvelopeReceived, sender: NodeId) -> Road:
