@@ -67,8 +67,8 @@ from shoal_protocol.topics import agent_filters, home_shard
 VERSION: Final = version("shoal")
 SAMPLE_S: Final = 5.0
 """Sensors are read this often: a gossiped load older than this would mislead, a fresher one would cost more."""
-SEED_BITS: Final = 128
-"""Of the node's generator: nobody guesses it, and it can be written into a recording."""
+SEED_BITS: Final = 63
+"""Of the node's generator: what a recording can hold; it decides about jitter, not about secrets."""
 GOODBYE_S: Final = 1.0
 """How long the brokers have to carry the goodbye."""
 STOP_API_S: Final = 5.0
