@@ -80,6 +80,11 @@ class PartialBlob:
             self._path.rename(target)
             sync_directory(target.parent)
 
+    def discard(self) -> None:
+        """Let go and leave nothing: the blob is there already."""
+        self._path.unlink(missing_ok=True)
+        self.close()
+
     def close(self) -> None:
         """Let go; what arrived stays for the next time."""
         with self._writing:

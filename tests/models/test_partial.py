@@ -112,6 +112,12 @@ def test_a_late_piece_after_the_end_is_not_written(begin, path):
     assert path.stat().st_size == 0
 
 
+def test_what_is_discarded_leaves_nothing_and_may_be_begun_again(begin, path):
+    begin(path).discard()
+    assert not path.exists()
+    assert begin(path).missing == set(range(len(PIECES)))
+
+
 def test_a_full_disk_says_so(begin, path, monkeypatch):
     blob = begin(path)
 

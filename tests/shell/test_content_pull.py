@@ -212,6 +212,17 @@ async def test_what_another_process_fills_is_waited_for(peers, monkeypatch):
     assert peers.counts["content_bytes", "in"] == manifest.package_bytes - ref.bytes
 
 
+async def test_what_is_whole_by_the_time_it_is_opened_is_not_fetched_again(peers):
+    manifest = peers.store.load(NAME)
+    ref = manifest.blocks[1].shards[0]
+    means = Means(peers.target, peers, Rate(0), peers.offload, peers.count, peers.accused.append)
+    late = Pull(means, manifest, [ref], [PEERS[0]])
+    await Pull(means, manifest, [ref], [PEERS[0]]).run()
+    await late.run()
+    assert peers.counts["content_bytes", "in"] == ref.bytes
+    assert not peers.target.partial_path(ref.id).exists()
+
+
 async def test_a_pull_that_is_cancelled_leaves_nothing_running(peers):
     pull = asyncio.create_task(peers.pull(PEERS[0]))
     async with asyncio.timeout(WAIT_S):

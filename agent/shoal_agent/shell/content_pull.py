@@ -37,7 +37,7 @@ from shoal_models.package import Store
 from shoal_models.partial import PartialBlob
 from shoal_models.pieces import piece_span
 from shoal_protocol.headers import ContentKind
-from shoal_protocol.ids import NodeId
+from shoal_protocol.ids import Digest, NodeId
 from shoal_protocol.limits import CONTENT_BUSY_MAX, CONTENT_ORDERS_MAX, CONTENT_PEERS_MAX, CONTENT_STRIKES_MAX
 
 AHEAD_PIECES: Final = 2 * CONTENT_PEERS_MAX * CONTENT_ORDERS_MAX
@@ -134,11 +134,9 @@ class Pull:
         store, digests = self._means.store, self._manifest.piece_digests(ref)
         for _ in range(HELD_TRIES):
             try:
-                return await self._means.offload(partial(PartialBlob.open, store.partial_path(ref.id), ref, digests))
+                return await self._means.offload(partial(_claimed, store, ref, digests))
             except StoreBusy:
                 await asyncio.sleep(HELD_S)
-            if not await self._means.offload(partial(store.lacking, (ref,))):
-                return None
         raise FetchFailed(f"another process has been filling {ref.digest[:16]} for {HELD_S * HELD_TRIES:g} s")
 
     async def _finish(self) -> None:
@@ -213,3 +211,12 @@ class Pull:
         """Who was asked, and why that was not enough."""
         told = [f"{peer.node[:8]}: {peer.out or 'has not got all of it'}" for peer in self._peers]
         return "; ".join(told) or "no peer is known to have it"
+
+
+def _claimed(store: Store, ref: BlobRef, digests: Sequence[Digest]) -> PartialBlob | None:
+    """The unfinished blob, held; None if it is whole: whoever filled it may finish between a look and our opening."""
+    blob = PartialBlob.open(store.partial_path(ref.id), ref, digests)
+    if store.lacking((ref,)):
+        return blob
+    blob.discard()
+    return None
