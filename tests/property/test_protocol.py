@@ -237,7 +237,7 @@ def test_each_rejection_has_its_reason_and_leaves_no_trace(topic, wire, error):
     hear(window, BEAT_TOPIC, GOOD)
     with pytest.raises(error) as raised:
         hear(window, topic, wire)
-    assert type(raised.value) is error
+    assert raised.value.reason == error.reason
     hear(window, BEAT_TOPIC, sealed(BEAT, 2))
 
 
