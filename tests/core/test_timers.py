@@ -27,7 +27,7 @@ def test_nothing_is_due_where_nothing_is_set():
 
 def test_the_deadline_is_the_earliest_alarm():
     timers = Timers()
-    timers.set(Routine.RECORD, at(5))
+    timers.set(Routine.REFRESH, at(5))
     timers.set(Routine.HEARTBEAT, at(2))
     assert timers.deadline() == 2
     assert timers.due(at(1.999)) == []
@@ -37,11 +37,11 @@ def test_the_deadline_is_the_earliest_alarm():
 
 def test_setting_again_replaces_also_to_an_earlier_moment():
     timers = Timers()
-    timers.set(Routine.RECORD, at(5))
-    timers.set(Routine.RECORD, at(9))
+    timers.set(Routine.REFRESH, at(5))
+    timers.set(Routine.REFRESH, at(9))
     assert timers.due(at(5)) == []
-    timers.set(Routine.RECORD, at(6))
-    assert timers.due(at(20)) == [Routine.RECORD]
+    timers.set(Routine.REFRESH, at(6))
+    assert timers.due(at(20)) == [Routine.REFRESH]
     assert timers.deadline() is None
 
 
@@ -68,7 +68,7 @@ def test_cleared_alarms_do_not_pile_up():
         timers.set(name, at(600))
         timers.clear(name)
         assert len(timers._heap) <= HEAP_ENTRIES_MIN + STALE_PER_LIVE_MAX
-    timers.set(Routine.RECORD, at(700))
+    timers.set(Routine.REFRESH, at(700))
     assert timers.deadline() == 700
 
 
