@@ -167,7 +167,7 @@ def accepted(siege, road: str, message) -> bytes:
     return wire
 
 
-FORKED = Counter({("messages_rejected", "equivocation"): 1, ("gossip_facts", "Forked"): 1})
+FORKED = Counter({("messages_rejected", "equivocation"): 1})
 """Two records under one number are more than a replay: they are evidence, and everybody is told."""
 
 
