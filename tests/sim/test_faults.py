@@ -10,7 +10,7 @@ from shoal_agent.sim.settings import TOY
 from shoal_agent.sim.weather import Weather
 from tests.support.sim import judged, request
 
-SEEN_WHEN_DECIDING = ("slow-disk", "voter-crash", "staging-failure", "ballot-cut")
+SEEN_WHEN_DECIDING = ("slow-disk", "voter-crash", "staging-failure", "ballot-cut", "mute")
 """Nothing is written, voted or opened while a cluster only serves."""
 WORLDS = {"join": {"nodes": 4, "late": 1}, "voters-lost": {"nodes": 4}}
 """What a world needs beyond three nodes: somebody to join, and somebody to be left."""

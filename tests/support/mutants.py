@@ -146,7 +146,7 @@ MUTANTS: Final = {
     "quorum-minus-one": Mutant(quorum_minus_one, "ballots", ("unproven", "certificates")),
     "no-fsync": Mutant(no_fsync, "ballots", ("votes", "decides"), seed=40),
     "no-certificate-gossip": Mutant(no_certificate_gossip, "ballots", ("decides",)),
-    "unlocked-revote": Mutant(unlocked_revote, "ballots", ("certificates",)),
+    "unlocked-revote": Mutant(unlocked_revote, "locks", ("certificates",)),
 }
 
 

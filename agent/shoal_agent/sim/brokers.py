@@ -226,7 +226,7 @@ class Brokers:
         if broker.frozen:
             broker.stuck.append((source, effect))
             return
-        if not broker.up:
+        if not broker.up or (source is not None and (broker.name, source) in self._cut):
             return
         if effect.retain:
             broker.retained.keep(effect.topic, effect.wire)

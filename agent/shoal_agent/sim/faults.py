@@ -44,6 +44,7 @@ FAULTS: Final[dict[str, Fault]] = {
     "partition": network_faults.partition,
     "island": network_faults.island,
     "ballot-cut": network_faults.ballot_cut,
+    "mute": network_faults.mute,
     "flapping-link": network_faults.flapping_link,
     "message-loss": network_faults.weather(message_loss=0.4),
     "duplicates": network_faults.weather(duplicate=0.5),

@@ -8,6 +8,7 @@ from shoal_agent.core.effects import Broadcast
 from shoal_agent.sim.oracles import Judge
 from shoal_agent.sim.world import World
 from shoal_protocol.ids import NodeId
+from shoal_protocol.messages import VoteCast, VoteKind
 
 End = Callable[[], None]
 Fault = Callable[[World, Judge, Random], End]
@@ -123,6 +124,33 @@ def ballot_cut(world: World, judge: Judge, rng: Random) -> End:
 
     def end() -> None:
         going.clear()
+        world.tripwires.remove(trip)
+        heal()
+
+    world.tripwires.append(trip)
+    return end
+
+
+def mute(world: World, _: Judge, rng: Random) -> End:
+    """Who precommits is not heard any more, though its links still let it hear: perhaps it alone learns the end."""
+    share = rng.uniform(*CUT_SHARE)
+    ends: list[End] = []
+
+    def trip(name: NodeId, effect: Broadcast) -> None:
+        if ends or not effect.topic.endswith(AGREEMENT) or rng.random() >= share:
+            return
+        message = world.opened(effect).message
+        if isinstance(message, VoteCast) and message.vote is VoteKind.PRECOMMIT:
+            others = [each for each in world.names if each != name]
+            ends.append(_apart(world, [name], others, one_way=True))
+            ends.extend(_cut_off(world, broker, [name]) for broker in world.brokers.names)
+            world.agenda.after(rng.uniform(*APART_S), heal)
+
+    def heal() -> None:
+        while ends:
+            ends.pop()()
+
+    def end() -> None:
         world.tripwires.remove(trip)
         heal()
 

@@ -66,6 +66,9 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         ("voter-crash", "ballot-cut", "host-loss", "message-loss", "reorder", "clog", "pause"),
         nodes_min=3,
     ),
+    "locks": Scenario(
+        "who has decided cannot say so, and others come back", ("mute", "crash", "ballot-cut"), nodes_min=3
+    ),
     "voter-change": Scenario(
         "plans and voters change while the network falls apart", ("island", "host-loss", "crash"), nodes_min=3
     ),
