@@ -351,3 +351,18 @@ async def test_without_a_source_what_is_missing_is_named(trio, manifest):
     assert isinstance(event, BlocksFailed)
     assert manifest.digest.hex()[:16] in event.reason
     assert "no peer is known to have it" in event.reason
+    assert f"block {manifest.blocks[0].name}: blob is missing" in event.reason
+
+
+async def test_a_damaged_shard_that_nobody_can_replace_is_named_with_its_block(
+    stack, people, whole, manifest, tmp_path
+):
+    copy = Store(tmp_path / "copy")
+    shutil.copytree(whole.root, copy.root)
+    block = manifest.blocks[1]
+    path = copy.blob_path(block.shards[0].id)
+    path.write_bytes(b"?" + path.read_bytes()[1:])
+    harmed = await stack.enter_async_context(depot(people[2], *people, store=copy))
+    event = await loaded(harmed, span_of(manifest), ())
+    assert isinstance(event, BlocksFailed)
+    assert f"block {block.name}: blob was changed: expected {block.shards[0].id.hex()}" in event.reason

@@ -30,7 +30,7 @@ from shoal_agent.shell.content_server import ContentServer
 from shoal_agent.shell.ports import ContentHeader, Loader, Post
 from shoal_agent.shell.rate import Rate
 from shoal_models.budget import make_room, touch
-from shoal_models.errors import FetchFailed, ManifestInvalid, ModelError, PackageNotFound
+from shoal_models.errors import CorruptShard, FetchFailed, ManifestInvalid, ModelError, PackageNotFound
 from shoal_models.manifest import BlobRef, Manifest
 from shoal_models.package import Store
 from shoal_models.pieces import PIECE_BYTES
@@ -250,7 +250,8 @@ class Content:
         try:
             await Pull(self._means, manifest, refs, sources).run()
         except FetchFailed as fault:
-            await self._from_catalog(manifest.digest, str(fault))
+            harm = await self._offload(partial(_first_harm, self._store, manifest, refs))
+            await self._from_catalog(manifest.digest, f"{harm}; {fault}")
         self._say("info", "fetched", {**fields, "took_s": round(self._loop.time() - begun, 3)})
 
     async def _from_catalog(self, model: Digest, reason: str) -> None:
@@ -296,6 +297,17 @@ class Content:
         self._tasks.discard(task)
         if not task.cancelled() and not self._broken.done() and (fault := task.exception()) is not None:
             self._broken.set_exception(fault)
+
+
+def _first_harm(store: Store, manifest: Manifest, refs: Sequence[BlobRef]) -> str:
+    """In a thread: what is wrong with the first of ``refs`` that is still not right, and whose it is."""
+    owners = {ref.digest: block.name for block in manifest.blocks for ref in block.blobs}
+    for ref in refs:
+        try:
+            store.check(ref, owners.get(ref.digest, "texts"))
+        except CorruptShard as fault:
+            return str(fault)
+    return "nothing is wrong any more"
 
 
 def _verified(data: bytes, model: Digest) -> Manifest:
