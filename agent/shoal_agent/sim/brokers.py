@@ -9,7 +9,7 @@ breaks leaves the last will behind.
 The hearers of one message share one event, and are handed it in at most ``LANES_MAX`` goes: each lane is late by its
 own, so a world of few nodes sees every order there is, and a world of thousands is not busy sorting deliveries. Nodes
 of such a world may also read their sockets only every ``bundle_s``: what came meanwhile is handled in one go, which
-spares the processor's caches (a third of the time with 1,000 nodes) and changes no count.
+spares the processor's caches (a third of the time with 1,000 nodes) and changes no count. Nothing is cut off there.
 """
 
 from dataclasses import dataclass, field
@@ -42,6 +42,8 @@ class Client(Protocol):
     def filters(self) -> tuple[str, ...]: ...
 
     def post(self, event: BrokerConnected | BrokerLost | EnvelopeReceived) -> None: ...
+
+    def read(self, events: list[EnvelopeReceived]) -> None: ...
 
     def will(self, broker: str, connection: int) -> Broadcast: ...
 
@@ -270,5 +272,7 @@ class Brokers:
     def _read(self) -> None:
         unread, self._unread = self._unread, {}
         for link, events in unread.items():
-            for event in events:
-                self._hand_over(event.broker, [link], event)
+            if link.open:
+                self.carried += len(events)
+                self.carried_bytes += sum([len(event.wire) for event in events])
+                link.client.read(events)

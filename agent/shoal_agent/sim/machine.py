@@ -44,6 +44,7 @@ from shoal_agent.core.effects import (
 from shoal_agent.core.events import (
     BlocksFailed,
     BlocksLoaded,
+    EnvelopeReceived,
     Event,
     FrameReceived,
     ModelAvailable,
@@ -278,17 +279,17 @@ class Machine:
 
     def post(self, event: Event) -> None:
         """``event`` happens here, now; nowhere if the machine is dead, later if it is paused."""
-        if not self.alive:
-            return
-        if self.paused or self._writing:
-            self._backlog.append(lambda: self._handle(event))
-            return
-        try:
-            self._handle(event)
-        except BrokenWorld:
-            raise
-        except Exception as fault:
-            raise BrokenWorld(f"{self.name}: {type(fault).__name__}: {fault}") from fault
+        self._do(lambda: self._handle(event))
+
+    def read(self, events: list[EnvelopeReceived]) -> None:
+        """Several messages happen here, in one go: the clock is read and the alarm set once. No disk is slow here."""
+        self._do(lambda: self._read(events))
+
+    def _read(self, events: list[EnvelopeReceived]) -> None:
+        now = self.now()
+        for event in events:
+            self._step(event, now)
+        self._wake()
 
     def frame(self, peer: NodeId, header: Header, data: bytes | None) -> None:
         """A frame arrives; the payload of an activation becomes a tensor."""
@@ -300,7 +301,11 @@ class Machine:
         self._handle(FrameReceived(peer, header, payload))
 
     def _handle(self, event: Event) -> None:
-        effects = self.node.handle(event, self.now())
+        self._step(event, self.now())
+        self._wake()
+
+    def _step(self, event: Event, now: Instant) -> None:
+        effects = self.node.handle(event, now)
         self._unchecked += 1
         if self._unchecked >= self.setup.check_every:
             self._unchecked = 0
@@ -308,8 +313,6 @@ class Machine:
         self._around.handled(self, event, effects)
         if effects:
             self._carry_out(effects)
-        else:
-            self._wake()
 
     def _carry_out(self, effects: list[Effect]) -> None:
         for index, effect in enumerate(effects):
@@ -317,7 +320,6 @@ class Machine:
                 self._write(effect, effects[index + 1 :])
                 return
             self._perform(effect)
-        self._wake()
 
     def _write(self, effect: Persist, rest: list[Effect]) -> None:
         """The process waits until a slow disk has ``effect``, and then goes on with ``rest``."""
@@ -326,6 +328,7 @@ class Machine:
         def written() -> None:
             self.disk[effect.name] = effect.data
             self._carry_out(rest)
+            self._wake()
 
         def over() -> None:
             if boots == self.boots and self.alive:

@@ -16,6 +16,7 @@ ONE_WAY_SHARE: Final = 0.4
 AGREEMENT: Final = "/c"
 """How the topics of proposals and votes end."""
 CUT_SHARE: Final = (0.05, 0.5)
+MUTED_SHARE: Final = (0.3, 1.0)
 MOMENT_S: Final = (0.0, 0.02)
 """A vote travels for so long."""
 APART_S: Final = (2.0, 9.0)
@@ -133,14 +134,14 @@ def ballot_cut(world: World, judge: Judge, rng: Random) -> End:
 
 def mute(world: World, _: Judge, rng: Random) -> End:
     """Who precommits is not heard any more, though its links still let it hear: perhaps it alone learns the end."""
-    share = rng.uniform(*CUT_SHARE)
+    share = rng.uniform(*MUTED_SHARE)
     ends: list[End] = []
 
     def trip(name: NodeId, effect: Broadcast) -> None:
         if ends or not effect.topic.endswith(AGREEMENT) or rng.random() >= share:
             return
         message = world.opened(effect).message
-        if isinstance(message, VoteCast) and message.vote is VoteKind.PRECOMMIT:
+        if isinstance(message, VoteCast) and message.vote is VoteKind.PRECOMMIT and message.value is not None:
             others = [each for each in world.names if each != name]
             ends.append(_apart(world, [name], others, one_way=True))
             ends.extend(_cut_off(world, broker, [name]) for broker in world.brokers.names)

@@ -67,7 +67,7 @@ SCENARIOS: Final[dict[str, Scenario]] = {
         nodes_min=3,
     ),
     "locks": Scenario(
-        "who has decided cannot say so, and others come back", ("mute", "crash", "ballot-cut"), nodes_min=3
+        "who has decided cannot say so, and others come back", ("mute", "crash"), nodes_min=3, storm_s=24.0
     ),
     "voter-change": Scenario(
         "plans and voters change while the network falls apart", ("island", "host-loss", "crash"), nodes_min=3

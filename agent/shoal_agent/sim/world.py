@@ -92,6 +92,9 @@ class _Client:
     def filters(self) -> tuple[str, ...]:
         return self.machine.filters
 
+    def read(self, events: list[EnvelopeReceived]) -> None:
+        self.machine.read(events)
+
     def will(self, broker: str, connection: int) -> Broadcast:
         topic, wire = self.machine.node.will(broker, connection, self.machine.now())
         effect = Broadcast(topic, wire, retain=False, at_least_once=True, expiry_s=0)
