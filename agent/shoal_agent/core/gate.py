@@ -71,7 +71,8 @@ class Gate:
         wire = arrival.wire
         if len(wire) > ENVELOPE_BYTES_MAX:
             raise OversizedMessage(f"{len(wire)} bytes")
-        self._refuse_copy(arrival)
+        if wire in self._young or wire in self._old:
+            self._refuse_copy(arrival)
         envelope = self._opener(wire, arrival.topic, self._roster, self._cluster)
         check_age(envelope, wall_ms, known_sender=self._replay.knows(envelope.sender))
         try:
@@ -90,11 +91,8 @@ class Gate:
     def _refuse_copy(self, arrival: EnvelopeReceived) -> None:
         wire, broker = arrival.wire, arrival.broker
         generation = self._young if wire in self._young else self._old
-        brokers = generation.get(wire)
-        if brokers is None:
-            return
-        if broker not in brokers:
-            generation[wire] = (*brokers, broker)
+        if broker not in generation[wire]:
+            generation[wire] = (*generation[wire], broker)
         elif not arrival.redelivered:
             raise ReplayedMessage("the same bytes from the same broker")
         raise DuplicateEnvelope

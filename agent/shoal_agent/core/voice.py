@@ -94,7 +94,9 @@ class Voice:
 
     def wall_ms(self, now: Instant) -> int:
         """Unix time, as the last sensor reading had it, carried on by the monotonic clock."""
-        return self.sampled.wall_ms + int((now - self._sampled_at) * 1000)
+        reading = self._sampled
+        assert reading is not None, "the shell samples before anything else"
+        return reading.wall_ms + int((now - self._sampled_at) * 1000)
 
     def be_reborn(self, incarnation: Incarnation) -> None:
         """Go on as a later life; the caller has seen to it that the counter is durable."""

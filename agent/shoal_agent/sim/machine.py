@@ -88,7 +88,10 @@ class Seen:
 
 
 class Surroundings(Protocol):
-    """What a machine is connected to."""
+    """What a machine is connected to; unless ``observed``, nobody wants to know what it does."""
+
+    @property
+    def observed(self) -> bool: ...
 
     def publish(self, node: NodeId, effect: Broadcast) -> None: ...
 
@@ -155,6 +158,7 @@ class Machine:
         self._new_device = device
         self._agenda = agenda
         self._around = around
+        self._seen = around.observed
         self._rng = rng
         self._writing = False
         self._backlog: deque[Callable[[], None]] = deque()
@@ -310,7 +314,8 @@ class Machine:
         if self._unchecked >= self.setup.check_every:
             self._unchecked = 0
             self.node.check()
-        self._around.handled(self, event, effects)
+        if self._seen:
+            self._around.handled(self, event, effects)
         if effects:
             self._carry_out(effects)
 

@@ -209,6 +209,11 @@ class World:
         """A node hears other shards than before."""
         self.brokers.subscribe(node)
 
+    @property
+    def observed(self) -> bool:
+        """Whether anybody looks on."""
+        return self.trace is not None or self._witness is not None
+
     def handled(self, machine: Machine, event: Event, effects: list[Effect]) -> None:
         """A node took a step."""
         if self.trace is not None:
