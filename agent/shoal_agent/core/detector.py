@@ -107,8 +107,7 @@ class Detector:
         arrivals.until = until = now + _patience_s(arrivals)
         if node not in self._awaited:
             self._awaited[node] = arrivals
-        if until < self._earliest:
-            self._earliest = until
+        self._earliest = min(self._earliest, until)
 
     def fell_silent(self, now: Instant) -> list[NodeId]:
         """Who became silent since the last look; each is named once, until it is heard again."""
