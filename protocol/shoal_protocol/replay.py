@@ -70,10 +70,13 @@ class _Window:
 
 
 class _Sender:
-    """What one sender was heard to say; slots in the order they were last used."""
+    """What one sender was heard to say: a window for each kind of message, and slots in the order of their last use."""
+
+    __slots__ = ("incarnation", "kinds", "slots")
 
     def __init__(self) -> None:
         self.incarnation = -1
+        self.kinds: dict[type, _Window] = {}
         self.slots: OrderedDict[Slot, _Window] = OrderedDict()
 
 
@@ -96,11 +99,26 @@ class ReplayWindow:
             sender = _Sender()
         # Nearly every message is about no deployment, and a thousand simulated nodes hear fifty thousand a second.
         message = envelope.message
-        slot = _SLOT_OF.get(type(message))
-        mortal = slot is not None or not isinstance(message, _IMMORTAL)
+        plain = type(message) in _SLOT_OF
+        mortal = plain or not isinstance(message, _IMMORTAL)
         if mortal and envelope.incarnation < sender.incarnation:
             raise HeardBefore(envelope, f"incarnation {envelope.incarnation}, {sender.incarnation} was heard")
-        slot = slot or slot_of(message)
+        if plain:
+            window = sender.kinds.get(type(message))
+            if window is None:
+                sender.kinds[type(message)] = _Window(envelope.incarnation, envelope.sequence, 1)
+            else:
+                _slide(window, envelope)
+        else:
+            self._accept_about_one(sender, envelope)
+        if mortal:
+            sender.incarnation = envelope.incarnation
+        self._senders[envelope.sender] = sender
+
+    @staticmethod
+    def _accept_about_one(sender: _Sender, envelope: Envelope) -> None:
+        """What concerns one deployment: there may be any number of them."""
+        slot = slot_of(envelope.message)
         window = sender.slots.get(slot)
         if window is None:
             sender.slots[slot] = _Window(envelope.incarnation, envelope.sequence, 1)
@@ -109,9 +127,6 @@ class ReplayWindow:
         else:
             _slide(window, envelope)
             sender.slots.move_to_end(slot)
-        if mortal:
-            sender.incarnation = envelope.incarnation
-        self._senders[envelope.sender] = sender
 
 
 def slot_of(message: ControlMessage) -> Slot:

@@ -96,7 +96,7 @@ def test_the_window_stays_as_small_as_it_is():
     window = ReplayWindow()
     for sequence in range(0, 20 * REPLAY_WINDOW_BITS, REPLAY_WINDOW_BITS // 2):
         window.accept(envelope(sequence))
-    (kept,) = window._senders[ME].slots.values()
+    (kept,) = window._senders[ME].kinds.values()
     assert kept.seen.bit_length() <= REPLAY_WINDOW_BITS
 
 

@@ -104,10 +104,9 @@ class Detector:
         else:
             _learn(arrivals, now - arrivals.last)
             arrivals.last = now
-        arrivals.until = until = now + _patience_s(arrivals)
-        if node not in self._awaited:
-            self._awaited[node] = arrivals
-        self._earliest = min(self._earliest, until)
+        arrivals.until = now + _patience_s(arrivals)
+        self._awaited[node] = arrivals
+        self._earliest = min(self._earliest, arrivals.until)
 
     def fell_silent(self, now: Instant) -> list[NodeId]:
         """Who became silent since the last look; each is named once, until it is heard again."""
