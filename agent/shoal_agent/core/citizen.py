@@ -136,7 +136,8 @@ class Citizen:
 
     def _heard(self, envelope: Envelope, event: EnvelopeReceived, now: Instant, out: Outbox) -> None:
         sender, message = envelope.sender, envelope.message
-        road = self._road(event, sender)
+        far = event.redelivered or event.broker.startswith("peer:")
+        road = self._road(event, sender) if far else Road.BROKER
         facts = self._gossip.heard(envelope, event.wire, now, out, fresh=road is not Road.RELAYED)
         if facts:
             self._learn(facts, now, out)
@@ -154,8 +155,6 @@ class Citizen:
     def _road(event: EnvelopeReceived, sender: NodeId) -> Road:
         if event.redelivered:
             return Road.RELAYED
-        if not event.broker.startswith("peer:"):
-            return Road.BROKER
         # What a peer hands on of somebody else tells nothing of the present.
         return Road.DIRECT if event.broker == f"peer:{sender}" else Road.RELAYED
 

@@ -102,7 +102,8 @@ class Detector:
         if arrivals is None:
             self._arrivals[node] = arrivals = _Arrivals(now)
         else:
-            _learn(arrivals, now - arrivals.last)
+            if now - arrivals.last <= INTERVAL_S_MAX:
+                _learn(arrivals, int((now - arrivals.last) * 1000))
             arrivals.last = now
         arrivals.until = now + _patience_s(arrivals)
         self._awaited[node] = arrivals
@@ -137,18 +138,12 @@ class Detector:
         self._awaited.pop(node, None)
 
 
-def _learn(arrivals: _Arrivals, interval_s: float) -> None:
-    if interval_s > INTERVAL_S_MAX:
-        return
-    interval_ms = int(interval_s * 1000)
+def _learn(arrivals: _Arrivals, interval_ms: int) -> None:
     window = arrivals.window
-    if len(window) == WINDOW:
-        oldest = window[0]
-        arrivals.total -= oldest
-        arrivals.squares -= oldest * oldest
+    oldest = window[0] if len(window) == WINDOW else 0
     window.append(interval_ms)
-    arrivals.total += interval_ms
-    arrivals.squares += interval_ms * interval_ms
+    arrivals.total += interval_ms - oldest
+    arrivals.squares += interval_ms * interval_ms - oldest * oldest
 
 
 def _patience_s(arrivals: _Arrivals) -> float:

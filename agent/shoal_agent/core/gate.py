@@ -21,7 +21,7 @@ from shoal_agent.core.events import EnvelopeReceived
 from shoal_protocol.envelope import Envelope, check_age, open_envelope
 from shoal_protocol.errors import OversizedMessage, RemoteProtocolError, ReplayedMessage
 from shoal_protocol.ids import ClusterId, NodeId
-from shoal_protocol.limits import ENVELOPE_BYTES_MAX
+from shoal_protocol.limits import CLOCK_SKEW_MS_MAX, ENVELOPE_BYTES_MAX
 from shoal_protocol.replay import HeardBefore, ReplayWindow
 from shoal_protocol.roster import TrustedRoster
 from shoal_protocol.topics import check_topic, parse
@@ -74,14 +74,18 @@ class Gate:
         if wire in self._young or wire in self._old:
             self._refuse_copy(arrival)
         envelope = self._opener(wire, arrival.topic, self._roster, self._cluster)
-        check_age(envelope, wall_ms, known_sender=self._replay.knows(envelope.sender))
+        if not -CLOCK_SKEW_MS_MAX <= wall_ms - envelope.sent_ms <= envelope.ttl_ms:
+            check_age(envelope, wall_ms, known_sender=self._replay.knows(envelope.sender))
         try:
             self._replay.accept(envelope)
         except HeardBefore:
             if arrival.redelivered:
                 raise DuplicateEnvelope from None
             raise
-        self._remember(wire, arrival.broker)
+        if len(self._young) >= COPIES_MAX // 2 or self._young_bytes + len(wire) > COPIES_BYTES_MAX // 2:
+            self._old, self._young, self._young_bytes = self._young, {}, 0
+        self._young[wire] = (arrival.broker,)
+        self._young_bytes += len(wire)
         return envelope
 
     def reopen(self, wire: bytes) -> Envelope:
@@ -96,12 +100,6 @@ class Gate:
         elif not arrival.redelivered:
             raise ReplayedMessage("the same bytes from the same broker")
         raise DuplicateEnvelope
-
-    def _remember(self, wire: bytes, broker: str) -> None:
-        if len(self._young) >= COPIES_MAX // 2 or self._young_bytes + len(wire) > COPIES_BYTES_MAX // 2:
-            self._old, self._young, self._young_bytes = self._young, {}, 0
-        self._young[wire] = (broker,)
-        self._young_bytes += len(wire)
 
 
 __all__ = ["DuplicateEnvelope", "Gate", "Opener", "RemoteProtocolError", "open_addressed"]

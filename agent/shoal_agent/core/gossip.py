@@ -256,15 +256,17 @@ class Gossiper:
         message, sender = envelope.message, envelope.sender
         if sender == self._node:
             return [*self._lives.spoken(envelope, wire, now, out)]
-        latest = self.records.latest(sender)
-        if latest is not None and envelope.incarnation < latest[0]:
+        life, shard = self.records.place(sender)
+        if envelope.incarnation < life:
             # The gate never met the later life, which others told of.
-            self._remind(sender, latest[1].wire, now, out)
-            return []
+            latest = self.records.latest(sender)
+            if latest is not None:
+                self._remind(sender, latest[1].wire, now, out)
+                return []
         match message:
             case Heartbeat():
                 self._tables.membership.heard(sender, envelope.incarnation, message, now)
-                if self.records.shard_of(sender) == self.home:
+                if shard == self.home:
                     self._exchange.beaten(sender, message.root, now, out)
                 return []
             case NodeState() | PhaseReported():

@@ -187,6 +187,11 @@ class Records:
         """Two sealed words of ``node`` under one stamp, if it was ever caught."""
         return self._proofs.get(node)
 
+    def place(self, node: NodeId) -> tuple[Incarnation, int]:
+        """The life of ``node`` that this table knows of (-1: none), and its share."""
+        owner = self._owners.get(node)
+        return (Incarnation(-1), self._shard_of(node)) if owner is None else (owner.incarnation, owner.shard)
+
     def latest(self, node: NodeId) -> tuple[Incarnation, Record] | None:
         """The newest word of ``node`` and the life it is of."""
         owner = self._owners.get(node)
