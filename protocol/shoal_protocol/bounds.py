@@ -10,6 +10,7 @@ from typing import Final
 
 from shoal_protocol.ids import NODE_KEY_BYTES
 from shoal_protocol.limits import (
+    ATTEMPTS_MAX,
     BLOCKS_MAX,
     CERTIFICATE_BYTES_MAX,
     CONTENT_CHUNK_BYTES,
@@ -31,6 +32,7 @@ from shoal_protocol.limits import (
     SIGNATURE_BYTES,
     STAGES_MAX,
     STAGING_MS_MAX,
+    STANDBYS_MAX,
     TENSOR_RANK_MAX,
     TOKENS_MAX,
     TOP_LOGPROBS_MAX,
@@ -40,6 +42,7 @@ from shoal_protocol.limits import (
 
 INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
     "answer_tokens": (1, TOKENS_MAX),
+    "attempt": (0, ATTEMPTS_MAX),
     "byte_count": (1, CONTENT_CHUNK_BYTES),
     "context_tokens_max": (1, TOKENS_MAX),
     "cpu_permille": (0, 1000),
@@ -55,6 +58,8 @@ INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
     "port": (0, 65_535),
     "position": (0, TOKENS_MAX),
     "prompt_tokens": (1, TOKENS_MAX),
+    "replay_from": (0, TOKENS_MAX),
+    "retained_from": (0, TOKENS_MAX),
     "root_threshold": (1, ROOT_KEYS_MAX),
     "shape": (0, PAYLOAD_BYTES_MAX),
     "round": (0, ROUNDS_MAX),
@@ -64,6 +69,8 @@ INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
     "stages_max": (1, STAGES_MAX),
     "stages_min": (1, STAGES_MAX),
     "staging_ms": (0, STAGING_MS_MAX),
+    "standbys": (0, STANDBYS_MAX),
+    "standing_by": (0, STAGES_MAX - 1),
     "temperature_millicelsius": (-273_150, 1_000_000),
     "token": (0, TOKENS_MAX),
     "token_count": (1, PREFILL_CHUNK_TOKENS),
@@ -90,9 +97,12 @@ ITEMS: Final[Mapping[str, int]] = {
     "links": LINKS_MAX,
     "members": SENDERS_MAX,
     "root_keys": ROOT_KEYS_MAX,
+    "route": STAGES_MAX,
     "shape": TENSOR_RANK_MAX,
     "signatures": ROOT_KEYS_MAX,
     "stages": STAGES_MAX,
+    "standbys": STANDBYS_MAX,
+    "standing_by": STAGES_MAX,
     "support": VOTERS_MAX,
     "voters": VOTERS_MAX,
     "top": TOP_LOGPROBS_MAX,

@@ -21,15 +21,21 @@ from shoal_protocol.headers import (
     ContentServed,
     Credit,
     Gossip,
+    HandedOver,
+    HandOver,
     Header,
     Hello,
+    KvKept,
+    KvRows,
     OpenSession,
+    PathBroken,
     Ping,
     PingAnswered,
     PingReported,
     PingRequested,
     Probe,
     ProbeAnswered,
+    Resume,
     ServiceCall,
     ServiceResult,
     SessionOpened,
@@ -95,6 +101,12 @@ HEADERS: Final[tuple[type, ...]] = (
     PingReported,
     ContentRequested,
     ContentServed,
+    Resume,
+    PathBroken,
+    KvRows,
+    KvKept,
+    HandOver,
+    HandedOver,
 )
 """Frame headers; kind 1 is the first. Only ever appended to."""
 
@@ -195,4 +207,6 @@ def _check_stages(plan: Plan) -> None:
         if stage.first_block != next_block or stage.last_block < stage.first_block:
             span = f"{stage.first_block}-{stage.last_block}"
             raise MalformedMessage(f"stage {index} holds blocks {span}, must begin with {next_block}")
+        if stage.node in stage.standbys or len(set(stage.standbys)) != len(stage.standbys):
+            raise MalformedMessage(f"stage {index} names a node twice")
         next_block = stage.last_block + 1

@@ -29,6 +29,7 @@ from shoal_protocol.headers import (
     Gossip,
     Header,
     Hello,
+    KvRows,
     OpenSession,
     Ping,
     PingAnswered,
@@ -49,7 +50,7 @@ _CRC: Final = struct.Struct(">I")
 PREFIX_BYTES: Final = _LENGTHS.size + _CRC.size
 
 PAYLOAD_KINDS: Final = frozenset(
-    KIND_OF[cls] for cls in (OpenSession, Activation, ServiceCall, ServiceResult, Gossip, ContentServed)
+    KIND_OF[cls] for cls in (OpenSession, Activation, ServiceCall, ServiceResult, Gossip, ContentServed, KvRows)
 )
 """Kinds that may carry a payload; any other with one is malformed."""
 

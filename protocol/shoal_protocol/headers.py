@@ -6,6 +6,10 @@ may hold floats. Times are always *remaining* milliseconds: clocks of two machin
 
 Every frame of a session carries (deployment, epoch): a stage refuses an epoch it does not hold (``STALE_EPOCH``),
 so an imperfect switch costs a retry and never a wrong answer.
+
+A session outlives its hosts. Its *route* names the node that serves each stage: the plan's primary or a standby. The
+ingress lays it, and lays it anew when a node is lost; each time counts as one more *attempt*, and whatever was said
+under an older attempt is dropped. So an attempt is to a session what the epoch is to a deployment: a fence.
 """
 
 from dataclasses import dataclass
@@ -26,6 +30,7 @@ class RefusalCode(IntEnum):
     STAGE_FAILED = 6
     NOT_HOSTED = 7
     TOO_MANY_SESSIONS = 8
+    OLD_ATTEMPT = 9
 
 
 class ServiceFault(IntEnum):
@@ -88,9 +93,11 @@ class Credit:
 
 @dataclass(frozen=True, slots=True)
 class OpenSession:
-    """Ingress to every stage host: reserve KV for ``tokens_max``.
+    """Ingress to the node that serves ``stage``: reserve KV for ``tokens_max``, or go on with what you have of it.
 
-    Payload, to the sampler's host only: prompt ids (int64).
+    ``route`` names the node of every stage (empty: the plan's primaries). A node that knows the session, as a stage
+    of an older attempt or by KV that others sent it, keeps that KV, forgets what it was about to do, and sends
+    nothing before it is told to ``Resume``. Payload, to the sampler's host only: all token ids so far (int64).
     """
 
     deployment: DeploymentId
@@ -100,14 +107,40 @@ class OpenSession:
     tokens_max: int
     deadline_ms: int
     sampling: Sampling
+    attempt: int = 0
+    route: tuple[NodeId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class SessionOpened:
-    """Stage host to ingress: reserved."""
+    """Stage host to ingress: reserved, or taken up.
+
+    ``position``: KV is here for all positions before it. ``retained_from``: of this stage's outputs, those from here
+    to ``position`` can be sent again (``position`` itself: none).
+    """
 
     session: SessionId
     stage: int
+    attempt: int = 0
+    position: int = 0
+    retained_from: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Ingress to stage host: every stage of this attempt is there; go on.
+
+    Your next input starts at ``position``, which is at most yours: KV beyond it will be written again. Before that,
+    send once more the outputs you retained from ``replay_from`` to ``position`` (``position`` itself: none).
+    """
+
+    deployment: DeploymentId
+    epoch: Epoch
+    session: SessionId
+    stage: int
+    attempt: int
+    position: int
+    replay_from: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +160,7 @@ class Activation:
     deadline_ms: int
     dtype: Dtype
     shape: tuple[int, ...]
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,14 +178,16 @@ class Token:
     end: bool
     logprob: float
     top: tuple[tuple[int, float], ...]
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CloseSession:
-    """Ingress to every stage host: free everything of this session."""
+    """Ingress to whoever may hold something of this session: free it; of one ``epoch`` only, if it moved to another."""
 
     session: SessionId
     reason: CloseReason
+    epoch: Epoch | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +198,86 @@ class SessionRefused:
     stage: int
     code: RefusalCode
     detail: str
+    attempt: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class PathBroken:
+    """Stage host to ingress: my link to ``node``, before or after me on the route, is down. I keep what I have."""
+
+    session: SessionId
+    stage: int
+    attempt: int
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class KvRows:
+    """KV of blocks ``first_block..last_block`` for positions ``position .. position+token_count-1``.
+
+    From the node that serves them to one that shall be able to: a standby of ``stage`` in the same epoch, or the host
+    of ``stage`` in the ``epoch`` a session moves to. Payload: block by block, state by state as the manifest lists
+    them, the rows of each as they lie in memory, [heads, token_count, width]. Unasked and unmetered by sessions: the
+    first rows open a *shadow* of the session there, with ``tokens_max`` and ``deadline_ms`` as the session has them.
+    """
+
+    deployment: DeploymentId
+    epoch: Epoch
+    session: SessionId
+    stage: int
+    first_block: int
+    last_block: int
+    position: int
+    token_count: int
+    tokens_max: int
+    deadline_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class KvKept:
+    """Answer to KvRows: of these blocks the rows before ``position`` are here; go on from there, or why not at all.
+
+    One KvRows per session and range of blocks is under way at a time: this is its flow control, and how a gap heals.
+    """
+
+    deployment: DeploymentId
+    epoch: Epoch
+    session: SessionId
+    stage: int
+    first_block: int
+    last_block: int
+    position: int
+    refusal: RefusalCode | None
+
+
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Ingress to the node that serves ``stage`` in ``epoch``: send its KV to the nodes of ``route`` in ``target_epoch``.
+
+    It goes on serving meanwhile and keeps sending what is added. ``last``: nothing will be added any more. Answered by
+    HandedOver: once when the others are nearly up to date, and once more after ``last`` when they are.
+    """
+
+    deployment: DeploymentId
+    epoch: Epoch
+    session: SessionId
+    stage: int
+    attempt: int
+    target_epoch: Epoch
+    route: tuple[NodeId, ...]
+    last: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HandedOver:
+    """Stage host to ingress: all of its KV before ``position`` is where it shall go, or why it will not be."""
+
+    session: SessionId
+    stage: int
+    attempt: int
+    position: int
+    last: bool
+    refusal: RefusalCode | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,4 +400,10 @@ Header = (
     | PingReported
     | ContentRequested
     | ContentServed
+    | Resume
+    | PathBroken
+    | KvRows
+    | KvKept
+    | HandOver
+    | HandedOver
 )

@@ -37,6 +37,8 @@ STAGES_MAX: Final = 64
 """Stages of one plan: more hops than this cost more than any model gains."""
 BLOCKS_MAX: Final = 1024
 """Blocks of one model: the deepest published decoder has a fifth of this."""
+STANDBYS_MAX: Final = 3
+"""Standbys of one stage: each takes the stage's memory and its KV again; three survive more than any plan is asked to."""
 VOTERS_MAX: Final = 7
 """Voters of one epoch: seven survive three crashes, or two liars; more only make agreement slower."""
 ROUNDS_MAX: Final = 1 << 16
@@ -159,6 +161,16 @@ REQUESTS_MAX: Final = 256
 """Requests one ingress has in flight."""
 STAGE_QUEUE_MAX: Final = 64
 """Prompt chunks of one session waiting at one stage: 64 x 256 tokens is beyond any context we serve."""
+ATTEMPTS_MAX: Final = 4096
+"""Times a session's route is laid anew: one every seventh of a second for as long as a request may last."""
+KV_ROWS_BYTES_MAX: Final = 1024 * 1024
+"""Rows of KV in one frame: 8 ms of gigabit Ethernet, so that a token on the same link waits no longer."""
+RETAINED_BYTES_MAX: Final = 2 * 1024 * 1024
+"""Outputs one session's stage keeps to send again: 900 tokens of a small model, a prompt's last chunk of a large one."""
+RETAINED_BYTES_ALL_MAX: Final = 128 * 1024 * 1024
+"""And all sessions of one node together."""
+ORPHAN_S_MAX: Final = 30.0
+"""A session whose ingress is lost keeps its KV for so long: its client may come back through another ingress."""
 SERVICE_CALLS_MAX: Final = 1024
 """Light-service calls one node has under way for others."""
 STOP_STRINGS_MAX: Final = 4

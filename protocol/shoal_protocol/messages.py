@@ -180,13 +180,17 @@ class PlanAnnounced:
 
 @dataclass(frozen=True, slots=True)
 class PhaseReported:
-    """One host's progress with one plan. Retained per (deployment, node)."""
+    """One host's progress with one plan. Retained per (deployment, node).
+
+    ``standing_by``: stages this node could serve at once in another's place, their blocks being open here.
+    """
 
     deployment: DeploymentId
     epoch: Epoch
     plan: Digest
     phase: DeploymentPhase
     detail: str
+    standing_by: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +340,8 @@ class Terms:
 
     ``sessions`` of the full context each host keeps KV for; the session whose time is compared has ``prompt_tokens``
     and ``answer_tokens``; ``zones`` are the trust zones that may host (empty: any); ``faulty`` voters may lie;
-    ``operators_min`` operators together may recover it; ``gain_permille`` is how much better a plan must be.
+    ``operators_min`` operators together may recover it; ``gain_permille`` is how much better a plan must be; each
+    stage has ``standbys`` nodes that can take its place, where there is memory for them.
     """
 
     objective: Objective = Objective.LATENCY
@@ -349,15 +354,20 @@ class Terms:
     faulty: int = 0
     operators_min: int = 1
     gain_permille: int = 200
+    standbys: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class PlanStage:
-    """One stage: ``node`` holds blocks ``first_block..last_block``, both included."""
+    """One stage: ``node``, its primary, holds blocks ``first_block..last_block``, both included.
+
+    So do ``standbys``, best first: a session that loses the primary goes on with one of them, within the epoch.
+    """
 
     node: NodeId
     first_block: int
     last_block: int
+    standbys: tuple[NodeId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,7 +30,7 @@ from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import seal
 from shoal_protocol.frames import FrameReader, encode_frame
-from shoal_protocol.headers import Activation, Header, Sampling
+from shoal_protocol.headers import Activation, Header, KvRows, Sampling
 from shoal_protocol.ids import (
     ClusterId,
     DeploymentId,
@@ -211,7 +211,7 @@ class World:
         payload: TensorHandle | bytes | None = data
         if cell.dead:
             return
-        if data is not None and isinstance(header, Activation):
+        if data is not None and isinstance(header, Activation | KvRows):
             payload = cell.put(data)
         cell.post(FrameReceived(source, header, payload))
 

@@ -3,6 +3,9 @@
 The shell performs a list in order. One ordering is a promise: a ``Persist`` is durable before any later
 ``Broadcast`` or ``SendFrame`` of the same list leaves (etcd's ``Ready`` contract). Effects that take time answer
 with an event; none answers twice.
+
+``stage`` in what is asked of the engine is the node's own number for one stage of one epoch (``plan.slot_of``): while a
+session moves, a node may hold it in two epochs.
 """
 
 from dataclasses import dataclass
@@ -53,11 +56,15 @@ class AdoptIncarnation:
 
 @dataclass(frozen=True, slots=True)
 class SendFrame:
-    """Send to ``peer`` (never ourselves), connecting if need be. Ownership of a payload handle passes to the shell."""
+    """Send to ``peer`` (never ourselves), connecting if need be.
+
+    Ownership of a payload handle passes to the shell, unless ``keep``: then the node may send it again, and releases it.
+    """
 
     peer: NodeId
     header: Header
     payload: TensorHandle | bytes | None
+    keep: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +137,38 @@ class CloseStage:
 
     session: SessionId
     stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportKv:
+    """Copy rows of a session's KV out, between two runs or beside one that writes later positions.
+
+    Positions ``position .. position+token_count-1`` of blocks ``first_block..last_block``, which are of the stage's
+    span. Answered by KvExported.
+    """
+
+    session: SessionId
+    stage: int
+    first_block: int
+    last_block: int
+    position: int
+    token_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class ImportKv:
+    """Write rows of KV, as KvExported had them, into a session that does not run. Ownership of ``rows`` passes.
+
+    Answered by KvImported.
+    """
+
+    session: SessionId
+    stage: int
+    first_block: int
+    last_block: int
+    position: int
+    token_count: int
+    rows: TensorHandle | bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +274,8 @@ Effect = (
     | OpenStage
     | RunStage
     | CloseStage
+    | ExportKv
+    | ImportKv
     | CallService
     | CloseService
     | Accept

@@ -92,8 +92,8 @@ class EnvelopeReceived:
 class FrameReceived:
     """A frame from an authenticated peer.
 
-    The payload of an Activation is a tensor and comes as a handle, owned by the node from now on; any other
-    payload is small and comes as bytes. None if empty.
+    The payload of an Activation or of KvRows is a tensor and comes as a handle, owned by the node from now on; any
+    other payload is small and comes as bytes. None if empty.
     """
 
     peer: NodeId
@@ -167,6 +167,34 @@ class StageFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class KvExported:
+    """The rows that ExportKv asked for, owned by the node; None and a ``reason`` if the session is over."""
+
+    session: SessionId
+    stage: int
+    first_block: int
+    last_block: int
+    position: int
+    token_count: int
+    rows: TensorHandle | None
+    byte_count: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class KvImported:
+    """The rows that ImportKv brought are written, or ``reason`` says why not; then nothing was."""
+
+    session: SessionId
+    stage: int
+    first_block: int
+    last_block: int
+    position: int
+    token_count: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceReturned:
     """A light service answered: in bytes if it was asked in bytes."""
 
@@ -235,6 +263,8 @@ Event = (
     | BlocksFailed
     | StageFinished
     | StageFailed
+    | KvExported
+    | KvImported
     | ServiceReturned
     | ServiceFailed
     | RequestArrived

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from shoal_agent.core.facts import ModelFacts, StageSpan
-from shoal_protocol.ids import DIGEST_BYTES, DeploymentId, Digest, NodeId
-from shoal_protocol.limits import VOTERS_MAX
+from shoal_protocol.ids import DIGEST_BYTES, DeploymentId, Digest, Epoch, NodeId
+from shoal_protocol.limits import STAGES_MAX, VOTERS_MAX
 from shoal_protocol.messages import Plan
 from shoal_protocol.roster import Role, TrustedRoster
 
@@ -26,8 +26,19 @@ _ODD: Final = (7, 5, 3, 1)
 """How many voters there may be where nobody lies."""
 
 
+def slot_of(epoch: Epoch, stage: int) -> int:
+    """A node's own number for one stage of one epoch, below which the engine keeps sessions."""
+    return epoch * STAGES_MAX + stage
+
+
+def serves(plan: Plan, stage: int, node: NodeId) -> bool:
+    """Whether ``node`` may serve ``stage``: its primary or a standby."""
+    part = plan.stages[stage]
+    return node == part.node or node in part.standbys
+
+
 def stage_of(plan: Plan, node: NodeId) -> int | None:
-    """Which stage ``node`` holds."""
+    """Which stage ``node`` holds as its primary."""
     return next((index for index, stage in enumerate(plan.stages) if stage.node == node), None)
 
 

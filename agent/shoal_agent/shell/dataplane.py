@@ -27,7 +27,7 @@ from shoal_agent.shell.ports import ContentHeader, ContentPeer, Post, TensorTabl
 from shoal_agent.shell.sockets import port_of
 from shoal_agent.shell.tls import DataTls
 from shoal_protocol.frames import Frame, Payload
-from shoal_protocol.headers import Activation, ContentRequested, ContentServed
+from shoal_protocol.headers import Activation, ContentRequested, ContentServed, KvRows
 from shoal_protocol.ids import Incarnation, NodeId
 from shoal_protocol.limits import (
     LINK_CLOSE_S_MAX,
@@ -252,7 +252,7 @@ class DataPlane:
                 self._content.received(peer, header, payload)
         elif payload is None:
             self._post(FrameReceived(peer, header, None))
-        elif isinstance(header, Activation):
+        elif isinstance(header, Activation | KvRows):
             # The view keeps the buffer alive that the socket filled, and nothing else knows that buffer.
             self._post(FrameReceived(peer, header, self._tensors.put(payload)))
         else:

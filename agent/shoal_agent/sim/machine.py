@@ -62,7 +62,7 @@ from shoal_agent.sim.devices import Device
 from shoal_agent.sim.settings import WALL_MS
 from shoal_agent.sim.solutions import solution
 from shoal_agent.sim.toy import NAMES, REFERENCE_MACS_PER_S
-from shoal_protocol.headers import Activation, Header
+from shoal_protocol.headers import Activation, Header, KvRows
 from shoal_protocol.ids import Incarnation, Instant, NodeId
 from shoal_protocol.messages import Capacity, Load
 from shoal_protocol.sealing import Sealer
@@ -300,7 +300,7 @@ class Machine:
         self._do(lambda: self._frame(peer, header, data))
 
     def _frame(self, peer: NodeId, header: Header, data: bytes | None) -> None:
-        tensor = data is not None and isinstance(header, Activation)
+        tensor = data is not None and isinstance(header, Activation | KvRows)
         payload = self.device.put(data) if tensor and data is not None else data
         self._handle(FrameReceived(peer, header, payload))
 
