@@ -252,7 +252,7 @@ class KvKept:
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """Ingress to the node that serves ``stage`` in ``epoch``: send its KV to the nodes of ``route`` in ``target_epoch``.
+    """Ingress to the node that serves ``stage`` in ``epoch``: send its KV to ``route`` in ``target_epoch``.
 
     It goes on serving meanwhile and keeps sending what is added. ``last``: nothing will be added any more. Answered by
     HandedOver: once when the others are nearly up to date, and once more after ``last`` when they are.

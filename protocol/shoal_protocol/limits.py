@@ -38,7 +38,7 @@ STAGES_MAX: Final = 64
 BLOCKS_MAX: Final = 1024
 """Blocks of one model: the deepest published decoder has a fifth of this."""
 STANDBYS_MAX: Final = 3
-"""Standbys of one stage: each takes the stage's memory and its KV again; three survive more than any plan is asked to."""
+"""Standbys of one stage: each takes the stage's memory and its KV again; three survive more than a plan is asked to."""
 VOTERS_MAX: Final = 7
 """Voters of one epoch: seven survive three crashes, or two liars; more only make agreement slower."""
 ROUNDS_MAX: Final = 1 << 16
@@ -166,7 +166,7 @@ ATTEMPTS_MAX: Final = 4096
 KV_ROWS_BYTES_MAX: Final = 1024 * 1024
 """Rows of KV in one frame: 8 ms of gigabit Ethernet, so that a token on the same link waits no longer."""
 RETAINED_BYTES_MAX: Final = 2 * 1024 * 1024
-"""Outputs one session's stage keeps to send again: 900 tokens of a small model, a prompt's last chunk of a large one."""
+"""Outputs one session's stage keeps to send again: 900 tokens of a small model, the last chunk of a large one."""
 RETAINED_BYTES_ALL_MAX: Final = 128 * 1024 * 1024
 """And all sessions of one node together."""
 ORPHAN_S_MAX: Final = 30.0

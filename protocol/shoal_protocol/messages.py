@@ -109,10 +109,14 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class LinkMeasured:
-    """The direct link to ``peer`` as its owner measured it; ``rtt_us`` is the best of the last pings."""
+    """The link to ``peer`` as its owner measured it; ``rtt_us`` is the best of the last pings.
+
+    ``relayed``: there is no direct one, frames go sealed through the brokers.
+    """
 
     peer: NodeId
     rtt_us: int
+    relayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

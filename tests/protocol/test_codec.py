@@ -19,7 +19,7 @@ from shoal_protocol.codec import (
 from shoal_protocol.errors import LocalProtocolError, MalformedMessage, OversizedMessage
 from shoal_protocol.fields import encode, record
 from shoal_protocol.headers import ContentKind, ContentRequested, ServiceResult
-from shoal_protocol.ids import Epoch, digest_of
+from shoal_protocol.ids import Epoch, digest_of, node_id_bytes
 from shoal_protocol.limits import (
     CONTENT_CHUNK_BYTES,
     ENVELOPE_BYTES_MAX,
@@ -68,6 +68,12 @@ HEADER_KINDS = {
     "PingReported": 17,
     "ContentRequested": 18,
     "ContentServed": 19,
+    "Resume": 20,
+    "PathBroken": 21,
+    "KvRows": 22,
+    "KvKept": 23,
+    "HandOver": 24,
+    "HandedOver": 25,
 }
 
 
@@ -142,8 +148,8 @@ def test_our_own_text_beyond_its_bound_is_our_mistake():
         encode_header(ServiceResult(1, "x" * 2000, None))
 
 
-def stages(*spans):
-    return tuple(PlanStage(samples.node_of(samples.AGENT), first, last) for first, last in spans)
+def stages(*spans, standbys=()):
+    return tuple(PlanStage(samples.node_of(samples.AGENT), first, last, standbys) for first, last in spans)
 
 
 def unchecked(plan: Plan) -> bytes:
@@ -161,17 +167,22 @@ BROKEN = [
     stages((0, 4), (5, 4)),
     stages((5, 9), (0, 4)),
     stages(*[(block, block) for block in range(STAGES_MAX + 1)]),
+    stages((0, 4), standbys=(samples.node_of(samples.AGENT),)),
+    stages((0, 4), standbys=(samples.node_of(samples.WITNESS),) * 2),
 ]
 
 
 @pytest.mark.parametrize("broken", BROKEN)
-def test_a_plan_that_does_not_cover_blocks_in_order_is_refused(broken):
+def test_a_plan_that_does_not_cover_blocks_in_order_or_names_a_node_twice_is_refused(broken):
     plan = dataclasses.replace(samples.PLAN, stages=broken)
     with pytest.raises(LocalProtocolError):
         encode_plan(plan)
     row = msgpack.unpackb(encode_plan(samples.PLAN))
-    row[STAGES] = [[bytes(20), stage.first_block, stage.last_block] for stage in broken]
-    with pytest.raises(MalformedMessage):
+    row[STAGES] = [
+        [node_id_bytes(stage.node), stage.first_block, stage.last_block, [*map(node_id_bytes, stage.standbys)]]
+        for stage in broken
+    ]
+    with pytest.raises(MalformedMessage, match=r"stage|array"):
         decode_plan(msgpack.packb(row))
 
 

@@ -30,6 +30,7 @@ from shoal_protocol.limits import (
     LIST_ITEMS_MAX,
     RECOVERY_EPOCH_MAX,
     ROOT_BYTES,
+    STANDBYS_MAX,
     TEXT_BYTES_MAX,
     VOTERS_MAX,
 )
@@ -113,8 +114,12 @@ PLAN: Final = Plan(
     parent=Digest(bytes(32)),
     model=digest_of(b"manifest"),
     context_tokens_max=8192,
-    stages=(PlanStage(node_of(AGENT), 0, 4), PlanStage(node_of(WITNESS), 5, 5), PlanStage(node_of(STRANGER), 6, 31)),
-    terms=Terms(Objective.THROUGHPUT, 1, 4, 3, 512, 256, ("home", "lab"), 0, 1, 150),
+    stages=(
+        PlanStage(node_of(AGENT), 0, 4, (node_of(WITNESS), node_of(STRANGER))),
+        PlanStage(node_of(WITNESS), 5, 5, (node_of(AGENT),)),
+        PlanStage(node_of(STRANGER), 6, 31),
+    ),
+    terms=Terms(Objective.THROUGHPUT, 1, 4, 3, 512, 256, ("home", "lab"), 0, 1, 150, 2),
     voters=(node_of(AGENT), node_of(WITNESS)),
     score_us=41_200,
     reason="three nodes, 41.2 ms a token",
@@ -189,14 +194,14 @@ MESSAGES: Final[tuple[ControlMessage, ...]] = (
         models=(digest_of(b"manifest"),),
         services=("tokenizer:0123456789abcdef", "sampler:0123456789abcdef"),
         software="0.1.0",
-        links=(LinkMeasured(node_of(WITNESS), 840),),
+        links=(LinkMeasured(node_of(WITNESS), 840), LinkMeasured(node_of(STRANGER), 4100, relayed=True)),
         stage_permille=1130,
         locked=True,
     ),
     Heartbeat(beat=3600, version=7, root=bytes(range(ROOT_BYTES)), health=1),
     LinkDeath(connection=3, broker="mqtts://broker-1:8883"),
     PlanAnnounced(encode_plan(PLAN)),
-    PhaseReported(TOY, Epoch(0), digest_of(encode_plan(PLAN)), DeploymentPhase.FAILED, "block 3: not enough memory"),
+    PhaseReported(TOY, Epoch(0), digest_of(encode_plan(PLAN)), DeploymentPhase.FAILED, "block 3: no memory", (1, 2)),
     Proposed(TOY, NEXT.epoch, ROUND, 0, encode_plan(NEXT), ballots(VoteKind.PREVOTE, 0, _VALUE, AGENT, WITNESS)),
     cast(AGENT, VoteKind.PRECOMMIT, ROUND, None, "blocks 0-15 need 900 MiB, 700 are free"),
     Certified(encode_plan(NEXT), ROUND, ballots(VoteKind.PRECOMMIT, ROUND, _VALUE, AGENT, WITNESS)),
@@ -208,16 +213,18 @@ MESSAGES: Final[tuple[ControlMessage, ...]] = (
     RecoveryOrdered(encode_plan(RECOVERY), (sign_recovery(OPERATOR, CLUSTER, encode_plan(RECOVERY)),)),
 )
 
+ROUTE: Final = (node_of(WITNESS), node_of(AGENT), node_of(STRANGER))
+"""Who serves a session of PLAN whose first two primaries stand in for each other."""
 SAMPLING: Final = headers.Sampling(0.7, 40, 0.95, 1.1, 42, 5)
 HEADERS: Final[tuple[headers.Header, ...]] = (
     headers.Hello(1, node_of(AGENT), Incarnation(5), 16 << 20),
     headers.Credit(65_536),
-    headers.OpenSession(TOY, Epoch(0), SESSION, 1, 512, 30_000, SAMPLING),
-    headers.SessionOpened(SESSION, 1),
-    headers.Activation(TOY, Epoch(0), SESSION, 1, 12, 1, True, 29_500, Dtype.F32, (1, 1, 6)),
-    headers.Token(TOY, Epoch(0), SESSION, 13, 4711, False, -0.25, ((4711, -0.25), (9, -1.5))),
-    headers.CloseSession(SESSION, headers.CloseReason.CANCELLED),
-    headers.SessionRefused(SESSION, 1, headers.RefusalCode.KV_FULL, "3 of 3 MiB in use"),
+    headers.OpenSession(TOY, Epoch(0), SESSION, 1, 512, 30_000, SAMPLING, 3, ROUTE),
+    headers.SessionOpened(SESSION, 1, 3, 12, 8),
+    headers.Activation(TOY, Epoch(0), SESSION, 1, 12, 1, True, 29_500, Dtype.F32, (1, 1, 6), 3),
+    headers.Token(TOY, Epoch(0), SESSION, 13, 4711, False, -0.25, ((4711, -0.25), (9, -1.5)), 3),
+    headers.CloseSession(SESSION, headers.CloseReason.CANCELLED, Epoch(0)),
+    headers.SessionRefused(SESSION, 1, headers.RefusalCode.KV_FULL, "3 of 3 MiB in use", 3),
     headers.Probe(99),
     headers.ProbeAnswered(99),
     headers.ServiceCall(17, "tokenizer:0123456789abcdef", "encode", 1_000),
@@ -229,6 +236,12 @@ HEADERS: Final[tuple[headers.Header, ...]] = (
     headers.PingReported(8, node_of(WITNESS), reached=True),
     headers.ContentRequested(18, headers.ContentKind.BLOB, digest_of(b"weights"), 1 << 20, CONTENT_CHUNK_BYTES),
     headers.ContentServed(18, 3 << 20, ""),
+    headers.Resume(TOY, Epoch(0), SESSION, 1, 3, 11, 9),
+    headers.PathBroken(SESSION, 1, 3, node_of(STRANGER)),
+    headers.KvRows(TOY, Epoch(0), SESSION, 1, 5, 5, 8, 4, 512, 29_000),
+    headers.KvKept(TOY, Epoch(0), SESSION, 1, 5, 5, 8, headers.RefusalCode.KV_FULL),
+    headers.HandOver(TOY, Epoch(0), SESSION, 1, 3, Epoch(1), ROUTE[:2], last=True),
+    headers.HandedOver(SESSION, 1, 3, 12, last=True, refusal=None),
 )
 PAYLOADS: Final[dict[type, bytes]] = {
     headers.OpenSession: bytes(range(8)) * 3,
@@ -237,6 +250,7 @@ PAYLOADS: Final[dict[type, bytes]] = {
     headers.ServiceResult: b"\x91\x93\x01\x02\x03",
     headers.Gossip: sealed(MESSAGES[1], 4),
     headers.ContentServed: bytes(range(32)),
+    headers.KvRows: bytes(range(64)),
 }
 """What the frames above carry."""
 
@@ -309,7 +323,8 @@ def plans(draw: st.DrawFn) -> Plan:
     widths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=6))
     stages, first = [], 0
     for width in widths:
-        stages.append(PlanStage(draw(values(NodeId)), first, first + width - 1))
+        node, *standbys = draw(st.lists(values(NodeId), min_size=1, max_size=1 + STANDBYS_MAX, unique=True))
+        stages.append(PlanStage(node, first, first + width - 1, tuple(standbys)))
         first += width
     return dataclasses.replace(drawn, epoch=epoch, terms=terms, voters=tuple(voters), stages=tuple(stages))
 
