@@ -2,7 +2,16 @@ from array import array
 
 import pytest
 
-from shoal_agent.core.effects import CallService, FetchModel, LoadBlocks, OpenStage, RunStage
+from shoal_agent.core.effects import (
+    CallService,
+    ExportKv,
+    FetchModel,
+    ImportKv,
+    LoadBlocks,
+    OpenStage,
+    RunStage,
+    SendFrame,
+)
 from shoal_agent.core.events import (
     BlocksFailed,
     BlocksLoaded,
@@ -16,6 +25,7 @@ from shoal_agent.core.facts import CallId, StageSpan
 from shoal_agent.sim.devices import Device
 from shoal_agent.sim.settings import TOY
 from shoal_agent.sim.toy import MODEL, NAMES, toy_blocks, toy_facts
+from shoal_protocol.headers import Ping
 from shoal_protocol.ids import Digest, Epoch, NodeId, SessionId
 
 SESSION = SessionId(bytes(16))
@@ -136,3 +146,65 @@ def test_without_a_source_nothing_is_fetched():
 
 def test_another_model_is_nobodys():
     assert isinstance(Device(toy_facts(), 1.0).learn(FetchModel(Digest(b"?" * 32), (ANNA,))), ModelMissing)
+
+
+ROWS = {"first_block": 0, "last_block": 7, "position": 0, "token_count": 2}
+
+
+def exported(device, **rows):
+    effect = ExportKv(SESSION, 0, **{**ROWS, **rows})
+    return device.exported(effect, device.export(effect))
+
+
+def imported(device, rows, **wanted):
+    effect = ImportKv(SESSION, 0, **{**ROWS, **wanted}, rows=rows)
+    return device.imported(effect, device.write(effect))
+
+
+def test_rows_of_one_device_serve_another():
+    one, other = opened(), opened()
+    finish(one, run_of(5, 6))
+    rows = exported(one)
+    assert rows.byte_count == 2 * 8 * 64
+    assert imported(other, other.put(one.take(rows.rows))).reason == ""
+    done = [device.take(finish(device, run_of(7, position=2)).output) for device in (one, other)]
+    assert done[0] == done[1]
+    assert other.leftovers() == ["1 stages"]
+
+
+def test_rows_that_do_not_fit_are_refused():
+    assert "bytes came" in imported(opened(), b"x").reason
+
+
+def test_copies_of_a_closed_session_are_answered_with_a_reason():
+    device = opened()
+    finish(device, run_of(5, 6, want_logits=False))
+    effect = ExportKv(SESSION, 0, **ROWS)
+    rows = device.export(effect)
+    device.close((SESSION, 0))
+    assert device.leftovers() == ["1 copies"]
+    assert device.exported(effect, rows).rows is None
+    assert exported(device).reason == imported(device, b"").reason == "the session is closed"
+    assert device.leftovers() == []
+
+
+def test_it_finds_kv_counted_on_that_is_not_there():
+    device = opened()
+    finish(device, run_of(5, want_logits=False))
+    with pytest.raises(AssertionError, match="is there"):
+        device.export(ExportKv(SESSION, 0, **ROWS))
+    with pytest.raises(AssertionError, match="where KV is"):
+        device.begin(run_of(6, position=2))
+    device.begin(run_of(6, position=1))
+    with pytest.raises(AssertionError, match="takes no rows"):
+        device.write(ImportKv(SESSION, 0, **ROWS, rows=b""))
+
+
+def test_a_frame_may_leave_its_tensor_with_the_node():
+    device = opened()
+    handle = device.put(b"x")
+    assert device.sent(SendFrame(ANNA, Ping(1), handle, keep=True)) == b"x"
+    assert device.sent(SendFrame(ANNA, Ping(1), handle)) == b"x"
+    assert device.leftovers() == ["1 stages"]
+    assert device.sent(SendFrame(ANNA, Ping(1), b"y", keep=True)) == b"y"
+    assert device.sent(SendFrame(ANNA, Ping(1), None)) is None

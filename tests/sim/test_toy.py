@@ -41,12 +41,16 @@ def test_an_answer_of_a_length_ends_by_itself():
     assert EOS not in toy_tokens(prompt, 8, 100)
 
 
-def test_the_sampler_insists_on_its_position():
+def test_the_sampler_draws_for_any_position_after_its_history():
     toy = ToyServices()
     toy.serve(SAMPLER, Method.OPEN, services.pack(services.OpenSamplerRequest(SESSION, (1, 2), GREEDY)), None)
-    toy.serve(SAMPLER, Method.SAMPLE, services.pack(services.SampleRequest(SESSION, 2)), 7)
-    with pytest.raises(AssertionError, match="in order"):
-        toy.serve(SAMPLER, Method.SAMPLE, services.pack(services.SampleRequest(SESSION, 2)), 7)
+    drawn = [
+        toy.serve(SAMPLER, Method.SAMPLE, services.pack(services.SampleRequest(SESSION, position)), 7)
+        for position in (2, 3, 3, 2)
+    ]
+    assert [answer.token for answer in drawn] == [7] * 4
+    with pytest.raises(AssertionError, match="what it was told"):
+        toy.serve(SAMPLER, Method.SAMPLE, services.pack(services.SampleRequest(SESSION, 1)), 7)
 
 
 def test_text_stops_before_its_stop_string():

@@ -21,8 +21,10 @@ from shoal_agent.core.effects import (
     Count,
     Effect,
     Emit,
+    ExportKv,
     FetchModel,
     Finish,
+    ImportKv,
     Listen,
     LoadBlocks,
     Note,
@@ -40,6 +42,8 @@ from shoal_agent.core.events import (
     BlocksFailed,
     BlocksLoaded,
     Event,
+    KvExported,
+    KvImported,
     ModelAvailable,
     ModelMissing,
     ServiceFailed,
@@ -52,7 +56,9 @@ from shoal_agent.core.facts import StageSpan, TensorHandle
 from shoal_agent.core.node import Node
 from shoal_agent.core.timers import HostDeadline, RequestDeadline
 from shoal_agent.core.view import DeploymentView
+from shoal_agent.sim.devices import COPY_S
 from shoal_agent.sim.solutions import solution
+from shoal_agent.sim.toy_kv import ToyKv
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.headers import ServiceFault
 from shoal_protocol.ids import (
@@ -61,7 +67,7 @@ from shoal_protocol.ids import (
 )
 from shoal_protocol.sealing import Ed25519Sealer
 from shoal_protocol.topics import agent_filters, home_shard
-from tests.support.toy import ToyServices, toy_blocks
+from tests.support.toy import ToyServices
 
 E = TypeVar("E")
 
@@ -77,8 +83,10 @@ class Cell:
     key: Ed25519Sealer
     incarnation: int
     tensors: dict[TensorHandle, bytes] = field(default_factory=dict)
-    stages: dict[tuple[SessionId, int], tuple[StageSpan, dict[int, int]]] = field(default_factory=dict)
+    stages: dict[tuple[SessionId, int], ToyKv] = field(default_factory=dict)
     running: set[tuple[SessionId, int]] = field(default_factory=set)
+    copying: list[tuple[SessionId, int]] = field(default_factory=list)
+    """Exports and imports that are not answered yet."""
     services: ToyServices = field(default_factory=ToyServices)
     answers: dict[SessionId, list[Effect]] = field(default_factory=lambda: defaultdict(list))
     disk: dict[str, bytes] = field(default_factory=dict)
@@ -91,6 +99,7 @@ class Cell:
     """What each block of a run takes for each position, beside."""
     load_s: float = 0.05
     solve_s: float = 0.01
+    copy_s: float = COPY_S
     load_fault: str = ""
     """Not empty: blocks cannot be opened, for this reason."""
     slow: set[str] = field(default_factory=set)
@@ -138,6 +147,13 @@ class Cell:
     def take(self, payload: TensorHandle | bytes) -> bytes:
         return payload if isinstance(payload, bytes) else self.tensors.pop(payload)
 
+    def sent(self, effect: SendFrame) -> bytes | None:
+        if effect.payload is None:
+            return None
+        if effect.keep and not isinstance(effect.payload, bytes):
+            return self.tensors[effect.payload]
+        return self.take(effect.payload)
+
     # --- the twins ------------------------------------------------------------------------------------------------
 
     def perform(self, effect: Effect) -> None:
@@ -165,16 +181,15 @@ class Cell:
             case UnloadBlocks(span):
                 self.loaded.remove(span)
             case OpenStage(session, stage, span, _):
-                assert span in self.loaded, "a session opens on loaded blocks"
-                assert (session, stage) not in self.stages, "a session opens once per stage"
-                self.stages[session, stage] = (span, {})
+                self.open((session, stage), span)
             case CloseStage(session, stage):
                 del self.stages[session, stage]
-            case RunStage(session, stage):
-                assert (session, stage) not in self.running, "one run of a session at a time"
-                self.running.add((session, stage))
-                took_s = self.takes_s(effect)
-                self.world.later(took_s, lambda: self.run(effect, took_s))
+            case RunStage():
+                self.begin(effect)
+            case ExportKv():
+                self.export(effect)
+            case ImportKv():
+                self.write(effect)
             case CallService():
                 if effect.method in self.slow:
                     self.held.append(effect)
@@ -208,9 +223,25 @@ class Cell:
         assert bool(told) is isinstance(effect, Emit | Finish) or isinstance(effect, Finish), "Accept comes first"
         told.append(effect)
 
+    def open(self, key: tuple[SessionId, int], span: StageSpan) -> None:
+        assert span in self.loaded, "a session opens on loaded blocks"
+        assert key not in self.stages, "a session opens once per stage"
+        assert key not in self.running, "and not again before its last run has ended"
+        assert key not in self.copying, "nor before its last copy was answered"
+        self.stages[key] = ToyKv(self.world.facts, span)
+
+    def begin(self, effect: RunStage) -> None:
+        key = (effect.session, effect.stage)
+        assert key not in self.running, "one run of a session at a time"
+        assert key in self.stages, "a run needs an open session"
+        assert effect.position <= self.stages[key].held, "a run begins where KV is"
+        self.running.add(key)
+        took_s = self.takes_s(effect)
+        self.world.later(took_s, lambda: self.run(effect, took_s))
+
     def takes_s(self, effect: RunStage) -> float:
         held = self.stages.get((effect.session, effect.stage))
-        blocks = 0 if held is None else held[0].last_block - held[0].first_block + 1
+        blocks = 0 if held is None else held.span.last_block - held.span.first_block + 1
         return self.run_s + self.block_s * blocks * effect.token_count
 
     def run(self, effect: RunStage, took_s: float) -> None:
@@ -225,13 +256,42 @@ class Cell:
         if held is None:
             self.post(StageFailed(effect.session, effect.stage, effect.position, "terminated"))
             return
-        span, memory = held
-        out = array("q", [toy_blocks(value, span.first_block, span.last_block, memory) for value in data])
-        is_head = span.last_block == len(self.world.facts.blocks) - 1
+        out = array("q", held.run(data.tolist(), effect.position))
+        is_head = held.span.last_block == len(self.world.facts.blocks) - 1
         result = out[-1:].tobytes() if is_head else out.tobytes()
         output = self.put(result) if effect.want_logits or not is_head else None
         shape = (1, len(out), 2)
         self.post(StageFinished(effect.session, effect.stage, effect.position, output, shape, took_s))
+
+    def export(self, effect: ExportKv) -> None:
+        key = (effect.session, effect.stage)
+        asked = (effect.first_block, effect.last_block, effect.position, effect.token_count)
+        held = self.stages.get(key)
+        rows = None if held is None else held.read(*asked)
+
+        def over() -> None:
+            self.copying.remove(key)
+            if rows is None or key not in self.stages:
+                self.post(KvExported(*key, *asked, None, 0, "the session is closed"))
+            else:
+                self.post(KvExported(*key, *asked, self.put(rows), len(rows)))
+
+        self.copying.append(key)
+        self.world.later(self.copy_s, over)
+
+    def write(self, effect: ImportKv) -> None:
+        key = (effect.session, effect.stage)
+        asked = (effect.first_block, effect.last_block, effect.position, effect.token_count)
+        assert key not in self.running, "a session that runs takes no rows"
+        held, rows = self.stages.get(key), self.take(effect.rows)
+        reason = "" if held is None else held.write(*asked, rows)
+
+        def over() -> None:
+            self.copying.remove(key)
+            self.post(KvImported(*key, *asked, reason if key in self.stages else "the session is closed"))
+
+        self.copying.append(key)
+        self.world.later(self.copy_s, over)
 
     def release(self) -> None:
         """Every call is answered in the end."""
@@ -272,7 +332,7 @@ class Cell:
     def leftovers(self) -> list[object]:
         """Whatever a node without requests and sessions should not have any more."""
         view, inside = self.node.snapshot(self.world.now), self.node
-        held = [self.tensors, self.stages, self.services.drawing, self.services.texts]
+        held = [self.tensors, self.stages, self.copying, self.services.drawing, self.services.texts]
         held += [view.requests, view.sessions, view.kv_bytes]
         held += [inside._host._calls, inside._host._owed, inside._ingress._ledger._calls, inside._calls._abroad]
         alarms = inside._tables.timers._live

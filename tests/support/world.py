@@ -190,7 +190,7 @@ class World:
 
     def carry(self, source: Cell, effect: SendFrame) -> None:
         """A link is ordered, and delays a frame by a little."""
-        data = None if effect.payload is None else source.take(effect.payload)
+        data = source.sent(effect)
         head, _ = encode_frame(effect.header, data)
         target = self.cells.get(effect.peer)
         link = (source.name, effect.peer)

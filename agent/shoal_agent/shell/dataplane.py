@@ -94,7 +94,7 @@ class DataPlane:
     # --- the port of the runtime -------------------------------------------------------------------------------------
 
     def send(self, effect: SendFrame) -> None:
-        """Send one frame, dialling if there is no link yet. Takes the payload's tensor out of the table."""
+        """Send one frame, dialling if there is no link yet. A tensor leaves the table, unless the node keeps it."""
         payload = self._payload(effect)
         self._link(effect.peer).send(effect.header, payload)
 
@@ -128,7 +128,7 @@ class DataPlane:
     def _payload(self, effect: SendFrame) -> Payload | None:
         if effect.payload is None or isinstance(effect.payload, bytes):
             return effect.payload
-        value = self._tensors.take(effect.payload)
+        value = self._tensors.peek(effect.payload) if effect.keep else self._tensors.take(effect.payload)
         return payload_of(value) if isinstance(value, np.ndarray) else memoryview(value).cast("B")
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:

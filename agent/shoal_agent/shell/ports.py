@@ -16,7 +16,9 @@ from shoal_agent.core.effects import (
     CallService,
     Effect,
     Emit,
+    ExportKv,
     Finish,
+    ImportKv,
     Reject,
     RunStage,
     SendFrame,
@@ -116,6 +118,10 @@ class Engine(Protocol):
     def open_stage(self, session: SessionId, stage: int, span: StageSpan, tokens_max: int) -> None: ...
 
     def run_stage(self, effect: RunStage) -> None: ...
+
+    def export_kv(self, effect: ExportKv) -> None: ...
+
+    def import_kv(self, effect: ImportKv) -> None: ...
 
     def close_stage(self, session: SessionId, stage: int) -> None: ...
 

@@ -25,8 +25,10 @@ from shoal_agent.core.effects import (
     Count,
     Effect,
     Emit,
+    ExportKv,
     FetchModel,
     Finish,
+    ImportKv,
     Listen,
     LoadBlocks,
     Note,
@@ -170,6 +172,10 @@ class Runtime:
                 drivers.data.send(effect)
             case RunStage():
                 drivers.engine.run_stage(effect)
+            case ExportKv():
+                drivers.engine.export_kv(effect)
+            case ImportKv():
+                drivers.engine.import_kv(effect)
             case CallService():
                 drivers.services.call(effect)
             case Accept() | Emit() | Finish() | Reject():

@@ -5,19 +5,32 @@ Time of a run: the sum over the stage's blocks of what the package measured (``d
 model's, so tokens tell whether every block saw every position once and in order.
 
 It keeps the contract of the real engine and asserts that the node keeps its side: a session opens once per stage, on
-blocks that are open; one run of a session and stage at a time; a tensor is taken once.
+blocks that are open, and not before everything asked of its namesake was answered; one run of a session and stage at a
+time, and no import beside it; runs and exports only where KV is; a tensor is taken once.
 """
 
 import itertools
 from array import array
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
 from shoal_agent.core import services
-from shoal_agent.core.effects import CallService, FetchModel, LoadBlocks, OpenStage, RunStage
+from shoal_agent.core.effects import (
+    CallService,
+    ExportKv,
+    FetchModel,
+    ImportKv,
+    LoadBlocks,
+    OpenStage,
+    RunStage,
+    SendFrame,
+)
 from shoal_agent.core.events import (
     BlocksFailed,
     BlocksLoaded,
+    KvExported,
+    KvImported,
     ModelAvailable,
     ModelMissing,
     ServiceFailed,
@@ -26,7 +39,8 @@ from shoal_agent.core.events import (
     StageFinished,
 )
 from shoal_agent.core.facts import ModelFacts, StageSpan, TensorHandle
-from shoal_agent.sim.toy import ToyServices, toy_blocks
+from shoal_agent.sim.toy import ToyServices
+from shoal_agent.sim.toy_kv import ToyKv
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.headers import ServiceFault
 from shoal_protocol.ids import SessionId
@@ -39,6 +53,8 @@ _FETCH_BYTES_PER_S: Final = 32_000_000
 """What a peer serves by default; see the agent's configuration."""
 _TEXTS_BYTES: Final = 2_000_000
 """Manifest, graphs and tokenizer of a small model: what is fetched before any weights are."""
+COPY_S: Final = 0.0003
+"""To copy rows of KV: what ten blocks take the real engine, the way to its lane and back included."""
 _WIDTH: Final = 2
 """The toy's hidden state: one int64, which travels as two float32."""
 
@@ -59,9 +75,11 @@ class Device:
     loading: list[StageSpan] = field(default_factory=list)
     """Asked for, not answered yet, still wanted."""
     loaded: list[StageSpan] = field(default_factory=list)
-    stages: dict[SessionStage, tuple[StageSpan, dict[int, int]]] = field(default_factory=dict)
-    """KV of every open session: per block, the sum the toy model keeps."""
+    stages: dict[SessionStage, ToyKv] = field(default_factory=dict)
+    """KV of every open session."""
     running: dict[SessionStage, int] = field(default_factory=dict)
+    copying: Counter[SessionStage] = field(default_factory=Counter)
+    """Exports and imports that are not answered yet."""
     services: ToyServices = field(default_factory=ToyServices)
     _handles: "itertools.count[int]" = field(default_factory=lambda: itertools.count(1))
 
@@ -74,6 +92,14 @@ class Device:
     def take(self, payload: TensorHandle | bytes) -> bytes:
         """The bytes of ``payload``, which is gone if it was a tensor."""
         return payload if isinstance(payload, bytes) else self.tensors.pop(payload)
+
+    def sent(self, effect: SendFrame) -> bytes | None:
+        """The payload of a frame that leaves; the node keeps its tensor if it said so."""
+        if effect.payload is None:
+            return None
+        if effect.keep and not isinstance(effect.payload, bytes):
+            return self.tensors[effect.payload]
+        return self.take(effect.payload)
 
     def load_s(self, span: StageSpan) -> float:
         """How long it takes to open ``span``."""
@@ -120,7 +146,7 @@ class Device:
         """How long a run takes on this device."""
         held = self.stages.get((effect.session, effect.stage))
         assert held is not None, "a run needs an open session"
-        blocks = self.facts.blocks[held[0].first_block : held[0].last_block + 1]
+        blocks = self.facts.blocks[held.span.first_block : held.span.last_block + 1]
         if effect.token_count == 1:
             work_us = float(sum(block.decode_us for block in blocks))
         else:
@@ -132,7 +158,9 @@ class Device:
         key = (effect.session, effect.stage)
         assert effect.span in self.loaded, "a session opens on loaded blocks"
         assert key not in self.stages, "a session opens once per stage"
-        self.stages[key] = (effect.span, {})
+        assert key not in self.running, "and not again before its last run has ended"
+        assert not self.copying[key], "nor before its last copy was answered"
+        self.stages[key] = ToyKv(self.facts, effect.span)
 
     def close(self, key: SessionStage) -> None:
         """Free a session's KV."""
@@ -143,6 +171,7 @@ class Device:
         """A run starts."""
         key = (effect.session, effect.stage)
         assert key not in self.running, "one run of a session at a time"
+        assert effect.position <= self.stages[key].held, "a run begins where KV is"
         self.running[key] = effect.position
 
     def finish(self, effect: RunStage, took_s: float) -> StageFinished | StageFailed:
@@ -154,14 +183,45 @@ class Device:
         held = self.stages.get(key)
         if held is None:
             return StageFailed(effect.session, effect.stage, effect.position, "terminated")
-        span, memory = held
-        out = array("q", [toy_blocks(value, span.first_block, span.last_block, memory) for value in data])
-        is_head = span.last_block == len(self.facts.blocks) - 1
+        out = array("q", held.run(data.tolist(), effect.position))
+        is_head = held.span.last_block == len(self.facts.blocks) - 1
         output = None
         if effect.want_logits or not is_head:
             output = self.put(out[-1:].tobytes() if is_head else out.tobytes())
         shape = (1, len(out), _WIDTH)
         return StageFinished(effect.session, effect.stage, effect.position, output, shape, took_s)
+
+    def export(self, effect: ExportKv) -> bytes | None:
+        """Rows of KV as they are now, None of a session that is not open; ``exported`` is the answer."""
+        key = (effect.session, effect.stage)
+        self.copying[key] += 1
+        held = self.stages.get(key)
+        return None if held is None else held.read(*_range(effect))
+
+    def exported(self, effect: ExportKv, rows: bytes | None) -> KvExported:
+        """They are copied, if the session is still open."""
+        key = (effect.session, effect.stage)
+        self.copying[key] -= 1
+        if rows is None or key not in self.stages:
+            return KvExported(*key, *_range(effect), None, 0, "the session is closed")
+        return KvExported(*key, *_range(effect), self.put(rows), len(rows))
+
+    def write(self, effect: ImportKv) -> str:
+        """Rows of KV come in; ``imported`` is the answer, with the reason if they did not fit."""
+        key = (effect.session, effect.stage)
+        self.copying[key] += 1
+        assert key not in self.running, "a session that runs takes no rows"
+        rows = self.take(effect.rows)
+        held = self.stages.get(key)
+        return "" if held is None else held.write(*_range(effect), rows)
+
+    def imported(self, effect: ImportKv, reason: str) -> KvImported:
+        """They are there, if the session still is."""
+        key = (effect.session, effect.stage)
+        self.copying[key] -= 1
+        if key not in self.stages:
+            reason = "the session is closed"
+        return KvImported(*key, *_range(effect), reason)
 
     def call(self, effect: CallService) -> ServiceReturned | ServiceFailed:
         """A light service's answer."""
@@ -182,6 +242,12 @@ class Device:
             "tensors": len(self.tensors),
             "stages": len(self.stages),
             "runs": len(self.running),
+            "copies": self.copying.total(),
             "samplers": len(self.services.drawing),
         }
         return [f"{count} {name}" for name, count in counts.items() if count]
+
+
+def _range(effect: ExportKv | ImportKv) -> tuple[int, int, int, int]:
+    """Which rows are meant."""
+    return effect.first_block, effect.last_block, effect.position, effect.token_count

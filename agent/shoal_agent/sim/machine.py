@@ -26,8 +26,10 @@ from shoal_agent.core.effects import (
     Count,
     Effect,
     Emit,
+    ExportKv,
     FetchModel,
     Finish,
+    ImportKv,
     Listen,
     LoadBlocks,
     Note,
@@ -54,18 +56,16 @@ from shoal_agent.core.events import (
     Solved,
     TimePassed,
 )
-from shoal_agent.core.gate import Opener
 from shoal_agent.core.node import Node
-from shoal_agent.core.voice import CoreConfig, Identity
+from shoal_agent.core.voice import Identity
 from shoal_agent.sim.agenda import Agenda
-from shoal_agent.sim.devices import Device
-from shoal_agent.sim.settings import WALL_MS
+from shoal_agent.sim.devices import COPY_S, Device
+from shoal_agent.sim.settings import WALL_MS, Setup
 from shoal_agent.sim.solutions import solution
 from shoal_agent.sim.toy import NAMES, REFERENCE_MACS_PER_S
 from shoal_protocol.headers import Activation, Header, KvRows
 from shoal_protocol.ids import Incarnation, Instant, NodeId
 from shoal_protocol.messages import Capacity, Load
-from shoal_protocol.sealing import Sealer
 from shoal_protocol.topics import agent_filters, home_shard
 
 BOAST: Final = 1000
@@ -102,30 +102,6 @@ class Surroundings(Protocol):
     def stopped(self, node: NodeId) -> None: ...
 
     def handled(self, machine: "Machine", event: Event, effects: list[Effect]) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Setup:
-    """What stays the same over all lives of a machine."""
-
-    config: CoreConfig
-    sealer: Sealer
-    rate: float
-    """Seconds on this machine's clock per second of true time."""
-    origin_s: float
-    """What its monotonic clock says when the world begins."""
-    skew_ms: int
-    """How far its wall clock is off."""
-    has_services: bool
-    memory_bytes: int
-    speed: float
-    """Of its device, as a fraction of the machine that measured the package."""
-    boasts: bool
-    """It says it is a thousand times as fast, and opens no block."""
-    opener: Opener
-    """How its gate opens envelopes: a world shares what comes out."""
-    check_every: int
-    """Invariants are checked after so many events."""
 
 
 class Machine:
@@ -351,8 +327,7 @@ class Machine:
                 # What a client is told and what is counted is the oracles' to judge.
                 return
             case SendFrame():
-                data = None if effect.payload is None else device.take(effect.payload)
-                self._around.send(self.name, effect, data)
+                self._around.send(self.name, effect, device.sent(effect))
             case Broadcast():
                 self._around.publish(self.name, effect)
             case Listen(shards):
@@ -380,6 +355,12 @@ class Machine:
                 device.begin(effect)
                 took_s = device.run_s(effect) * self.slower
                 self.later(took_s, lambda: self._handle(device.finish(effect, took_s)))
+            case ExportKv():
+                rows = device.export(effect)
+                self.later(COPY_S, lambda: self._handle(device.exported(effect, rows)))
+            case ImportKv():
+                reason = device.write(effect)
+                self.later(COPY_S, lambda: self._handle(device.imported(effect, reason)))
             case CallService():
                 self.later(0.0, lambda: self._handle(device.call(effect)))
             case CloseService(service, session):

@@ -1,12 +1,14 @@
-"""What a world is made of, and who belongs to it."""
+"""What a world and its machines are made of, and who belongs to it."""
 
 from dataclasses import dataclass
 from typing import Final
 
+from shoal_agent.core.gate import Opener
+from shoal_agent.core.voice import CoreConfig
 from shoal_agent.sim.seeds import seed_bytes
 from shoal_protocol.ids import ClusterId, DeploymentId, node_id_of
 from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
-from shoal_protocol.sealing import Ed25519Sealer
+from shoal_protocol.sealing import Ed25519Sealer, Sealer
 
 WALL_MS: Final = 1_700_000_000_000
 """Unix time at which every world begins."""
@@ -44,6 +46,30 @@ class Settings:
     """Nodes read their brokers' sockets this often; 0: whenever something comes."""
     check_every: int = 1
     """The invariants of a node are checked after so many of its events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What stays the same over all lives of a machine."""
+
+    config: CoreConfig
+    sealer: Sealer
+    rate: float
+    """Seconds on this machine's clock per second of true time."""
+    origin_s: float
+    """What its monotonic clock says when the world begins."""
+    skew_ms: int
+    """How far its wall clock is off."""
+    has_services: bool
+    memory_bytes: int
+    speed: float
+    """Of its device, as a fraction of the machine that measured the package."""
+    boasts: bool
+    """It says it is a thousand times as fast, and opens no block."""
+    opener: Opener
+    """How its gate opens envelopes: a world shares what comes out."""
+    check_every: int
+    """Invariants are checked after so many events."""
 
 
 def found(settings: Settings, keys: list[Ed25519Sealer], operator: Ed25519Sealer) -> TrustedRoster:

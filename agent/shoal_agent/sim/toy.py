@@ -3,7 +3,7 @@
 The model is integer arithmetic whose every output depends on every earlier position and on every block in order, so a
 lost, repeated or misplaced activation changes the tokens; a split that is right gives exactly the tokens of the unsplit
 run (``toy_tokens``). The services keep the contract of the real ones: a session that is not open is refused, and the
-sampler insists on the position it is at.
+sampler, opened with a history, draws for any position after it, again too, but never for one within.
 """
 
 import itertools
@@ -71,7 +71,7 @@ class ToyServices:
     """All light services of one node; a token's text is the character of its number."""
 
     drawing: dict[SessionId, tuple[int, Sampling]] = field(default_factory=dict)
-    """The sampler's sessions: how many tokens it knows, how it draws."""
+    """The sampler's sessions: how many tokens each was opened with, how it draws."""
     texts: dict[SessionId, _Text] = field(default_factory=dict)
 
     def close(self, service: str, session: SessionId) -> None:
@@ -107,9 +107,8 @@ class ToyServices:
 
     def _sample(self, asked: services.SampleRequest, hidden: int | None) -> services.SampleAnswer:
         assert hidden is not None, "to sample takes logits"
-        position, sampling = self.drawing[asked.session]
-        assert asked.position == position, "the sampler is asked in order"
-        self.drawing[asked.session] = (position + 1, sampling)
+        history, sampling = self.drawing[asked.session]
+        assert asked.position >= history, "the sampler is not asked for what it was told"
         token = hidden % VOCABULARY
         wanted = max(0, sampling.top_logprobs)
         top = tuple(((token + rival) % VOCABULARY, -1.0 - rival) for rival in range(wanted))

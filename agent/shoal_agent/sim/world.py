@@ -27,11 +27,11 @@ from shoal_agent.sim.agenda import Agenda
 from shoal_agent.sim.brokers import Brokers
 from shoal_agent.sim.devices import Device
 from shoal_agent.sim.links import Links
-from shoal_agent.sim.machine import Machine, Seen, Setup
+from shoal_agent.sim.machine import Machine, Seen
 from shoal_agent.sim.opening import Openings
 from shoal_agent.sim.orders import genesis, recovery
 from shoal_agent.sim.seeds import generator, seed_bytes
-from shoal_agent.sim.settings import CLUSTER, HOME, WALL_MS, Settings, found
+from shoal_agent.sim.settings import CLUSTER, HOME, WALL_MS, Settings, Setup, found
 from shoal_agent.sim.toy import toy_facts
 from shoal_agent.sim.trace import Trace
 from shoal_agent.sim.traitor import Mask, Pairs, Traitor
