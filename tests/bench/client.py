@@ -9,12 +9,30 @@ import http.client
 import json
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 TIMEOUT_S: Final = 120.0
+EVENT: Final = b"data: {"
+
+
+@dataclass(frozen=True)
+class Heard:
+    """All that came over one connection. ``fault``: what broke it, None if it ended as HTTP says it should."""
+
+    status: int
+    begun_s: float
+    lines: list[tuple[float, bytes]] = field(repr=False)
+    ended_s: float
+    fault: Exception | None
+
+    def events(self) -> list[tuple[float, dict[str, Any]]]:
+        """What was said, and when; not what broke off within a line."""
+        whole = [(at, line) for at, line in self.lines if line.startswith(EVENT) and line.endswith(b"\n")]
+        return [(at, json.loads(line[len(EVENT) - 1 :])) for at, line in whole]
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,15 @@ class Streamed:
 
 def stream(api: str, key: str, model: str, prompt: list[int], count: int) -> Streamed:
     """``count`` greedy tokens after ``prompt``; an AssertionError if they do not come."""
-    body = {
+    heard = post(api, "/v1/completions", completion(model, prompt, count), bearer(key))
+    assert heard.status == http.client.OK, heard
+    assert heard.fault is None, heard
+    return streamed(heard, [(at, token) for at, event in heard.events() for token in _tokens(event)])
+
+
+def completion(model: str, prompt: list[int], count: int) -> dict[str, Any]:
+    """What to ask for ``count`` greedy tokens, each in an event of its own."""
+    return {
         "model": model,
         "prompt": prompt,
         "max_tokens": count,
@@ -36,32 +62,53 @@ def stream(api: str, key: str, model: str, prompt: list[int], count: int) -> Str
         "stream": True,
         "return_token_ids": True,
     }
-    connection = _connection(api)
-    connection.connect()
-    came: list[tuple[float, bytes]] = []
+
+
+def streamed(heard: Heard, tokens: list[tuple[float, int]]) -> Streamed:
+    """The answer in what was ``heard``, given its ``tokens`` with their times."""
+    assert tokens, heard
+    times = [at for at, _ in tokens]
+    gaps = [after - before for before, after in pairwise(times)]
+    return Streamed([token for _, token in tokens], times[0] - heard.begun_s, gaps)
+
+
+def post(
+    api: str,
+    path: str,
+    body: dict[str, Any],
+    headers: dict[str, str],
+    told: Callable[[int], None] = lambda _count: None,
+    silence_s: float = TIMEOUT_S,
+) -> Heard:
+    """Ask, and keep every line of the answer until it ends, however it does. ``told`` hears the number of events."""
+    connection = http.client.HTTPConnection(*_address(api), timeout=silence_s)
+    lines: list[tuple[float, bytes]] = []
+    status, events, fault = 0, 0, None
+    begun = time.perf_counter()
     gc.disable()
     try:
+        connection.connect()
         begun = time.perf_counter()
-        connection.request("POST", "/v1/completions", json.dumps(body), _headers(key))
+        connection.request("POST", path, json.dumps(body), headers | {"Content-Type": "application/json"})
         response = connection.getresponse()
+        status = response.status
         while line := response.readline():
-            came.append((time.perf_counter(), line))
+            lines.append((time.perf_counter(), line))
+            if line.startswith(EVENT):
+                events += 1
+                told(events)
+    except (OSError, http.client.HTTPException) as error:
+        fault = error
     finally:
         gc.enable()
         connection.close()
-    assert response.status == http.client.OK, (response.status, came)
-    events = [(at, json.loads(line[6:])) for at, line in came if line.startswith(b"data: {")]
-    tokens = [(at, token) for at, event in events for token in _tokens(event)]
-    assert tokens, came
-    times = [at for at, _ in tokens]
-    gaps = [after - before for before, after in pairwise(times)]
-    return Streamed([token for _, token in tokens], times[0] - begun, gaps)
+    return Heard(status, begun, lines, time.perf_counter(), fault)
 
 
 def inter_token(api: str, key: str) -> tuple[int, float]:
     """What the ingress itself counted so far: gaps between two tokens, and their sum in seconds."""
-    connection = _connection(api)
-    connection.request("GET", "/metrics", headers=_headers(key))
+    connection = http.client.HTTPConnection(*_address(api), timeout=TIMEOUT_S)
+    connection.request("GET", "/metrics", headers=bearer(key))
     text = connection.getresponse().read().decode()
     connection.close()
     count, total = (
@@ -69,6 +116,11 @@ def inter_token(api: str, key: str) -> tuple[int, float]:
         for each in ("count", "sum")
     )
     return int(count), total
+
+
+def bearer(key: str) -> dict[str, str]:
+    """The header that opens an API."""
+    return {"Authorization": f"Bearer {key}"}
 
 
 def status(api: str, path: str) -> int | None:
@@ -88,16 +140,8 @@ def _tokens(event: dict) -> list[int]:
     return [token for choice in event["choices"] for token in choice.get("token_ids") or ()]
 
 
-def _connection(api: str) -> http.client.HTTPConnection:
-    return http.client.HTTPConnection(*_address(api), timeout=TIMEOUT_S)
-
-
 def _address(api: str) -> tuple[str, int]:
     parts = urlsplit(api)
     assert parts.hostname is not None
     assert parts.port is not None
     return parts.hostname, parts.port
-
-
-def _headers(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}

@@ -42,10 +42,10 @@ def quantile(ordered: Sequence[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))]
 
 
-def ratios(rounds: Sequence[Round], kind: str, variant: str) -> dict[str, Any]:
-    """``variant`` over the base: per round, their median and range, and the ratio of the minima."""
-    each = [median(one[variant][kind]) / median(one[BASE][kind]) for one in rounds]
-    best = min(min(one[variant][kind]) for one in rounds) / min(min(one[BASE][kind]) for one in rounds)
+def ratios(rounds: Sequence[Round], kind: str, variant: str, base: str = BASE) -> dict[str, Any]:
+    """``variant`` over ``base``: per round, their median and range, and the ratio of the minima."""
+    each = [median(one[variant][kind]) / median(one[base][kind]) for one in rounds]
+    best = min(min(one[variant][kind]) for one in rounds) / min(min(one[base][kind]) for one in rounds)
     return {
         "median": round(median(each), 4),
         "min": round(min(each), 4),

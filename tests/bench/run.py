@@ -88,7 +88,7 @@ async def measure(model: Model, settings: Settings, folder: Path, tell: Tell = _
     os.sched_setaffinity(0, {cores[-1]})
     try:
         for number in range(settings.sittings):
-            names = _rotated(settings.variants, number)
+            names = rotated(settings.variants, number)
             async with running(names, model, folder / f"sitting-{number}", cores) as variants:
                 await _sit(variants, prose, settings, found, tell)
     finally:
@@ -105,9 +105,9 @@ async def _sit(variants: dict[str, Variant], prose: list[int], settings: Setting
         samples: dict[str, dict[str, list[float]]] = {}
         used: dict[str, float] = {}
         # Whatever drifts during a round meets each variant in another place the next time.
-        for name in _rotated(tuple(variants), number):
+        for name in rotated(tuple(variants), number):
             foreign.look()
-            samples[name] = await _sample(variants[name], prose, settings, found.tokens)
+            samples[name] = await sample(variants[name], prose, settings, found.tokens)
             used[name] = foreign.look()
         found.rounds.append({name: samples[name] for name in settings.variants})
         found.disturbances.append({"waited_s": waited_s, "foreign_cores": used})
@@ -127,9 +127,7 @@ async def _tokens(variants: dict[str, Variant], prose: list[int], settings: Sett
     return expected
 
 
-async def _sample(
-    variant: Variant, prose: list[int], settings: Settings, expected: list[int]
-) -> dict[str, list[float]]:
+async def sample(variant: Variant, prose: list[int], settings: Settings, expected: list[int]) -> dict[str, list[float]]:
     decoded = await variant.generate(prose[: settings.prompt_tokens], settings.decode_tokens)
     assert decoded.tokens == expected, "the same tokens in every round"
     prefills = [await variant.generate(prose[: settings.prefill_tokens], 1) for _ in range(settings.prefills)]
@@ -142,7 +140,7 @@ async def _sample(
     return found
 
 
-def _rotated(names: tuple[str, ...], by: int) -> tuple[str, ...]:
+def rotated(names: tuple[str, ...], by: int) -> tuple[str, ...]:
     by %= len(names)
     return names[by:] + names[:by]
 
