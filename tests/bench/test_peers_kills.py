@@ -86,9 +86,11 @@ def test_a_line_that_broke_off_is_no_event():
 def test_totals_count_what_was_lost():
     good = kills.trial(heard(ours(*UNDISTURBED, finish="length")), openai_word, UNDISTURBED, 0.5)
     bad = kills.trial(heard(ours(11), IncompleteRead(b"")), openai_word, UNDISTURBED, 0.5)
-    found = kills.totals([good | {"next_answered": True}, bad | {"next_answered": False}])
-    assert (found["kills"], found["complete"], found["tokens_lost"], found["served_after"]) == (2, 1, 2, 1)
-    assert found["endings"] == {Ending.COMPLETE.value: 1, Ending.CUT.value: 1}
+    alive, gone = ({"front_alive": each, "next_answered": each} for each in (True, False))
+    found = kills.totals([good | alive, bad | gone, bad | gone | alive])
+    assert (found["kills"], found["complete"], found["tokens_lost"]) == (3, 1, 4)
+    assert (found["fronts_alive"], found["served_after"]) == (2, 2)
+    assert found["endings"] == {Ending.COMPLETE.value: 1, Ending.CUT.value: 2}
     assert found["noticed_ms"] == {"min": 500.0, "median": 500.0, "max": 500.0}
     assert found["gap_ms"]["max"] == 1000.0
     assert found["all_as_undisturbed"]
@@ -162,6 +164,6 @@ def test_llama_bench_is_read_as_milliseconds():
 
 
 def test_the_reason_of_an_abort_is_found_in_the_log():
-    log = "srv\nggml-rpc.cpp:566: Remote RPC server crashed or returned malformed response\nrest\n"
+    log = "srv\n/some/where/ggml-rpc.cpp:566: Remote RPC server crashed or returned malformed response\nrest\n"
     assert last_words(log) == "ggml-rpc.cpp:566: Remote RPC server crashed or returned malformed response"
     assert last_words("all is well\n") == ""

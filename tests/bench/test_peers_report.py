@@ -19,7 +19,8 @@ TOTALS = {
     "all_as_undisturbed": True,
     "noticed_ms": {"min": 20.0, "median": 20.0, "max": 20.0},
     "gap_ms": {"min": 300.0, "median": 400.0, "max": 500.0},
-    "served_after": 5,
+    "fronts_alive": 5,
+    "served_after": 4,
 }
 
 

@@ -162,6 +162,7 @@ def totals(trials: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "all_as_undisturbed": all(each["as_undisturbed"] for each in trials),
         "noticed_ms": _spread([each["noticed_ms"] for each in trials]),
         "gap_ms": _spread([each["gap_ms"] for each in trials]),
+        "fronts_alive": sum(each["front_alive"] for each in trials),
         "served_after": sum(each["next_answered"] for each in trials),
     }
 

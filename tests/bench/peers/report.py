@@ -95,6 +95,7 @@ def _kill_table(found: Mapping[str, Any]) -> list[str]:
         ),
         row("client knew it was over after", [_range(each["noticed_ms"]) for each in totals]),
         row("longest gap in a stream that went on", [_range(each["gap_ms"]) for each in totals]),
+        row("the process it asked lives on", [f"{each['fronts_alive']} of {each['kills']}" for each in totals]),
         row("next request was answered", [f"{each['served_after']} of {each['kills']}" for each in totals]),
     ]
 

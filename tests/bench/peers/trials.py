@@ -1,9 +1,9 @@
 """Kill a host in mid-generation: the same for both systems.
 
-Each trial starts its own processes: two hosts, one core each, and what a client talks to. The client asks once
-undisturbed and once with a host killed (the first and the second in turn), then looks whether the next request is
-answered. With llama.cpp the client talks to llama-server, which is never the victim; with Shoal to the agent that is
-not the victim, since every agent is an ingress.
+Each trial starts its own processes: two hosts, one core each, and a front, to which the client talks. It asks once
+undisturbed and once with a host killed (the first and the second in turn), then whether the next request is answered.
+llama.cpp's front is llama-server, which is never the victim; Shoal's is the agent that is not the victim, since every
+agent is an ingress.
 """
 
 import asyncio
@@ -47,6 +47,7 @@ async def llama_trial(
         return {
             "victim": f"host {victim + 1}",
             **found,
+            "front_alive": not done,
             "front_code": server.process.returncode,
             "front_gone_ms": round((watch.result() - killed_s) * 1000, 1) if done else None,
             "front_said": last_words(server.log.read_text(errors="replace")),
@@ -62,15 +63,16 @@ async def shoal_trial(
     async with local_cluster(settings, model.name, HOSTS, cores=pinned) as cluster:
         victim = number % HOSTS
         doomed, other = (cluster.plan.stages[stage].node for stage in (victim, 1 - victim))
-        (agent,) = [running for running in cluster.agents if running.node.node == doomed]
+        agents = {running.node.node: running for running in cluster.agents}
 
         def ask(count: int, told: Told) -> client.Heard:
             body = client.completion(model.name, prompt, count)
             headers = client.bearer(cluster.lab.api_key)
             return client.post(cluster.apis[other], "/v1/completions", body, headers, told, SILENCE_S_MAX)
 
-        found, _ = await _disturbed(ask, openai_word, blow, agent.pid)
-        return {"victim": f"host {victim + 1}", **found}
+        found, _ = await _disturbed(ask, openai_word, blow, agents[doomed].pid)
+        alive = agents[other].process.returncode is None
+        return {"victim": f"host {victim + 1}", **found, "front_alive": alive}
 
 
 async def _disturbed(ask: Ask, dialect: Dialect, blow: Blow, pid: int) -> tuple[dict[str, Any], float]:
@@ -97,4 +99,5 @@ async def _ended_s(process: asyncio.subprocess.Process) -> float:
 
 def last_words(log: str) -> str:
     """Why llama.cpp says it aborted, empty if it did not."""
-    return next((line.strip() for line in log.splitlines() if "RPC server crashed" in line), "")
+    lines = (line.strip().rpartition("/")[2] for line in log.splitlines())
+    return next((line for line in lines if "RPC server crashed" in line), "")
