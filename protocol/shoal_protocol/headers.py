@@ -219,6 +219,7 @@ class KvRows:
     of ``stage`` in the ``epoch`` a session moves to. Payload: block by block, state by state as the manifest lists
     them, the rows of each as they lie in memory, [heads, token_count, width]. Unasked and unmetered by sessions: the
     first rows open a *shadow* of the session there, with ``tokens_max`` and ``deadline_ms`` as the session has them.
+    ``attempt`` is the sender's: who served the session under an older one is superseded, and keeps a shadow.
     """
 
     deployment: DeploymentId
@@ -231,6 +232,7 @@ class KvRows:
     token_count: int
     tokens_max: int
     deadline_ms: int
+    attempt: int = 0
 
 
 @dataclass(frozen=True, slots=True)
