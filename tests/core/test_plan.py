@@ -6,14 +6,20 @@ from shoal_agent.core.facts import StageSpan
 from shoal_agent.core.plan import (
     GENESIS_PARENT,
     Room,
+    concerned_by,
     faults_for_host,
     faults_of,
     faults_of_successor,
     kv_bytes_per_token,
     rendezvous_order,
     resident_bytes,
+    servers_of,
+    serves,
+    slot_of,
     span_of,
     stage_of,
+    stages_on,
+    standby_stages,
     voter_count,
     voters_for,
 )
@@ -33,6 +39,21 @@ NEEDED = 5 * 1000 + 5 * 64 * 512
 def test_stages_and_spans():
     assert [stage_of(PLAN, node) for node in (HOST, OTHER, node_of(STRANGER))] == [0, 1, None]
     assert span_of(PLAN, 1) == StageSpan(DeploymentId("toy"), Epoch(0), MODEL, 5, 7)
+
+
+def test_standbys_have_stages_too():
+    third, fourth = node_of(OBSERVER), node_of(STRANGER)
+    stages = (PlanStage(HOST, 0, 4, (OTHER, third)), PlanStage(OTHER, 5, 7, (third, HOST)))
+    plan = replace(PLAN, stages=stages, voters=(OTHER, fourth))
+    assert [standby_stages(plan, node) for node in (HOST, OTHER, third, fourth)] == [(1,), (0,), (1, 0), ()]
+    assert [stages_on(plan, node) for node in (HOST, OTHER, third, fourth)] == [(0, 1), (1, 0), (1, 0), ()]
+    assert [serves(plan, stage, node) for stage in (0, 1) for node in (HOST, third, fourth)] == [True, True, False] * 2
+    assert servers_of(plan) == (HOST, OTHER, third)
+    assert concerned_by(plan) == (HOST, OTHER, third, fourth)
+
+
+def test_a_slot_is_of_one_stage_of_one_epoch():
+    assert [slot_of(Epoch(0), 5), slot_of(Epoch(1), 5), slot_of(Epoch(2), 0)] == [5, 69, 128]
 
 
 def test_sizes_count_both_ends():
@@ -56,6 +77,20 @@ def test_sizes_count_both_ends():
 def test_what_is_wrong_whoever_looks(nodes, words):
     stages = tuple(PlanStage(node_id_of(key.public_key), index, index) for index, key in enumerate(nodes))
     assert faults_of(replace(PLAN, stages=stages), ROSTER) == ([] if words is None else [words])
+
+
+@pytest.mark.parametrize(
+    ("standbys", "words"),
+    [
+        ((AGENT,), None),
+        ((STRANGER,), f"{node_of(STRANGER)} is not in the roster"),
+        ((WITNESS,), f"{node_of(WITNESS)} is no agent"),
+        ((AGENT, AGENT), "a stage has more standbys than 1"),
+    ],
+)
+def test_what_is_wrong_with_a_standby_whoever_looks(standbys, words):
+    stage = PlanStage(node_of(AGENT), 0, 7, tuple(node_of(key) for key in standbys))
+    assert faults_of(replace(PLAN, stages=(stage,)), ROSTER) == ([] if words is None else [words])
 
 
 def test_a_genesis_plan_has_no_parent():

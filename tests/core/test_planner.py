@@ -187,6 +187,21 @@ def test_genesis_is_epoch_zero_of_the_split():
     assert (plan.terms, plan.voters, plan.score_us) == (terms, (C, A, B), genesis.split.score_us)
 
 
+def test_genesis_names_standbys_and_says_where_it_cannot():
+    candidates = [Candidate(A, 10 * GMAC, 29 * MB), Candidate(B, 10 * GMAC, 29 * MB), Candidate(C, GMAC, 57 * MB)]
+    for terms, standbys, reason in (
+        (Terms(standbys=0), (), ""),
+        (Terms(), (C,), ""),
+        (Terms(standbys=2), (C,), "blocks 0-1 have only 1 standby: they need 28.0 MB, other nodes have at most 1.0 MB"),
+    ):
+        asked = problem(candidates, stages_min=2, stages_max=2)
+        genesis = plan_genesis(asked, DeploymentId("smollm2"), Digest(bytes(32)), terms, lambda hosts: hosts)
+        assert isinstance(genesis, Genesis)
+        assert [stage.standbys for stage in genesis.plan.stages] == [standbys, standbys]
+        assert genesis.plan.reason.startswith(reason)
+        assert bool(genesis.plan.reason) is bool(reason)
+
+
 def test_genesis_of_the_impossible_is_refused():
     answer = plan_genesis(problem([]), DeploymentId("smollm2"), Digest(bytes(32)), Terms(), lambda hosts: hosts)
     assert isinstance(answer, Infeasible)

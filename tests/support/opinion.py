@@ -7,7 +7,7 @@ from shoal_agent.core.events import Sampled
 from shoal_agent.core.facts import Standing
 from shoal_agent.core.plan import GENESIS_PARENT, voters_for
 from shoal_agent.core.tables import Tables
-from shoal_agent.core.tenure import HostReport, Tenure
+from shoal_agent.core.tenure import Holding, HostReport, Tenure
 from shoal_agent.core.voice import CoreConfig, Identity, Voice
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.ids import (
@@ -93,7 +93,7 @@ class Opinion:
             for node in hosts:
                 self.report(node, DeploymentPhase.ACTIVE)
             self.head.served = self.head.since
-            self.head.mine, self.head.asked = DeploymentPhase.ACTIVE, True
+            self.head.mine, self.head.held = DeploymentPhase.ACTIVE, {0: Holding.OPEN}
 
     def sense(self, memory_bytes: int = MEMORY, disk_free_bytes: int = 10**9) -> None:
         capacity = Capacity(1, memory_bytes, memory_bytes, disk_free_bytes, SPEED, ("CPU",))

@@ -42,6 +42,34 @@ def stage_of(plan: Plan, node: NodeId) -> int | None:
     return next((index for index, stage in enumerate(plan.stages) if stage.node == node), None)
 
 
+def standby_stages(plan: Plan, node: NodeId) -> tuple[int, ...]:
+    """Which stages ``node`` stands by for, those first for which it comes first."""
+    found = [(stage.standbys.index(node), index) for index, stage in enumerate(plan.stages) if node in stage.standbys]
+    return tuple(index for _, index in sorted(found))
+
+
+def stages_on(plan: Plan, node: NodeId) -> tuple[int, ...]:
+    """Every stage ``node`` may serve, its own first."""
+    own = stage_of(plan, node)
+    return (() if own is None else (own,)) + standby_stages(plan, node)
+
+
+def primaries_of(plan: Plan) -> tuple[NodeId, ...]:
+    """The node of each stage."""
+    return tuple(stage.node for stage in plan.stages)
+
+
+def servers_of(plan: Plan) -> tuple[NodeId, ...]:
+    """Everybody who may serve a stage, primaries first; each once."""
+    standbys = [node for stage in plan.stages for node in stage.standbys]
+    return tuple(dict.fromkeys([*primaries_of(plan), *standbys]))
+
+
+def concerned_by(plan: Plan) -> tuple[NodeId, ...]:
+    """Who must hear of everything about ``plan``: its hosts and its voters; each once."""
+    return tuple(dict.fromkeys([*servers_of(plan), *plan.voters]))
+
+
 def span_of(plan: Plan, stage: int) -> StageSpan:
     """The blocks of one stage."""
     part = plan.stages[stage]
@@ -104,10 +132,12 @@ def faults_of(plan: Plan, roster: TrustedRoster) -> list[str]:
     faults = []
     if plan.epoch == 0 and plan.parent != GENESIS_PARENT:
         faults.append("a genesis plan has no parent")
-    nodes = [stage.node for stage in plan.stages]
-    if len(set(nodes)) != len(nodes):
+    primaries = primaries_of(plan)
+    if len(set(primaries)) != len(primaries):
         faults.append("a node holds two stages")
-    for node in nodes:
+    if any(len(stage.standbys) > plan.terms.standbys for stage in plan.stages):
+        faults.append(f"a stage has more standbys than {plan.terms.standbys}")
+    for node in servers_of(plan):
         member = roster.member(node)
         if member is None:
             faults.append(f"{node} is not in the roster")

@@ -39,7 +39,9 @@ from shoal_agent.core.problem import (
     SplitStage,
     stages_of,
 )
+from shoal_agent.core.standbys import back_up
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId
+from shoal_protocol.limits import REASON_CHARS_MAX
 from shoal_protocol.messages import Objective, Plan, Terms
 
 _UNREACHED: Final = 1 << 120
@@ -82,16 +84,18 @@ def plan_genesis(
     split = split_model(problem)
     if isinstance(split, Infeasible):
         return split
+    backing = back_up(problem, stages_of(split), terms.standbys)
     plan = Plan(
         deployment,
         Epoch(0),
         GENESIS_PARENT,
         model,
         problem.workload.context_tokens_max,
-        stages_of(split),
+        backing.stages,
         terms,
         voters(tuple(stage.node for stage in split.stages)),
         score_us=split.score_us,
+        reason=backing.text[:REASON_CHARS_MAX],
     )
     return Genesis(plan, split)
 

@@ -33,7 +33,7 @@ from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.plan import faults_for_host, faults_of, rendezvous_order, span_of, stage_of
 from shoal_agent.core.room import room_for
 from shoal_agent.core.tables import Tables
-from shoal_agent.core.tenure import HELD, HostReport, Tenure
+from shoal_agent.core.tenure import HELD, Holding, HostReport, Tenure
 from shoal_agent.core.timers import Routine
 from shoal_agent.core.voice import Voice
 from shoal_protocol.envelope import Envelope
@@ -165,7 +165,7 @@ class Staging:
             past, head = epochs[:-1], epochs[-1]
             for tenure in epochs:
                 self._serve(tenure, now)
-            if head.mine is DeploymentPhase.READY and head.serving(tenures.lost):
+            if head.mine is DeploymentPhase.READY and head.complete(tenures.lost):
                 head.advance(DeploymentPhase.ACTIVE)
                 self._announce(head, now, out)
             if head.mine is None and stage_of(head.plan, self._here) is not None:
@@ -237,7 +237,7 @@ class Staging:
             return
         stage = stage_of(head.plan, self._here)
         assert stage is not None, "only a host has a phase"
-        head.asked = True
+        head.held[stage] = Holding.OPENING
         out.add(LoadBlocks(span_of(head.plan, stage), self._sources(head.plan)))
 
     def _retire(self, tenure: Tenure, head: Tenure, now: Instant, out: Outbox) -> bool:
@@ -253,11 +253,9 @@ class Staging:
         if not tenure.closed(now) or tenure.sessions:
             return True
         tenure.advance(DeploymentPhase.DRAINED)
-        if tenure.asked:
-            stage = stage_of(tenure.plan, self._here)
-            assert stage is not None, "only a host has a phase"
-            tenure.asked = False
+        for stage in sorted(tenure.held):
             out.add(UnloadBlocks(span_of(tenure.plan, stage)))
+        tenure.held.clear()
         self._announce(tenure, now, out)
         if head.mine is not None:
             self._report(head, now, out)  # of a deployment the last word is kept
@@ -273,7 +271,7 @@ class Staging:
 
     def _fail(self, tenure: Tenure, why: str, now: Instant, out: Outbox) -> None:
         tenure.advance(DeploymentPhase.FAILED, why[:REASON_CHARS_MAX])
-        tenure.asked = False
+        tenure.held.clear()
         self._announce(tenure, now, out)
 
     def _sources(self, plan: Plan) -> tuple[NodeId, ...]:
@@ -294,7 +292,9 @@ class Staging:
     def reported(self, envelope: Envelope, message: PhaseReported, now: Instant, out: Outbox) -> None:
         """A host tells how far it is."""
         node = envelope.sender
-        report = HostReport(message.phase, message.detail, envelope.incarnation, envelope.sequence, now)
+        report = HostReport(
+            message.phase, message.detail, envelope.incarnation, envelope.sequence, now, message.standing_by
+        )
         tenure = self._tables.tenures.get(message.deployment, message.epoch)
         if tenure is None:
             self._keep(message, node, report)
@@ -352,6 +352,9 @@ class Staging:
         if isinstance(event, BlocksFailed):
             self._fail(tenure, event.reason, now, out)
         else:
+            stage = stage_of(tenure.plan, self._here)
+            assert stage is not None, "only a host has a phase"
+            tenure.held[stage] = Holding.OPEN
             tenure.advance(DeploymentPhase.READY)
             self._announce(tenure, now, out)
             self._tell(tenure, f"blocks {span.first_block}-{span.last_block} hold {event.resident_bytes} bytes", now)

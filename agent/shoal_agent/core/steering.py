@@ -285,7 +285,7 @@ class Steering:
         case, head = scene.case, scene.head
         better = decision.option.choice is not Choice.KEEP
         ripe = case.hold.ripe(better, now)
-        settled = head.serving(self._tables.tenures.lost) and now >= head.since + COOL_DOWN_S
+        settled = head.complete(self._tables.tenures.lost) and now >= head.since + COOL_DOWN_S
         locked = self._validity.locked(head.plan)
         if better:
             held = "held for long enough" if ripe else "not yet for long enough"

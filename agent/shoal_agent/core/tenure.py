@@ -1,10 +1,13 @@
 """How far each epoch of each deployment has come, here and on every host.
 
-One tenure is one plan's life: hosts LOAD, say READY, and when every host is READY the epoch is ACTIVE; when a later
+One tenure is one plan's life: hosts LOAD, say READY, and when every primary is READY the epoch is ACTIVE; when a later
 one is, it is DRAINED. The transitions of this node's own phase are the table below and nothing else; what other hosts
-report is only remembered. An epoch serves while *all* its hosts say READY or ACTIVE and none is lost: a host that
-restarts says LOADING again and the epoch pauses instead of answering wrongly, and a dead host's last READY is worth
-nothing.
+report is only remembered.
+
+A **route** names for each stage the node that serves it: the primary if it says READY or ACTIVE, else the first standby
+that says its blocks are open there; never one that is lost, for a dead host's last word is worth nothing. An epoch that
+was complete once serves while there is a route: a host that restarts says LOADING again and its standbys take over; if
+there are none, the epoch pauses instead of answering wrongly.
 
 The **head** of a deployment is its newest epoch. Its **anchor** is the newest one that served: what there is to fall
 back on while the head is not ready. Whatever is neither is of the past.
@@ -12,6 +15,7 @@ back on while the head is not ready. Whatever is neither is of the past.
 
 from collections.abc import Container
 from dataclasses import dataclass, field, replace
+from enum import Enum, auto
 from typing import Final
 
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, Instant, NodeId, Sequence
@@ -34,40 +38,65 @@ PAST_MAX: Final = 8
 """Epochs of a deployment that are remembered once they are of the past: to tell what happened, not to do anything."""
 
 
+class Holding(Enum):
+    """What this node has of one stage."""
+
+    OPENING = auto()
+    OPEN = auto()
+    CLOSING = auto()
+    """Its sessions are ended here, then its blocks are given back."""
+
+
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """What one host said about one epoch, and when in its own order of words; ``since``: since when it says so."""
+    """What one host said about one epoch, and when in its own order of words; ``since``: since when it says so.
+
+    ``standing_by``: the stages it could serve in another's place.
+    """
 
     phase: DeploymentPhase
     detail: str
     incarnation: Incarnation
     sequence: Sequence
     since: Instant = _BEGINNING
+    standing_by: tuple[int, ...] = ()
 
 
 @dataclass(slots=True)
 class Tenure:
-    """One epoch: its plan, this node's phase (None: not a host) and what the hosts reported."""
+    """One epoch: its plan, this node's phase (None: it has no part in it) and what the hosts reported."""
 
     plan: Plan
     digest: Digest
     mine: DeploymentPhase | None = None
     detail: str = ""
     reports: dict[NodeId, HostReport] = field(default_factory=dict)
-    asked: bool = False
-    """This node's blocks were asked for, and not given back."""
+    held: dict[int, Holding] = field(default_factory=dict)
+    """The stages whose blocks this node asked for, and did not give back."""
+    without: dict[int, str] = field(default_factory=dict)
+    """Stages that this node should stand by for and does not, and why."""
     since: Instant = _BEGINNING
     """When this node learned of it."""
     served: Instant | None = None
-    """When all its hosts were ready for the first time."""
+    """When this node first saw that all its primaries were ready, or had been."""
     closing: Instant | None = None
     """From when on no session begins here; None: not yet."""
     overdue: bool = False
     """The time to open blocks is up."""
     failed: dict[NodeId, None] = field(default_factory=dict)
-    """Hosts of whom it was told that they will not be ready."""
+    """Primaries of whom it was told that they will not be ready."""
     sessions: int = 0
-    """Sessions open on this node's stage of it."""
+    """Sessions open on this node's stages of it."""
+
+    @property
+    def asked(self) -> bool:
+        """Whether this node holds, or is getting, any of its blocks."""
+        return bool(self.held)
+
+    @property
+    def open_stages(self) -> tuple[int, ...]:
+        """The stages this node can serve now."""
+        return tuple(sorted(stage for stage, holding in self.held.items() if holding is Holding.OPEN))
 
     def advance(self, phase: DeploymentPhase, detail: str = "") -> None:
         """Move this node's own phase along the table."""
@@ -85,13 +114,23 @@ class Tenure:
             same = (report.incarnation, report.phase) == (known.incarnation, known.phase)
             self.reports[node] = replace(report, since=known.since if same else report.since)
 
-    def serving(self, lost: Container[NodeId] = ()) -> bool:
-        """Whether every host is READY or ACTIVE, and not ``lost``."""
+    def complete(self, lost: Container[NodeId] = ()) -> bool:
+        """Whether every primary is READY or ACTIVE, and not ``lost``."""
         return all(self.ready(stage.node) and stage.node not in lost for stage in self.plan.stages)
+
+    def serving(self, lost: Container[NodeId] = ()) -> bool:
+        """Whether there is a route, and it is complete, or was: no host would be ACTIVE otherwise."""
+        was = self.served is not None or any(r.phase is DeploymentPhase.ACTIVE for r in self.reports.values())
+        return route_of(self, lost) is not None and (was or self.complete(lost))
 
     def ready(self, node: NodeId) -> bool:
         """Whether the host ``node`` said READY or ACTIVE last."""
         return self.phase_of(node) in _SERVING
+
+    def stands_by(self, node: NodeId, stage: int) -> bool:
+        """Whether the standby ``node`` said last that the blocks of ``stage`` are open there."""
+        report = self.reports.get(node)
+        return report is not None and report.phase in _SERVING and stage in report.standing_by
 
     def phase_of(self, node: NodeId) -> DeploymentPhase | None:
         """What the host ``node`` said last; None if nothing yet."""
@@ -101,6 +140,22 @@ class Tenure:
     def closed(self, now: Instant) -> bool:
         """Whether it takes no sessions any more."""
         return self.closing is not None and now >= self.closing
+
+
+def route_of(tenure: Tenure, lost: Container[NodeId], avoid: Container[NodeId] = ()) -> tuple[NodeId, ...] | None:
+    """The nodes to serve a session of this epoch, stage by stage; None if some stage has nobody left.
+
+    That is the first of primary and standbys that has its blocks open, and is neither ``lost`` nor to ``avoid``.
+    """
+    route = []
+    for index, stage in enumerate(tenure.plan.stages):
+        able = [stage.node] if tenure.ready(stage.node) else []
+        able += [node for node in stage.standbys if tenure.stands_by(node, index)]
+        chosen = next((node for node in able if node not in lost and node not in avoid), None)
+        if chosen is None:
+            return None
+        route.append(chosen)
+    return tuple(route)
 
 
 class Tenures:
@@ -125,7 +180,7 @@ class Tenures:
         return self._epochs.get((deployment, epoch))
 
     def serving(self, deployment: DeploymentId) -> Tenure | None:
-        """The newest epoch of ``deployment`` whose hosts are all ready, and there."""
+        """The newest epoch of ``deployment`` that was complete once and has a route."""
         return next((tenure for tenure in reversed(self.of(deployment)) if tenure.serving(self.lost)), None)
 
     def of(self, deployment: DeploymentId) -> list[Tenure]:
