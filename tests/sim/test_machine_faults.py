@@ -3,6 +3,7 @@ from random import Random
 import pytest
 
 from shoal_agent.sim import machine_faults
+from shoal_agent.sim.play import play
 from shoal_agent.sim.settings import TOY
 from shoal_protocol.ids import Epoch
 from shoal_protocol.limits import EPOCH_LEAP
@@ -43,6 +44,12 @@ def test_a_lost_quorum_is_replaced_by_operators():
     assert plan.epoch == EPOCH_LEAP
     living = [machine.name for machine in world.living()]
     assert {stage.node for stage in plan.stages} <= set(living)
+
+
+def test_nobody_whose_zone_may_host_is_not_all_that_is_left():
+    """Found by ``shoal sim --scenario recovery --seeds 2008 --nodes 3``: operators had nobody to name."""
+    outcome = play("recovery", 2008, 3)
+    assert outcome.violations == ()
 
 
 def test_liars_leave_no_room_for_other_failures():

@@ -82,10 +82,13 @@ def host_loss(world: World, judge: Judge, rng: Random) -> End:
 def voters_lost(world: World, judge: Judge, rng: Random) -> End:
     """So many voters break for good that nobody can decide any more; operators will have to help."""
     plan = judge.agreed.newest(TOY)
-    if plan is None or plan.terms.faulty or not world.may_break_quorum():
+    if plan is None or plan.terms.faulty:
         return _nothing  # where voters may lie, there are not four left to begin anew
     needed = quorum(len(plan.voters), plan.terms.faulty)
-    for name in rng.sample(plan.voters, len(plan.voters) - needed + 1):
+    broken = rng.sample(plan.voters, len(plan.voters) - needed + 1)
+    if not world.could_host(broken) or not world.may_break_quorum():
+        return _nothing
+    for name in broken:
         world.lost.append(name)
         if world.machines[name].alive:
             world.crash(name, silent=rng.random() < SILENT_SHARE)

@@ -291,10 +291,18 @@ class World:
         there = self.names[: len(self.names) - self.settings.late]
         self._order(genesis(self.settings, self.hosts(), there))
 
+    def could_host(self, broken: list[NodeId]) -> bool:
+        """Whether operators would find somebody whose zone may host, if ``broken`` were lost for good."""
+        return any(name not in broken and name not in self.lost for name in self._homely())
+
+    def _homely(self) -> list[NodeId]:
+        zones = {member.node: member.zone for member in self.roster.members}
+        return [name for name in self.machines if zones[name] == HOME]
+
     def recover(self, known: Plan) -> None:
         """The operator puts the living in the place of a plan whose voters are lost."""
-        zones = {member.node: member.zone for member in self.roster.members}
-        living = [machine.name for machine in self.living() if zones[machine.name] == HOME]
+        alive = [machine.name for machine in self.living()]
+        living = [name for name in self._homely() if name in alive]
         self._order(recovery(self.settings, known, living, self._operator))
 
     def _order(self, message: PlanAnnounced | RecoveryOrdered) -> None:
