@@ -30,7 +30,7 @@ from tests.bench.peers.kills import Blow, totals
 from tests.bench.peers.llama import HOSTS
 from tests.bench.peers.speeds import SHOAL, Sides
 from tests.bench.peers.trials import llama_trial, shoal_trial
-from tests.bench.run import MODEL, RESULTS, Settings, text_tokens
+from tests.bench.run import MODEL, REALTIME_PRIORITY, RESULTS, Settings, text_tokens
 from tests.bench.variants import Model
 
 FULL: Final = Settings(SHOAL, sittings=2, rounds=3)
@@ -75,6 +75,7 @@ def _asked(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=FULL.rounds, help="rounds per sitting, each of every variant")
     parser.add_argument("--kills", type=int, default=Blow().kills, help="hosts killed of each system")
     parser.add_argument("--quick", action="store_true", help="one short round and two kills: does it still work?")
+    parser.add_argument("--realtime", action="store_true", help="let nothing else run before what is measured (root)")
     parser.add_argument("--json", action="store_true", help="print the JSON object instead of Markdown")
     parser.add_argument("--out", type=Path, help="where the JSON goes (default: bench-results/)")
     return parser.parse_args(arguments)
@@ -98,7 +99,15 @@ def main(arguments: Sequence[str]) -> None:
     prose = text_tokens(model, max(settings.prompt_tokens, settings.prefill_tokens))
     begun = time.strftime("%Y-%m-%dT%H-%M-%SZ", time.gmtime())
     found: dict[str, Any] = {"at": begun, "machine": machine(), "versions": versions(), **commit()}
-    found |= {"peer": built.described, "weights": report.WEIGHTS, "settings": asdict(settings), "blow": asdict(blow)}
+    found |= {
+        "realtime": asked.realtime,
+        "peer": built.described,
+        "weights": report.WEIGHTS,
+        "settings": asdict(settings),
+        "blow": asdict(blow),
+    }
+    if asked.realtime:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(REALTIME_PRIORITY))
     # The client and the brokers share the last core with the last host, on both sides.
     os.sched_setaffinity(0, {cores[-1]})
     with tempfile.TemporaryDirectory(prefix="shoal-bench-") as folder:
