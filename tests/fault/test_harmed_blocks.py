@@ -35,7 +35,7 @@ async def test_a_harmed_block_is_named_and_nothing_stays_open(tiny_store, tmp_pa
     answer = await host.load(spans(store, TINY, 1)[0])
     assert isinstance(answer, BlocksFailed)
     assert "layer.2" in answer.reason
-    assert host.engine.block_count == 0
+    assert host.blocks.count == 0
     healthy = spans(store, TINY, 2)[0]
     assert isinstance(await host.load(healthy), BlocksLoaded)
     await host.close()

@@ -182,7 +182,7 @@ async def test_a_span_that_could_not_be_opened_keeps_nothing_on_the_disk(trio, m
     span = span_of(manifest)
     assert isinstance(await loaded(empty, span, (first.node,)), BlocksLoaded)
     assert manifest.blocks[1].shards[0].digest in empty.content._in_use()
-    empty.content.from_engine(BlocksFailed(span, "out of memory"))
+    empty.content.from_blocks(BlocksFailed(span, "out of memory"))
     assert empty.content._in_use() == frozenset()
     assert empty.station.of(BlocksFailed)
 

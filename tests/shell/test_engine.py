@@ -1,15 +1,14 @@
 import asyncio
 import weakref
-from dataclasses import dataclass, field, replace
-from threading import Event, current_thread
+from threading import current_thread
 
 import numpy as np
 import pytest
 
-from shoal_agent.core.events import BlocksFailed, BlocksLoaded, StageFailed, StageFinished
+from shoal_agent.core.events import StageFailed, StageFinished
 from shoal_agent.shell import kv
 from tests.support.chain import Chain
-from tests.support.engines import Host, a_session, cluster, spans
+from tests.support.engines import Host, a_session, await_all, cluster, spans
 from tests.support.unsplit import Unsplit
 
 TINY = "tiny"
@@ -158,13 +157,6 @@ async def test_running_past_what_was_opened_is_our_mistake(host, whole):
     host.engine.close_stage(session, 0)
 
 
-def await_all(lanes):
-    """Until every job submitted so far is done, without letting the loop turn."""
-    done = Event()
-    lanes.submit(done.set, lambda _: None)
-    assert done.wait(10)
-
-
 # --- closing --------------------------------------------------------------------------------------------------------
 
 
@@ -228,7 +220,7 @@ async def test_a_session_can_come_again_after_its_last_answer(host, whole, big_r
         host.engine.open_stage(session, 0, whole, 512)
         host.start(session, big_run, 0, 400)
         host.engine.close_stage(session, 0)
-        with pytest.raises(AssertionError, match="last run"):
+        with pytest.raises(AssertionError, match="last answer"):
             host.engine.open_stage(session, 0, whole, 512)
         await host.answer()
     host.engine.open_stage(session, 0, whole, 512)
@@ -266,132 +258,13 @@ async def test_the_loop_breathes_during_a_run(host, whole, big_run):
     assert np.quantile(gaps, 0.99) < 0.02
 
 
-# --- blocks ---------------------------------------------------------------------------------------------------------
-
-
-async def test_spans_share_their_blocks(host, tiny_store, whole):
-    first, second = spans(tiny_store, TINY, 2, epoch=1)
-    for span, open_now in ((first, 3), (whole, 6), (second, 6)):
-        answer = await host.load(span)
-        assert isinstance(answer, BlocksLoaded)
-        assert answer.span == span
-        assert answer.resident_bytes > 0
-        assert host.engine.block_count == open_now
-    host.engine.unload(whole)
-    reloaded = await host.load(whole)
-    assert isinstance(reloaded, BlocksLoaded)
-    assert host.engine.block_count == 6
-    host.engine.unload(whole)
-    host.engine.unload(first)
-    await host.load(second.__class__(second.deployment, 7, second.model, 3, 3))
-    assert host.engine.block_count == 3
-
-
 async def test_a_session_outlives_the_unloading_of_its_span(host, whole):
     await host.load(whole)
     session = a_session()
     host.engine.open_stage(session, 0, whole, 8)
     before = await host.output(session, bytes(8), 0, 1)
-    host.engine.unload(whole)
+    host.blocks.unload(whole)
     assert np.array_equal(await host.output(session, bytes(8), 0, 1), before)
     host.engine.close_stage(session, 0)
     with pytest.raises(AssertionError, match="loaded"):
         host.engine.open_stage(session, 0, whole, 8)
-
-
-async def test_unloading_while_loading_is_answered_and_leaves_nothing(host, whole):
-    host.engine.load(whole)
-    host.engine.unload(whole)
-    answer = await host.answer()
-    assert (type(answer), answer.span) == (BlocksFailed, whole)
-    assert "unloaded" in answer.reason
-    assert isinstance(await host.load(whole), BlocksLoaded)
-
-
-async def test_unloading_what_had_just_been_loaded_leaves_nothing(host, whole):
-    host.engine.load(whole)
-    await_all(host.engine._loader)  # everything is open, the answer has not been read
-    host.engine.unload(whole)
-    assert isinstance(await host.answer(), BlocksFailed)
-    host.engine.unload(whole)
-
-
-@dataclass
-class Gate:
-    """Where each block passes that is opened; the one at ``hold`` waits until ``go``."""
-
-    passed: list[int] = field(default_factory=list)
-    hold: int | None = None
-    reached: Event = field(default_factory=Event)
-    go: Event = field(default_factory=Event)
-
-
-@pytest.fixture
-def gate(tiny_store, monkeypatch):
-    made, open_block = Gate(), tiny_store.open_block
-
-    def passing(manifest, index):
-        made.passed.append(index)
-        if index == made.hold:
-            made.reached.set()
-            assert made.go.wait(30)
-        return open_block(manifest, index)
-
-    monkeypatch.setattr(tiny_store, "open_block", passing)
-    return made
-
-
-async def test_a_block_is_opened_once_and_closed_when_the_last_holder_lets_go(host, gate, whole):
-    again = replace(whole, epoch=1)
-    await host.load(whole)
-    await host.load(again)
-    assert gate.passed == [0, 1, 2, 3, 4, 5]
-    closed_in = []
-    sessions = [
-        weakref.ref(shared.block.session, lambda _: closed_in.append(current_thread().name))
-        for shared in host.engine._open.values()
-    ]
-    host.engine.unload(whole)
-    await_all(host.engine._loader)
-    assert (len(sessions), closed_in) == (6, [])
-    host.engine.unload(again)
-    await_all(host.engine._loader)
-    assert closed_in == ["loader-0"] * 6
-    await host.load(whole)
-    assert gate.passed == [0, 1, 2, 3, 4, 5] * 2
-
-
-async def test_loading_holds_up_no_run(host, gate, tiny_store):
-    served, moving = spans(tiny_store, TINY, 2)
-    await host.load(served)
-    session = a_session()
-    host.engine.open_stage(session, 0, served, 64)
-    gate.hold = moving.first_block + 1
-    host.engine.load(moving)
-    assert await asyncio.to_thread(gate.reached.wait, 10)
-    for position in range(8):
-        assert await host.output(session, bytes(8), position, 1) is not None
-    gate.go.set()
-    assert isinstance(await host.answer(), BlocksLoaded)
-    host.engine.close_stage(session, 0)
-
-
-async def test_closing_the_engine_while_it_loads_ends_with_the_block_being_opened(host, gate, whole):
-    gate.hold = 2
-    host.engine.load(whole)
-    assert await asyncio.to_thread(gate.reached.wait, 10)
-    closing = asyncio.ensure_future(host.close())
-    await asyncio.sleep(0)
-    gate.go.set()
-    await closing
-    assert isinstance(host.answers.get_nowait(), BlocksFailed)
-    assert gate.passed == [0, 1, 2]
-
-
-async def test_a_missing_package_or_block_is_a_reason(host, whole):
-    nowhere = whole.__class__(whole.deployment, 0, bytes(32), 0, 1)
-    beyond = whole.__class__(whole.deployment, 0, whole.model, 0, 6)
-    assert "no package" in (await host.load(nowhere)).reason
-    assert "block 6" in (await host.load(beyond)).reason
-    host.engine.unload(nowhere)
-    assert isinstance(await host.load(whole), BlocksLoaded)

@@ -122,8 +122,8 @@ def test_the_head_is_skipped(make):
 
 
 def test_kv_is_what_the_manifest_says_for_every_position(make, manifest):
-    assert make(0, 5, tokens_max=10).kv_bytes == 10 * sum(block.kv_bytes_per_token for block in manifest.blocks)
-    assert make(0, 0).kv_bytes == 0
+    assert make(0, 5, tokens_max=10).kv.byte_count == 10 * sum(block.kv_bytes_per_token for block in manifest.blocks)
+    assert make(0, 0).kv.byte_count == 0
 
 
 def test_the_last_position_is_usable_and_the_one_after_it_our_mistake(make):

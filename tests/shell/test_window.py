@@ -1,5 +1,6 @@
 """What the API and the metrics see of a node, from not knowing any plan to serving one."""
 
+from shoal_agent.shell.blocks import Blocks
 from shoal_agent.shell.clock import Clock
 from shoal_agent.shell.engine import Engine
 from shoal_agent.shell.tensors import Tensors
@@ -19,11 +20,13 @@ class At(Clock):
 
 
 async def look(world, name, store):
-    engine = Engine(store, Tensors(), lambda event: None)
+    blocks = Blocks(store, lambda event: None)
+    engine = Engine(blocks, Tensors(), lambda event: None)
     try:
         return Window(world.cells[name].node, At(world), CLUSTER, engine, Tensors())
     finally:
         await engine.close()
+        await blocks.close()
 
 
 async def test_without_a_plan_nothing_is_ready_and_the_reasons_say_so(tiny_store):

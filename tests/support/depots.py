@@ -67,7 +67,7 @@ class Depot:
         for index in range(span.first_block, span.last_block + 1):
             self.store.open_block(manifest, index)
         self.opened.append(span)
-        self.content.from_engine(BlocksLoaded(span, 1))
+        self.content.from_blocks(BlocksLoaded(span, 1))
 
     def unload(self, span: StageSpan) -> None:
         self.closed.append(span)

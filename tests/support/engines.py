@@ -1,10 +1,11 @@
-"""Real engines in one process: their answers are awaited, and stages are chained by hand instead of over sockets."""
+"""Real blocks and engines in one process: answers are awaited, and stages chained by hand instead of over sockets."""
 
 import asyncio
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from threading import Event as Signal
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from shoal_agent.core.effects import RunStage
 from shoal_agent.core.events import BlocksFailed, BlocksLoaded, Event, StageFailed, StageFinished
 from shoal_agent.core.facts import StageSpan
 from shoal_agent.shell import ort
+from shoal_agent.shell.blocks import Blocks
 from shoal_agent.shell.engine import Engine
+from shoal_agent.shell.lanes import Lanes
 from shoal_agent.shell.tensors import Tensors
 from shoal_models.package import Store
 from shoal_protocol.ids import DeploymentId, Epoch, SessionId
@@ -34,24 +37,34 @@ def spans(store: Store, name: str, stages: int, epoch: int = 0) -> list[StageSpa
     ]
 
 
+def await_all(lanes: Lanes) -> None:
+    """Until every job submitted so far is done, without letting the loop turn."""
+    done = Signal()
+    lanes.submit(done.set, lambda _: None)
+    assert done.wait(10)
+
+
 @dataclass
 class Host:
-    """One engine. Create it inside a loop."""
+    """One node's blocks and engine. Create it inside a loop."""
 
     store: Store
     tensors: Tensors = field(default_factory=Tensors)
     answers: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    lanes: int = 1
+    blocks: Blocks = field(init=False)
     engine: Engine = field(init=False)
 
     def __post_init__(self) -> None:
         ort.configure(1)
-        self.engine = Engine(self.store, self.tensors, self.answers.put_nowait)
+        self.blocks = Blocks(self.store, self.answers.put_nowait)
+        self.engine = Engine(self.blocks, self.tensors, self.answers.put_nowait, self.lanes)
 
     async def answer(self) -> Event:
         return await asyncio.wait_for(self.answers.get(), ANSWER_S)
 
     async def load(self, span: StageSpan) -> BlocksLoaded | BlocksFailed:
-        self.engine.load(span)
+        self.blocks.load(span)
         answer = await self.answer()
         assert isinstance(answer, BlocksLoaded | BlocksFailed)
         return answer
@@ -79,8 +92,9 @@ class Host:
     async def close(self) -> None:
         """Nothing may be left."""
         await self.engine.close()
-        assert (len(self.tensors), self.engine.kv_bytes, self.engine.block_count) == (0, 0, 0)
-        threads = [*self.engine._lanes._threads, *self.engine._loader._threads]
+        await self.blocks.close()
+        assert (len(self.tensors), self.engine.kv_bytes, self.blocks.count) == (0, 0, 0)
+        threads = [*self.engine._lanes._threads, *self.blocks._loader._threads]
         assert not any(thread.is_alive() for thread in threads)
 
 

@@ -63,9 +63,9 @@ async def main(root: str, package: str, first: str, last: str) -> None:
     span = StageSpan(DeploymentId(package), Epoch(0), manifest.digest, int(first), int(last))
     before = memory()
     await host.load(span)
-    use(host.engine._spans[span].blocks, manifest)
+    use(host.blocks.of(span).blocks, manifest)
     after = memory()
-    await host.engine.close()
+    await host.close()
     sys.stdout.write(json.dumps({"resident_bytes": after[0] - before[0], "counted_bytes": after[1] - before[1]}))
 
 

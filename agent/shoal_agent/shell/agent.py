@@ -32,6 +32,7 @@ from shoal_agent.shell.api.app import build_app
 from shoal_agent.shell.api.auth import ApiKeys
 from shoal_agent.shell.api.ports import ApiPorts
 from shoal_agent.shell.api.server import ApiServer
+from shoal_agent.shell.blocks import Blocks
 from shoal_agent.shell.catalog_source import CatalogSource, child_environment
 from shoal_agent.shell.clock import Clock, unix_s, wall_ms
 from shoal_agent.shell.content import Content, ContentSettings
@@ -140,8 +141,9 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     runtime = Runtime(mind, ground.clock.now)
     tensors = Tensors()
     content: Content
-    passed = lambda event: content.from_engine(event)  # noqa: E731, PLW0108 - content is made later, with the engine
-    engine = Engine(ground.store, tensors, passed, config.engine.lanes)
+    passed = lambda event: content.from_blocks(event)  # noqa: E731, PLW0108 - content is made later, with the blocks
+    blocks = Blocks(ground.store, passed)
+    engine = Engine(blocks, tensors, runtime.post, config.engine.lanes)
     services = ServiceHost(tensors, runtime.post)
     window = Window(node, ground.clock, identity.roster.cluster, engine, tensors)
     metrics = Metrics(window.readings, VERSION)
@@ -162,7 +164,7 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     )
     tasks = _Tasks(runtime)
     packages = Packages(ground.store, services, runtime.post)
-    content = _content(ground, packages, engine, data, runtime, metrics)
+    content = _content(ground, packages, blocks, data, runtime, metrics)
     _tell_beginnings(ground, runtime, packages, speed)
     solver = Solver(runtime.post)
     drivers = Drivers(control, data, engine, content, services, tensors, ground.state, metrics, ground.log, solver)
@@ -183,12 +185,13 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     finally:
         await tasks.stop()
         await engine.close()
+        await blocks.close()
         await solver.close()
         await services.shut_down()
 
 
 def _content(
-    ground: _Ground, packages: Packages, engine: Engine, data: DataPlane, runtime: Runtime, metrics: Metrics
+    ground: _Ground, packages: Packages, blocks: Blocks, data: DataPlane, runtime: Runtime, metrics: Metrics
 ) -> Content:
     """Packages between nodes: what the data plane keeps from the core."""
     config, store = ground.config, ground.store
@@ -198,7 +201,7 @@ def _content(
         settings,
         store,
         packages.announce,
-        engine,
+        blocks,
         catalog,
         data.send_content,
         runtime.post,

@@ -136,8 +136,8 @@ class Content:
         fetching.cancel()
         self._post(BlocksFailed(span, "unloaded while it was being fetched"))
 
-    def from_engine(self, event: Event) -> None:
-        """The engine's Post: a span that could not be opened keeps nothing on the disk; the rest is passed on."""
+    def from_blocks(self, event: Event) -> None:
+        """The blocks' Post: a span that could not be opened keeps nothing on the disk; the rest is passed on."""
         if isinstance(event, BlocksFailed):
             self._held.pop(event.span, None)
         self._post(event)

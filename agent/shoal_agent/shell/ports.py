@@ -93,7 +93,7 @@ class ContentPeer(Protocol):
 
 
 class Content(Protocol):
-    """Packages: what a node lacks is fetched. Blocks are opened by the engine once everything is here."""
+    """Packages: what a node lacks is fetched. Blocks are opened once everything is here."""
 
     def load(self, span: StageSpan, sources: tuple[NodeId, ...]) -> None: ...
 
@@ -105,7 +105,7 @@ class Content(Protocol):
 
 
 class Loader(Protocol):
-    """Blocks that open: the part of an engine that content drives."""
+    """Blocks that open: what content drives."""
 
     def load(self, span: StageSpan) -> None: ...
 

@@ -52,15 +52,10 @@ class Stage:
             LENGTH_INPUTS[0]: value_of(np.zeros(1, np.int32)),
             LENGTH_INPUTS[1]: value_of(np.zeros((), np.int32)),
         }
-        self._kv = KvCache([block.state for block in self._blocks], tokens_max)
+        self.kv = KvCache([block.state for block in self._blocks], tokens_max)
         self._bindings = [self._bind_state(index, each.session) for index, each in enumerate(blocks)]
         self._single = _chain(self._blocks, 1)
         self._bound: list[Value] = []
-
-    @property
-    def kv_bytes(self) -> int:
-        """What the session's KV takes once every position is written."""
-        return self._kv.byte_count
 
     def blank(self, token_count: int) -> Array:
         """Input of zeros for ``token_count`` positions."""
@@ -102,7 +97,7 @@ class Stage:
             if port.name not in self._lengths:
                 raise EngineError(f"block {block.name} wants an input {port.name!r}, which no stage has")
             binding.bind_input(port.name, self._lengths[port.name])
-        for pair, value in zip(block.state, self._kv.of_block(index), strict=True):
+        for pair, value in zip(block.state, self.kv.of_block(index), strict=True):
             binding.bind_input(pair.past, value)
             binding.bind_output(pair.present, value)
         return binding
