@@ -19,6 +19,7 @@ from shoal_protocol.envelope import ROLES, SealedStatement, Statement, payload_t
 from shoal_protocol.fields import field_coders
 from shoal_protocol.frames import PAYLOAD_KINDS, UNMETERED
 from shoal_protocol.headers import CloseReason, ContentKind, RefusalCode, Sampling, ServiceFault
+from shoal_protocol.relay import CircuitStatement, RelayKind
 from shoal_protocol.roster import Member, Role, RootSignature, Roster, SignedRoster
 from shoal_protocol.tensors import Dtype
 from shoal_protocol.topics import TREE
@@ -49,6 +50,7 @@ ENUMS: Final[tuple[type[IntEnum], ...]] = (
     CloseReason,
     ServiceFault,
     ContentKind,
+    RelayKind,
 )
 
 
@@ -132,6 +134,7 @@ def sections() -> dict[str, str]:
         "envelope": "\n".join(_records((SealedStatement, Statement))),
         "plan": "\n".join(_records((messages.Plan, messages.Terms, messages.PlanStage))),
         "votes": "\n".join(_records((VoteStatement, RecoveryStatement))),
+        "relay": "\n".join(_records((CircuitStatement,))),
         "roster": "\n".join(_records((SignedRoster, RootSignature, Roster, Member))),
         "enums": "\n".join(_enums()),
         "topics": "\n".join(_topics()),

@@ -13,11 +13,13 @@ from shoal_protocol.limits import (
     ATTEMPTS_MAX,
     BLOCKS_MAX,
     CERTIFICATE_BYTES_MAX,
+    CIRCUIT_BYTES,
     CONTENT_CHUNK_BYTES,
     CREDIT_BYTES_MAX,
     DELTA_BYTES_MAX,
     DELTAS_MAX,
     ENVELOPE_BYTES_MAX,
+    EPHEMERAL_BYTES,
     EVIDENCE_BYTES_MAX,
     LINKS_MAX,
     PAYLOAD_BYTES_MAX,
@@ -110,8 +112,11 @@ ITEMS: Final[Mapping[str, int]] = {
 """Longest list by field name; any other is LIST_ITEMS_MAX."""
 
 BYTES: Final[Mapping[str, tuple[int, int]]] = {
+    "answers": (EPHEMERAL_BYTES, EPHEMERAL_BYTES),
     "body": (0, ENVELOPE_BYTES_MAX),
+    "circuit": (CIRCUIT_BYTES, CIRCUIT_BYTES),
     "deltas": (0, DELTA_BYTES_MAX),
+    "ephemeral": (EPHEMERAL_BYTES, EPHEMERAL_BYTES),
     "first": (0, EVIDENCE_BYTES_MAX),
     "second": (0, EVIDENCE_BYTES_MAX),
     "root": (ROOT_BYTES, ROOT_BYTES),

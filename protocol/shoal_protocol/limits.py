@@ -145,6 +145,28 @@ LINK_SILENCE_S_MAX: Final = 6.0
 """Nothing heard for so long, probes unanswered: the peer is gone, though TCP may not say so for minutes."""
 LINK_CLOSE_S_MAX: Final = 2.0
 """Time for the last frames to leave when a node shuts down."""
+CIRCUIT_BYTES: Final = 16
+"""The name of a relayed link, drawn at random by who opens it."""
+EPHEMERAL_BYTES: Final = 32
+"""An X25519 public key."""
+RELAY_MESSAGE_BYTES_MAX: Final = ENVELOPE_BYTES_MAX
+"""One MQTT payload of a relayed link, sealed: no larger than what brokers carry for us anyway."""
+RELAY_WINDOW_BYTES: Final = 2 * RELAY_MESSAGE_BYTES_MAX
+"""Sent on one relayed link and not acknowledged: so much of it lies at a broker, before others' messages."""
+RELAY_WINDOW_MESSAGES: Final = 64
+"""The same in messages: an acknowledgement names each of them with a bit."""
+RELAY_CREDIT_BYTES: Final = 2 * 1024 * 1024
+"""Credit on a relayed link: a slow way needs a small one, and what is granted is held in memory."""
+RELAYS_MAX: Final = 64
+"""Relayed links of one node, in both directions together: 64 MiB at the worst; a rare neighbour needs two."""
+RELAY_OPENINGS_MAX: Final = 4
+"""Openings of one peer that wait for its first sealed message: whoever plays back old ones gets no further."""
+RELAY_OPEN_S_MAX: Final = 3.0
+"""From the first knock to the answer, by a broker that may be lost meanwhile."""
+RELAY_WAITING_MAX: Final = 256
+"""Relayed messages waiting for one broker; beyond it they are dropped, and sent again by whoever waits for them."""
+RELAY_EXPIRY_S: Final = 5
+"""A broker that could not deliver a relayed message in this time need not: it was sent again."""
 TENSOR_RANK_MAX: Final = 8
 """ONNX tensors in practice have rank <= 5."""
 TOP_LOGPROBS_MAX: Final = 20

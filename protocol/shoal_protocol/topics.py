@@ -7,7 +7,7 @@
         n/{node}/cmd              commands for it                n/{node}/res            its answers
         hb/{shard}                heartbeats                     ae/{node}               its anti-entropy inbox
         d/{deployment}/cert       the plan in force, retained    d/{deployment}/c        agreement
-        d/{deployment}/s/{node}   a host's progress, retained    r/{node}                relayed frames for it
+        d/{deployment}/s/{node}   a host's progress, retained    r/{node}/{source}       relayed messages for it
         roster                    the signed roster, retained    sus, evidence           suspicions, proofs of lies
 
 A topic is the broker's word, not the sender's: nobody signed it. So it only ever narrows: an envelope is accepted on
@@ -141,10 +141,11 @@ class PhaseTopic:
 
 @dataclass(frozen=True, slots=True)
 class RelayTopic:
-    """Sealed data-plane frames for a node that cannot be reached directly."""
+    """Sealed messages of ``source`` for a node that it cannot reach directly; no envelopes."""
 
     cluster: ClusterId
     node: NodeId
+    source: NodeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +195,7 @@ TREE: Final[dict[type, str]] = {
     AgreementTopic: "shoal/1/{cluster}/d/{deployment}/c",
     PlanTopic: "shoal/1/{cluster}/d/{deployment}/cert",
     PhaseTopic: "shoal/1/{cluster}/d/{deployment}/s/{node}",
-    RelayTopic: "shoal/1/{cluster}/r/{node}",
+    RelayTopic: "shoal/1/{cluster}/r/{node}/{source}",
     RosterTopic: "shoal/1/{cluster}/roster",
     SuspicionTopic: "shoal/1/{cluster}/sus",
     EvidenceTopic: "shoal/1/{cluster}/evidence",
@@ -218,6 +219,7 @@ def _parse_shard(text: str) -> int:
 _PARSERS: Final[dict[str, Callable[[str], object]]] = {
     "cluster": parse_cluster_id,
     "node": parse_node_id,
+    "source": parse_node_id,
     "deployment": parse_deployment_id,
     "shard": _parse_shard,
 }
@@ -276,6 +278,11 @@ def agent_filters(cluster: ClusterId, node: NodeId, shards: Sequence[int] | None
     inbox: dict[type, str] = {AntiEntropyTopic: node}
     others = [TREE[cls].format(cluster=cluster, deployment="+", node=inbox.get(cls, "+")) for cls in _HEARD]
     return (*sharded, *others)
+
+
+def relay_filter(cluster: ClusterId, node: NodeId) -> str:
+    """What ``node`` subscribes to if it lets itself be reached through brokers."""
+    return TREE[RelayTopic].format(cluster=cluster, node=node, source="+")
 
 
 def topic_for(cluster: ClusterId, sender: NodeId, message: ControlMessage, shard: int = 0) -> str:

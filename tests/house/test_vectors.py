@@ -1,17 +1,23 @@
 """The golden vectors are read as they were meant, written back to the byte, and complete."""
 
+import dataclasses
+
 import pytest
 
 from shoal_protocol.codec import HEADERS, MESSAGES, decode_plan, encode_plan
 from shoal_protocol.envelope import open_envelope, seal
 from shoal_protocol.frames import FrameReader, encode_frame
-from shoal_protocol.roster import TrustedRoster, sign_roster
+from shoal_protocol.relay import Ack, CircuitBox, RelayKind, circuit_keys, decode_ack, read_circuit
+from shoal_protocol.roster import Role, TrustedRoster, sign_roster
 from tests.support import protocol as samples
 from tests.support.vectors import FOLDER, stored, vectors
 
 EXPECTED = dict(vectors())
 ENVELOPES = dict(zip([name for name in EXPECTED if name.startswith("envelope-")], samples.MESSAGES, strict=True))
 FRAMES = dict(zip([name for name in EXPECTED if name.startswith("frame-")], samples.HEADERS, strict=True))
+
+
+RELAYED = [name for name in EXPECTED if name.startswith("relay-")]
 
 
 def golden_roster() -> TrustedRoster:
@@ -24,6 +30,7 @@ def test_there_is_one_of_everything_and_no_other_file():
     assert {path.name for path in FOLDER.iterdir()} == {f"{name}.hex" for name in files} | {"README.md"}
     assert len(ENVELOPES) == len(MESSAGES)
     assert len(FRAMES) == len(HEADERS)
+    assert len(RELAYED) == len(RelayKind)
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -49,6 +56,23 @@ def test_a_frame_is_read_and_written_back(name, header):
     assert got.header == header
     head, payload = encode_frame(got.header, got.payload)
     assert head + bytes(payload or b"") == wire
+
+
+def test_a_circuit_is_opened_and_read():
+    """From the two secrets and the two messages of the handshake; the witness is an agent in this roster."""
+    roles = dataclasses.replace(samples.MEMBERS[1], roles=(Role.AGENT,))
+    roster = samples.trusted_roster((samples.MEMBERS[0], roles, *samples.MEMBERS[2:]))
+    opening, answer, *said = [stored(name) for name in RELAYED]
+    dialler, answerer = samples.node_of(samples.AGENT), samples.node_of(samples.WITNESS)
+    asked = read_circuit(opening, roster, samples.CLUSTER, answerer)
+    answered = read_circuit(answer, roster, samples.CLUSTER, dialler)
+    assert (asked.sender, answered.sender, answered.answers) == (dialler, answerer, asked.ephemeral)
+    ours, theirs = circuit_keys(samples.SECRETS[0], answered.ephemeral, opening, answer)
+    boxes = CircuitBox(asked.circuit, ours, theirs), CircuitBox(asked.circuit, theirs, ours)
+    assert boxes[1].open(said[0]) == (RelayKind.DATA, 7, bytes(range(48)))
+    kind, number, body = boxes[0].open(said[1])
+    assert (kind, number, decode_ack(body)) == (RelayKind.ACK, 2, Ack(6, 0b101))
+    assert boxes[0].open(said[2]) == (RelayKind.CLOSE, 0, b"going")
 
 
 def test_the_plan_is_read_and_written_back():

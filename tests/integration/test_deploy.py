@@ -32,6 +32,7 @@ from shoal_protocol.topics import (
     SuspicionTopic,
     agent_filters,
     build,
+    relay_filter,
 )
 from tests.support.broker import DEPLOY, Broker, needs_mosquitto, running
 from tests.support.fleet import Fleet, command, configure, found
@@ -130,6 +131,7 @@ async def test_a_node_says_what_is_its_own_and_what_proves_itself(broker):
         SuspicionTopic(CLUSTER),
         EvidenceTopic(CLUSTER),
         AntiEntropyTopic(CLUSTER, BERT),
+        RelayTopic(CLUSTER, BERT, ANNA),
     ]
     topics = [build(topic) for topic in spoken]
     assert await delivered(broker, ANNA, *topics) == topics
@@ -146,7 +148,8 @@ async def test_a_node_says_what_is_its_own_and_what_proves_itself(broker):
         RosterTopic(CLUSTER),
         CommandTopic(CLUSTER, BERT),
         ResultTopic(CLUSTER, BERT),
-        RelayTopic(CLUSTER, BERT),
+        RelayTopic(CLUSTER, ANNA, BERT),
+        RelayTopic(CLUSTER, BERT, BERT),
     ],
     ids=build,
 )
@@ -173,10 +176,11 @@ async def test_an_agent_hears_all_it_subscribes_to(broker, fleet):
             SuspicionTopic(CLUSTER),
             EvidenceTopic(CLUSTER),
             AntiEntropyTopic(CLUSTER, BERT),
+            RelayTopic(CLUSTER, BERT, ANNA),
         ],
         fleet.operator: [PlanTopic(CLUSTER, LLM)],
     }
-    filters = agent_filters(CLUSTER, BERT, (7,))
+    filters = (*agent_filters(CLUSTER, BERT, (7,)), relay_filter(CLUSTER, BERT))
     assert len(filters) == sum(map(len, spoken.values()))
     async with broker.client(BERT) as listener:
         for pattern in filters:
@@ -189,13 +193,14 @@ async def test_an_agent_hears_all_it_subscribes_to(broker, fleet):
 
 
 @needs_mosquitto
-async def test_an_inbox_is_read_by_its_owner_alone(broker):
+@pytest.mark.parametrize("private", [AntiEntropyTopic(CLUSTER, ANNA), RelayTopic(CLUSTER, ANNA, ANNA)], ids=build)
+async def test_an_inbox_is_read_by_its_owner_alone(broker, private):
     """What two nodes tell each other costs a third nothing: it is not even delivered."""
-    private, public = build(AntiEntropyTopic(CLUSTER, ANNA)), build(HeartbeatTopic(CLUSTER, 0))
+    inbox, public = build(private), build(HeartbeatTopic(CLUSTER, 0))
     async with broker.client(BERT) as curious, broker.client(ANNA) as speaker:
-        for pattern in (private, f"{TREE}/ae/+", f"{TREE}/#"):
+        for pattern in (inbox, f"{TREE}/ae/+", f"{TREE}/r/+/+", f"{TREE}/#"):
             await curious.subscribe(pattern, qos=1)
-        await speaker.publish(private, b"said", qos=1)
+        await speaker.publish(inbox, b"said", qos=1)
         await speaker.publish(public, b"said", qos=1)
         assert await heard_until(curious, public) == [public]
 

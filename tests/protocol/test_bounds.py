@@ -1,7 +1,7 @@
 import dataclasses
 from typing import get_args, get_origin, get_type_hints
 
-from shoal_protocol import bounds, envelope, headers, messages, roster, votes
+from shoal_protocol import bounds, envelope, headers, messages, relay, roster, votes
 from shoal_protocol.limits import INTEGER_MAX
 
 EXTRA = (
@@ -13,6 +13,7 @@ EXTRA = (
     roster.RootSignature,
     votes.VoteStatement,
     votes.RecoveryStatement,
+    relay.CircuitStatement,
 )
 RECORDS = (
     *EXTRA,

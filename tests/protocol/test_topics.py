@@ -20,6 +20,7 @@ from shoal_protocol.topics import (
     HeartbeatTopic,
     PhaseTopic,
     PlanTopic,
+    RelayTopic,
     RosterTopic,
     StateTopic,
     Topic,
@@ -28,6 +29,7 @@ from shoal_protocol.topics import (
     check_topic,
     home_shard,
     parse,
+    relay_filter,
     shard_count,
     shard_of,
     topic_for,
@@ -49,6 +51,7 @@ ME, OTHER = node_of(AGENT), node_of(WITNESS)
 FIELDS = {
     "cluster": values(ClusterId),
     "node": values(NodeId),
+    "source": values(NodeId),
     "deployment": values(DeploymentId),
     "shard": st.integers(0, SHARDS_MAX - 1),
 }
@@ -202,6 +205,12 @@ def test_filters_name_the_cluster_and_nothing_wider_or_twice(shards):
         assert "#" not in topic_filter
         assert not matches(topic_filter, build(RosterTopic(CLUSTER)))
     assert filters == agent_filters(CLUSTER, ME, shards and tuple(reversed(shards)))
+
+
+def test_a_relay_inbox_is_one_nodes_and_tells_who_wrote():
+    assert matches(relay_filter(CLUSTER, ME), build(RelayTopic(CLUSTER, ME, OTHER)))
+    assert not matches(relay_filter(CLUSTER, ME), build(RelayTopic(CLUSTER, OTHER, ME)))
+    assert heard(build(RelayTopic(CLUSTER, ME, OTHER)), ME, None) == 0, "who does not ask for it is not bothered"
 
 
 def test_there_is_one_share_until_there_are_enough_for_two():

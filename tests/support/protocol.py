@@ -69,6 +69,18 @@ from shoal_protocol.messages import (
     VoteCast,
     VoteKind,
 )
+from shoal_protocol.relay import (
+    Ack as CircuitAck,
+)
+from shoal_protocol.relay import (
+    CircuitBox,
+    CircuitStatement,
+    RelayKind,
+    circuit_keys,
+    encode_ack,
+    ephemeral_of,
+    sign_circuit,
+)
 from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
 from shoal_protocol.sealing import Ed25519Sealer
 from shoal_protocol.tensors import Dtype
@@ -253,6 +265,39 @@ PAYLOADS: Final[dict[type, bytes]] = {
     headers.KvRows: bytes(range(64)),
 }
 """What the frames above carry."""
+
+
+CIRCUIT: Final = bytes(range(32, 48))
+SECRETS: Final = (bytes([20]) * 32, bytes([21]) * 32)
+"""What the agent, who dials, and the witness drew for CIRCUIT. A roster makes the witness no agent; here it is one."""
+OPENING: Final = sign_circuit(
+    AGENT, CircuitStatement(CLUSTER, node_of(AGENT), node_of(WITNESS), CIRCUIT, ephemeral_of(SECRETS[0]), None)
+)
+ANSWER: Final = sign_circuit(
+    WITNESS,
+    CircuitStatement(
+        CLUSTER, node_of(WITNESS), node_of(AGENT), CIRCUIT, ephemeral_of(SECRETS[1]), ephemeral_of(SECRETS[0])
+    ),
+)
+
+
+def circuit_ends() -> tuple[CircuitBox, CircuitBox]:
+    """Both ends of CIRCUIT, the agent's first."""
+    keys = [
+        circuit_keys(secret, ephemeral_of(other), OPENING, ANSWER)
+        for secret, other in zip(SECRETS, reversed(SECRETS), strict=True)
+    ]
+    return CircuitBox(CIRCUIT, *keys[0]), CircuitBox(CIRCUIT, *reversed(keys[1]))
+
+
+RELAYED: Final = (
+    ("open", OPENING),
+    ("opened", ANSWER),
+    ("data", circuit_ends()[0].seal(RelayKind.DATA, 7, bytes(range(48)))),
+    ("ack", circuit_ends()[1].seal(RelayKind.ACK, 2, encode_ack(CircuitAck(6, 0b101)))),
+    ("close", circuit_ends()[1].seal(RelayKind.CLOSE, 0, b"going")),
+)
+"""One of every relayed message."""
 
 
 def said_by(sealer: Ed25519Sealer, message: ControlMessage, sequence: int = 1) -> bytes:

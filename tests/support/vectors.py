@@ -12,7 +12,7 @@ from shoal_protocol.envelope import KIND_NAMES
 from shoal_protocol.frames import encode_frame
 from shoal_protocol.roster import sign_roster
 from tests.support.house import ROOT
-from tests.support.protocol import HEADERS, MESSAGES, PAYLOADS, PLAN, ROOTS, ROSTER, sealed
+from tests.support.protocol import HEADERS, MESSAGES, PAYLOADS, PLAN, RELAYED, ROOTS, ROSTER, sealed
 
 FOLDER: Final = ROOT / "protocol" / "vectors"
 HEX_DIGITS_PER_LINE: Final = 96
@@ -29,6 +29,8 @@ def vectors() -> Iterator[tuple[str, bytes]]:
     for header in HEADERS:
         payload = PAYLOADS.get(type(header))
         yield f"frame-{_kebab(type(header).__name__)}", encode_frame(header, payload)[0] + (payload or b"")
+    for name, message in RELAYED:
+        yield f"relay-{name}", message
     yield "plan", encode_plan(PLAN)
     yield "roster", sign_roster(ROSTER, ROOTS[:2])
 
