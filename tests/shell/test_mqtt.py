@@ -30,6 +30,7 @@ from tests.support.control import (
     odd_broker,
     passing,
     retained,
+    tls_in,
 )
 
 ACCEPTED = b"\x20\x03\x00\x00\x00"
@@ -96,6 +97,16 @@ async def test_only_retained_messages_are_kept_and_they_expire(broker, kind):
         else:
             assert (str(message.topic), message.payload) == ("t/x", b"said")
             assert 50 <= message.properties.MessageExpiryInterval <= 60
+
+
+async def test_all_that_tls_decrypts_at_once_is_heard_though_the_socket_has_no_more(tmp_path):
+    """A record holds more messages than one read takes, and more than one turn's reads."""
+    payloads = [b"%06d" % number * 200 for number in range(200)]
+    bodies = [b"\x00\x03t/x\x00" + payload for payload in payloads]
+    told = b"".join(b"\x30" + bytes([len(body) & 127 | 128, len(body) >> 7]) + body for body in bodies)
+    async with odd_broker(ACCEPTED, farewell=told, tls=tls_in(tmp_path)) as address, member("a", [address]) as a:
+        await a.until_count(EnvelopeReceived, len(payloads))
+        assert a.wires() == payloads
 
 
 async def test_an_oversized_broadcast_is_our_own_mistake(broker):
@@ -209,6 +220,17 @@ async def test_a_frozen_broker_is_noticed_and_met_again_when_it_thaws(broker, mo
             assert time.monotonic() - began < 3.0, "keep-alive alone would take nine seconds"
             assert len(a.plane._links[0]._mailbox) == 1, "what was meant for a moment is forgotten"
         await a.until_count(BrokerConnected, 2)
+
+
+async def test_a_broker_that_dies_before_it_answers_a_subscription_is_lost_and_nothing_else(monkeypatch):
+    """The loop tells of exceptions that nobody asked for, and the agent takes them for mistakes of its own."""
+    monkeypatch.setattr(mqtt, "BROKER_ANSWER_S_MAX", 0.5)
+    complaints = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    async with odd_broker(ACCEPTED, None) as address, member("a", [address], rng=Soonest()) as a:
+        await a.until_count(BrokerLost)
+    gc.collect()
+    assert complaints == []
 
 
 async def test_a_slow_broker_delays_nobody_else(brokers):

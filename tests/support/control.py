@@ -5,8 +5,10 @@ import contextlib
 import os
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -16,6 +18,7 @@ import pytest
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import EnvelopeReceived, Event
 from shoal_agent.shell.broker import RunningBroker
+from shoal_agent.shell.certificates import Purpose, issue, make_ca
 from shoal_agent.shell.mqtt import Filters, MqttControlPlane, Will
 from shoal_agent.shell.mqtt_address import BrokerAddress
 
@@ -141,13 +144,31 @@ def frozen(broker: RunningBroker) -> Iterator[None]:
         os.kill(broker.pid, signal.SIGCONT)
 
 
+@dataclass(frozen=True)
+class Tls:
+    """The two ends of connections to 127.0.0.1."""
+
+    server: ssl.SSLContext
+    client: ssl.SSLContext
+
+
+def tls_in(folder: Path) -> Tls:
+    """Certificates of an authority that was made for this, in ``folder``."""
+    authority = make_ca("authority")
+    certificate, key = folder / "server.crt", folder / "server.key"
+    issue(authority, "server", ["127.0.0.1"], Purpose.SERVER).write(certificate, key)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificate, key)
+    return Tls(server, ssl.create_default_context(cadata=authority.certificate_pem.decode()))
+
+
 @contextlib.asynccontextmanager
 async def odd_broker(
-    connack: bytes | None, suback_code: int = 0, farewell: bytes = b""
+    connack: bytes | None, suback_code: int | None = 0, farewell: bytes = b"", tls: Tls | None = None
 ) -> AsyncIterator[BrokerAddress]:
     """A broker that answers CONNECT with ``connack`` (None: never) and every subscription with ``suback_code``.
 
-    After the subscription it says ``farewell``.
+    After the subscription it says ``farewell``. With no code for it, it hangs up instead.
     """
     met: list[asyncio.StreamWriter] = []
 
@@ -159,13 +180,15 @@ async def odd_broker(
                 body = await reader.readexactly(length)
                 if kind == CONNECT and connack is not None:
                     writer.write(connack)
+                elif kind == SUBSCRIBE and suback_code is None:
+                    writer.transport.abort()
                 elif kind == SUBSCRIBE:
                     writer.write(bytes([0x90, 4]) + body[:2] + bytes([0, suback_code]) + farewell)
 
-    server = await asyncio.start_server(talk, "127.0.0.1", 0)
+    server = await asyncio.start_server(talk, "127.0.0.1", 0, ssl=tls and tls.server)
     port = server.sockets[0].getsockname()[1]
     try:
-        yield BrokerAddress(f"mqtt://127.0.0.1:{port}", "127.0.0.1", port, None)
+        yield BrokerAddress(f"mqtt://127.0.0.1:{port}", "127.0.0.1", port, tls and tls.client)
     finally:
         server.close()
         for writer in met:

@@ -11,13 +11,14 @@ broker's session still holds of earlier wishes.
 What aiomqtt and paho do, and what is therefore done here:
 
 - A Client is used for one attempt only: after an unexpected end it takes itself for connected.
-- Messages are taken in paho's callback and posted at once. aiomqtt's own queue drops them, after they were
-  acknowledged, when it is full; here there is no queue, and a busy node lets the socket fill instead.
+- Messages are taken out before paho sees them, which is quicker (``mqtt_packets``), and posted at once. aiomqtt's own
+  queue drops them, after they were acknowledged, when it is full; here there is no queue, and a busy node lets the
+  socket fill instead.
 - ``publish`` ignores what the broker answered: the callback is wrapped, and a refusal is counted.
 - A frozen broker keeps its socket open. Every link asks for a sign of life every two seconds: it subscribes to a
   filter on which nobody publishes, which every broker must answer and no ACL keeps it from answering.
 - Nagle's algorithm and delayed acknowledgements cost 88 ms per QoS 1 message: TCP_NODELAY.
-- aiomqtt reads one message per turn of the loop; here they are read in sips (``lull``), which costs less.
+- aiomqtt reads one message per turn of the loop; here all brokers are read in common sips (``lull``).
 - A failed attempt leaves its socket open, and so does a failed TLS handshake: both are closed here.
 - A broker's bare "session taken over" is not understood, so two agents of one name are slowed by the backoff alone.
 """
@@ -31,7 +32,6 @@ from typing import Any, Final
 
 import aiomqtt
 from paho.mqtt.client import Client as PahoClient
-from paho.mqtt.client import MQTTMessage
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -41,10 +41,11 @@ from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived
 from shoal_agent.shell.backoff import Backoff
 from shoal_agent.shell.cancellation import cancel, finish
-from shoal_agent.shell.lull import Lull
+from shoal_agent.shell.lull import Lull, Source
 from shoal_agent.shell.mailbox import Mailbox
 from shoal_agent.shell.mqtt_address import BrokerAddress
-from shoal_agent.shell.mqtt_client import calmed, enter, paho_of, properties_of
+from shoal_agent.shell.mqtt_client import Intake, enter, paho_of, properties_of
+from shoal_agent.shell.mqtt_packets import Message
 from shoal_agent.shell.ports import Post
 from shoal_protocol.limits import (
     BROADCASTS_WAITING_MAX,
@@ -109,9 +110,10 @@ class MqttControlPlane:
 
     async def run(self) -> None:
         """Keep all links up until cancelled; then say goodbye, so that no last will is published."""
+        lull = Lull()
         async with asyncio.TaskGroup() as group:
             for link in self._links:
-                group.create_task(link.run())
+                group.create_task(link.run(lull))
 
     async def drain(self, within_s: float) -> bool:
         """Whether everything that waits on links that are up was published within the time."""
@@ -167,12 +169,12 @@ class _Link:
         if self._up_at is not None:
             await self._mailbox.emptied()
 
-    async def run(self) -> None:
+    async def run(self, lull: Lull) -> None:
         loop = asyncio.get_running_loop()
         while True:
             refused = False
             try:
-                await self._connect_and_serve()
+                await self._connect_and_serve(lull)
             except (aiomqtt.MqttError, RefusedError, OSError) as fault:
                 refused = _is_refusal(fault)
                 reason = _reason(fault)
@@ -190,17 +192,18 @@ class _Link:
 
     # --- one connection ----------------------------------------------------------------------------------------------
 
-    async def _connect_and_serve(self) -> None:
+    async def _connect_and_serve(self, lull: Lull) -> None:
         """Ends only by an exception: the link broke, the broker refused, or this node stops."""
         client = self._new_client()
+        intake = Intake(client, self._heard)
         try:
             await enter(client)
-            lull = calmed(client)
+            source = lull.join(intake.source, intake.read)
             try:
-                await self._subscribe(client)
-                await self._serve(client, lull)
+                await self._subscribe(client, source)
+                await self._serve(client, source)
             finally:
-                lull.end()
+                source.end()
                 with contextlib.suppress(aiomqtt.MqttError):
                     await finish(client.__aexit__(None, None, None))
         finally:
@@ -234,17 +237,16 @@ class _Link:
         )
         paho = paho_of(client)
         paho.connect_timeout = BROKER_ANSWER_S_MAX
-        paho.on_message = self._on_message
         paho.on_publish = self._wrap(paho.on_publish)
         return client
 
-    def _on_message(self, _client: PahoClient, _userdata: object, message: MQTTMessage) -> None:
+    def _heard(self, message: Message) -> None:
         try:
-            topic = message.topic
+            topic = message.topic.decode()
         except UnicodeDecodeError:
             self._count("messages_rejected", "topic")
             return
-        self._post(EnvelopeReceived(self._broker.url, topic, bytes(message.payload), message.retain or message.dup))
+        self._post(EnvelopeReceived(self._broker.url, topic, message.payload, message.repeated))
 
     def _wrap(self, on_publish: Any) -> Callable[..., None]:  # noqa: ANN401 - paho's union of callback versions
         def noticed(client: PahoClient, userdata: object, mid: int, code: ReasonCode, properties: Properties) -> None:
@@ -254,8 +256,9 @@ class _Link:
 
         return noticed
 
-    async def _subscribe(self, client: aiomqtt.Client) -> None:
-        await self._tune(client, {})
+    async def _subscribe(self, client: aiomqtt.Client, source: Source) -> None:
+        with source.hurry():
+            await self._tune(client, {})
         self._up_at = asyncio.get_running_loop().time()
         self._was_up = True
         self._told = None
@@ -285,9 +288,9 @@ class _Link:
             await self._retuned.wait()
             await self._tune(client, self._held)
 
-    async def _serve(self, client: aiomqtt.Client, lull: Lull) -> None:
+    async def _serve(self, client: aiomqtt.Client, source: Source) -> None:
         """Write, listen, probe and watch; the first of the four to fail ends the link."""
-        parts = (self._write(client, lull), self._retune(client), self._probe(client), self._watch(client))
+        parts = (self._write(client, source), self._retune(client), self._probe(client), self._watch(client))
         work = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
@@ -296,13 +299,13 @@ class _Link:
         finally:
             await cancel(*work)
 
-    async def _write(self, client: aiomqtt.Client, lull: Lull) -> None:
+    async def _write(self, client: aiomqtt.Client, source: Source) -> None:
         while True:
             message = await self._mailbox.first()
             properties = properties_of(PacketTypes.PUBLISH)
             properties.MessageExpiryInterval = message.expiry_s
             # The next one waits for the broker's acknowledgement, which must not wait for a lull to end.
-            with lull.hurry():
+            with source.hurry():
                 await client.publish(
                     message.topic, message.wire, int(message.at_least_once), message.retain, properties=properties
                 )
@@ -316,7 +319,7 @@ class _Link:
     async def _watch(self, client: aiomqtt.Client) -> None:
         """Ends with MqttError when the connection does; its queue stays empty, messages take another way."""
         async for _ in client.messages:
-            raise AssertionError("every message is taken by _on_message")
+            raise AssertionError("every message is taken by _heard")
 
 
 def _value(code: object) -> int:
