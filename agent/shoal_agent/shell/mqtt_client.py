@@ -79,8 +79,8 @@ class Intake:
                 self._client._disconnected.set_exception(fault)  # noqa: SLF001
         return self._pieces > before
 
-    def _hand(self, count: int) -> bytes:
-        """What paho takes for the socket: gives it up to ``count`` bytes of packets that are its business."""
+    def _hand(self, bufsize: int) -> bytes:
+        """What paho takes for the socket: gives it up to ``bufsize`` bytes of packets that are its business."""
         others = self._packets.others
         if not others:
             data = self._receive(READ_BYTES)
@@ -90,8 +90,8 @@ class Intake:
             self._sort(data)
             if not others:
                 raise BlockingIOError
-        handed = bytes(others[:count])
-        del others[:count]
+        handed = bytes(others[:bufsize])
+        del others[:bufsize]
         return handed
 
     def _sort(self, data: bytes) -> None:
