@@ -12,7 +12,7 @@ from shoal_agent.core.events import (
 )
 from shoal_agent.core.facts import RejectCode
 from shoal_agent.core.gossip import REFRESH_S
-from shoal_agent.core.staging import EARLY_REPORTS_MAX
+from shoal_agent.core.phases import EARLY_REPORTS_MAX
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import Envelope, open_envelope
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, digest_of
@@ -288,7 +288,7 @@ def test_early_reports_are_bounded():
     world, (cell, host) = started(2)
     for number in range(EARLY_REPORTS_MAX + 5):
         hears(cell, report(world, host, READY, 100 + number, deployment=DeploymentId(f"d{number}")))
-    assert len(cell.node._citizen.staging._early) == EARLY_REPORTS_MAX
+    assert len(cell.node._citizen.staging._phases._early) == EARLY_REPORTS_MAX
 
 
 def test_an_older_report_that_comes_late_from_another_broker_changes_nothing():

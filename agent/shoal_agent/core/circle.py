@@ -8,6 +8,7 @@ the one that serves and the one that is being staged, or was refused by its host
 from collections.abc import Iterable
 from typing import Final
 
+from shoal_agent.core.plan import concerned_by
 from shoal_protocol.ids import DeploymentId, NodeId
 from shoal_protocol.messages import Plan
 
@@ -23,8 +24,8 @@ def circle_of(plans: Iterable[Plan], node: NodeId) -> tuple[NodeId, ...]:
     circle: dict[NodeId, None] = {}
     for epochs in newest.values():
         for plan in epochs[-EPOCHS:]:
-            members = dict.fromkeys([*(stage.node for stage in plan.stages), *plan.voters])
+            members = concerned_by(plan)
             if node in members:
-                circle |= members
+                circle |= dict.fromkeys(members)
     circle.pop(node, None)
     return tuple(sorted(circle))

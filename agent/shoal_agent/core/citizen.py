@@ -45,7 +45,8 @@ from shoal_agent.core.gate import DuplicateEnvelope, Gate, Opener
 from shoal_agent.core.gossip import Fact, Forked, Gossiper, Relayed
 from shoal_agent.core.lives import Reborn
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.staging import SessionsOverdue, Staging, StagingFact, StagingFailed
+from shoal_agent.core.reserve import SessionsOverdue
+from shoal_agent.core.staging import Staging, StagingFact, StagingFailed
 from shoal_agent.core.steering import Steering, SteeringFact, Unwish, Wish
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import ProbeDue, RelayDue, Routine, SuspicionDue, VoteDue, WordDue
@@ -78,8 +79,8 @@ ClusterAlarm = Routine | ProbeDue | SuspicionDue | RelayDue | VoteDue | WordDue
 
 Occupancy = Callable[[], tuple[int, int]]
 """Sessions open on this node's stages, and the bytes of KV promised to them."""
-Evict = Callable[[DeploymentId, Epoch, Outbox], None]
-"""End the sessions that are still open on this node's stage of an epoch."""
+Evict = Callable[[DeploymentId, Epoch, tuple[int, ...], Outbox], None]
+"""End the sessions that are still open on some of this node's stages of an epoch."""
 
 
 class Citizen:
@@ -320,8 +321,8 @@ class Citizen:
         """What became of plans on this node."""
         for fact in facts:
             match fact:
-                case SessionsOverdue(deployment, epoch):
-                    self._evict(deployment, epoch, out)
+                case SessionsOverdue(deployment, epoch, stages):
+                    self._evict(deployment, epoch, stages, out)
                 case StagingFailed(deployment):
                     out.count("staging_failed", deployment)
                     self._steered(self.steering.failed(fact.deployment, fact.epoch, fact.nodes, now, out), now, out)

@@ -28,7 +28,6 @@ from shoal_agent.core.exchange import Chains, Exchange
 from shoal_agent.core.gate import Gate
 from shoal_agent.core.lives import Lives, Reborn
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.plan import stage_of
 from shoal_agent.core.portrait import has_drifted, has_news
 from shoal_agent.core.records import RECORD_KINDS, Merge, Records
 from shoal_agent.core.tables import Tables
@@ -40,7 +39,6 @@ from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.messages import (
     Ack,
     Certified,
-    DeploymentPhase,
     Heartbeat,
     HostedStage,
     NodePhase,
@@ -187,8 +185,7 @@ class Gossiper:
     def _hosted(self) -> list[HostedStage]:
         held = []
         for tenure in self._tables.tenures.all():
-            stage = stage_of(tenure.plan, self._node)
-            if stage is not None and tenure.mine in (DeploymentPhase.READY, DeploymentPhase.ACTIVE):
+            for stage in tenure.open_stages:
                 part = tenure.plan.stages[stage]
                 held.append(HostedStage(tenure.plan.deployment, tenure.plan.epoch, part.first_block, part.last_block))
         return held

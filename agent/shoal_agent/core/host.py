@@ -185,10 +185,10 @@ class Host:
         if hosted is not None:
             self._refuse(hosted, RefusalCode.DEADLINE, "the deadline has passed", out)
 
-    def evict(self, deployment: DeploymentId, epoch: Epoch, out: Outbox) -> None:
-        """Memory is needed: sessions of this epoch end here, and their ingress is told."""
+    def evict(self, deployment: DeploymentId, epoch: Epoch, stages: tuple[int, ...], out: Outbox) -> None:
+        """Memory is needed: sessions on these stages of an epoch end here, and their ingress is told."""
         for hosted in list(self._sessions.values()):
-            if (hosted.plan.deployment, hosted.plan.epoch) == (deployment, epoch):
+            if (hosted.plan.deployment, hosted.plan.epoch) == (deployment, epoch) and hosted.opening.stage in stages:
                 self._refuse(hosted, RefusalCode.STALE_EPOCH, f"epoch {epoch} had to make room", out)
 
     def _refuse(self, hosted: Hosted, code: RefusalCode, detail: str, out: Outbox) -> None:

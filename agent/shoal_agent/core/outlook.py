@@ -24,7 +24,7 @@ from typing import Final
 
 from shoal_agent.core.causes import is_gone
 from shoal_agent.core.facts import ModelFacts, Standing
-from shoal_agent.core.plan import stage_of
+from shoal_agent.core.plan import servers_of, stage_at
 from shoal_agent.core.problem import LAN, Candidate, Link, Links, SplitProblem, problem_of
 from shoal_agent.core.room import taken_bytes
 from shoal_agent.core.tables import Tables
@@ -125,7 +125,7 @@ class Outlooks:
         if plan.terms.zones and zone not in plan.terms.zones:
             return f"is in zone {zone}, allowed are {', '.join(plan.terms.zones)}"
         locked = self._tables.locked if node == self._here else state.locked
-        if locked and stage_of(plan, node) is None:
+        if locked and node not in servers_of(plan):
             return "is locked by its operator"
         return None
 
@@ -133,8 +133,17 @@ class Outlooks:
         memory = state.capacity.memory_bytes - taken_bytes(self._tables, node, plan.deployment)
         if not any(held.deployment == plan.deployment for held in state.hosted):
             memory = min(memory, rounded_down(state.load.memory_available_bytes))
-        speed = state.capacity.speed_macs_per_s * 1000 // slowness_permille(state)
+        speed = state.capacity.speed_macs_per_s * 1000 // slowness_permille(state, runs=self._runs(node, state))
         return Candidate(node, speed, max(memory, 0))
+
+    def _runs(self, node: NodeId, state: NodeState) -> bool:
+        """Whether blocks are open there that it does not only stand by with, which measures nothing."""
+        for held in state.hosted:
+            tenure = self._tables.tenures.get(held.deployment, held.epoch)
+            own = None if tenure is None else stage_at(tenure.plan, held.first_block)
+            if tenure is None or own is None or node not in tenure.plan.stages[own].standbys:
+                return True
+        return False
 
 
 def _links(measured: Mapping[tuple[NodeId, NodeId], Link], names: Container[NodeId]) -> Links:
@@ -155,12 +164,12 @@ def _median(rtts_us: list[int]) -> Link:
     return Link(sorted(rtts_us)[len(rtts_us) // 2], LAN.bytes_per_s)
 
 
-def slowness_permille(state: NodeState) -> int:
-    """How many times slower than its profile the node is, in thousandths."""
+def slowness_permille(state: NodeState, *, runs: bool) -> int:
+    """How many times slower than its profile the node is, in thousandths; ``runs``: it has a stage of its own."""
     left = 1000 - min(_stepped(state.load.foreign_permille), 950)
     by_load = 1_000_000 // left
     measured = _stepped(state.stage_permille)
-    if state.hosted and measured:
+    if runs and measured:
         return max(measured, STEP_PERMILLE)
     return max(measured, by_load)
 

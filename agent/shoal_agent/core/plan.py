@@ -10,7 +10,7 @@ where all are honest: a fourth voter would survive no more crashes than three, a
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +40,11 @@ def serves(plan: Plan, stage: int, node: NodeId) -> bool:
 def stage_of(plan: Plan, node: NodeId) -> int | None:
     """Which stage ``node`` holds as its primary."""
     return next((index for index, stage in enumerate(plan.stages) if stage.node == node), None)
+
+
+def stage_at(plan: Plan, first_block: int) -> int | None:
+    """Which stage begins with ``first_block``."""
+    return next((index for index, stage in enumerate(plan.stages) if stage.first_block == first_block), None)
 
 
 def standby_stages(plan: Plan, node: NodeId) -> tuple[int, ...]:
@@ -185,14 +190,20 @@ def faults_for_host(plan: Plan, node: NodeId, facts: ModelFacts, room: Room) -> 
         faults.append(f"context of {plan.context_tokens_max} tokens, the model has {facts.context_tokens_max}")
     stage = stage_of(plan, node)
     assert stage is not None, "only hosts are asked"
-    span = span_of(plan, stage)
-    kv = kv_bytes_per_token(facts, span) * plan.context_tokens_max * plan.terms.sessions
-    needed = resident_bytes(facts, span, *room.kept) + kv
-    name, offered = f"blocks {span.first_block}-{span.last_block}", room.memory_bytes - room.taken_bytes
+    return faults + faults_of_spans(plan, [span_of(plan, stage)], facts, room)
+
+
+def faults_of_spans(plan: Plan, spans: Sequence[StageSpan], facts: ModelFacts, room: Room) -> list[str]:
+    """Why the last of ``spans`` has no room beside the others, which are of ``plan`` too; empty if it has."""
+    kv = sum(kv_bytes_per_token(facts, span) for span in spans) * plan.context_tokens_max * plan.terms.sessions
+    needed = resident_bytes(facts, *spans, *room.kept) + kv
+    last, beside = spans[-1], [*spans[:-1], *room.kept]
+    name, offered = f"blocks {last.first_block}-{last.last_block}", room.memory_bytes - room.taken_bytes
+    faults = []
     if needed > offered:
-        faults.append(f"{name} need {needed} bytes{_beside(room.kept)}, {offered} are offered")
+        faults.append(f"{name} need {needed} bytes{_beside(beside)}, {offered} are offered")
     if kv > room.kv_bytes_max:
-        faults.append(f"{name} need {kv} bytes of KV, {room.kv_bytes_max} are kept for it")
+        faults.append(f"{name} need {kv} bytes of KV{_beside(spans[:-1])}, {room.kv_bytes_max} are kept for it")
     return faults
 
 

@@ -2,10 +2,13 @@
 
 Two deployments on one node share its memory, and so do two epochs of one deployment while the newer one is made and
 the older one serves. Blocks that both epochs have are open once. KV is counted as promised, not as used: the sessions
-of the full context that the terms of a deployment name.
+of the full context that the terms of a deployment name, on every stage the node may have to serve.
+
+A stage of one's own takes precedence: what the node stood by for in earlier epochs is given back if it is in the way.
+A stage to stand by for gets what is left beside everything that is held now, and waits if that is too little.
 """
 
-from shoal_agent.core.plan import Room, kv_bytes_per_token, resident_bytes, span_of, stage_of
+from shoal_agent.core.plan import Room, kv_bytes_per_token, resident_bytes, span_of, stage_of, stages_on
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import HELD
 from shoal_protocol.ids import DeploymentId, NodeId
@@ -13,7 +16,7 @@ from shoal_protocol.messages import Plan, SwitchMode
 
 
 def room_for(tables: Tables, node: NodeId, plan: Plan, memory_bytes: int, kv_bytes_max: int) -> Room:
-    """The room of ``node``, which is this one, for its stage of ``plan``."""
+    """The room of ``node``, which is this one, for its own stage of ``plan``."""
     kept = [
         span_of(tenure.plan, stage)
         for tenure in tables.tenures.of(plan.deployment)
@@ -26,16 +29,27 @@ def room_for(tables: Tables, node: NodeId, plan: Plan, memory_bytes: int, kv_byt
     return Room(memory_bytes, kv_bytes_max, taken_bytes(tables, node, plan.deployment), tuple(kept))
 
 
+def room_beside(tables: Tables, node: NodeId, plan: Plan, memory_bytes: int, kv_bytes_max: int) -> Room:
+    """The room of ``node``, which is this one, for ``plan`` beside all that it holds of other epochs now."""
+    kept = [
+        span_of(tenure.plan, stage)
+        for tenure in tables.tenures.of(plan.deployment)
+        if tenure.plan.epoch != plan.epoch and tenure.plan.model == plan.model and tenure.served is not None
+        for stage in sorted(tenure.held)
+    ]
+    return Room(memory_bytes, kv_bytes_max, taken_bytes(tables, node, plan.deployment), tuple(kept))
+
+
 def taken_bytes(tables: Tables, node: NodeId, apart_from: DeploymentId) -> int:
     """Memory that the newest plans of all other deployments take of ``node``, as far as their models are known."""
     taken = 0
     for deployment in tables.tenures.deployments():
         head = tables.tenures.head(deployment)
-        stage = None if head is None or deployment == apart_from else stage_of(head.plan, node)
         facts = None if head is None else tables.models.get(head.plan.model)
-        if head is None or stage is None or facts is None:
+        if head is None or facts is None or deployment == apart_from:
             continue
-        span, plan = span_of(head.plan, stage), head.plan
-        kv = kv_bytes_per_token(facts, span) * plan.context_tokens_max * plan.terms.sessions
-        taken += resident_bytes(facts, span) + kv
+        plan = head.plan
+        spans = [span_of(plan, stage) for stage in stages_on(plan, node)]
+        kv = sum(kv_bytes_per_token(facts, span) for span in spans) * plan.context_tokens_max * plan.terms.sessions
+        taken += resident_bytes(facts, *spans) + kv if spans else 0
     return taken

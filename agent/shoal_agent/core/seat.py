@@ -18,7 +18,7 @@ from shoal_agent.core.effects import Persist
 from shoal_agent.core.facts import Adopted, Behind, Disputed, How, JudgementWanted, SeatView, Standing
 from shoal_agent.core.franchise import Franchise
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.plan import faults_of
+from shoal_agent.core.plan import concerned_by, faults_of
 from shoal_agent.core.sitting import Asked, Caught, Finding, Reached, Sitting
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import VoteDue, WordDue
@@ -287,7 +287,7 @@ class Seat:
         """The next plan is decided here: adopt it, and tell everybody whom the old one or the new one concerns."""
         before = self.chain.plan
         facts = self.certified(certified, None, now, out, How.AGREED)
-        concerned = sorted({*_circle(before), *_circle(self.chain.plan)})
+        concerned = sorted({*concerned_by(before), *concerned_by(self.chain.plan)})
         self._voice.say(certified, now, out, retain=True, direct=concerned, ttl_ms=TTL_MS_MAX)
         return facts
 
@@ -298,7 +298,7 @@ class Seat:
         head = self.chain.head
         if head is None or not isinstance(head.proof, Certified):
             return
-        if self._voice.identity.node in _circle(self.chain.plan):
+        if self._voice.identity.node in concerned_by(self.chain.plan):
             self._voice.say(head.proof, now, out, retain=True, ttl_ms=TTL_MS_MAX)
 
     def sealed(self, link: Link, now: Instant) -> bytes:
@@ -321,11 +321,6 @@ def _due(last: dict[NodeId, Instant], peer: NodeId, now: Instant) -> bool:
         return False
     last[peer] = now
     return True
-
-
-def _circle(plan: Plan) -> tuple[NodeId, ...]:
-    """Whom a plan concerns: hosts and voters."""
-    return tuple(dict.fromkeys([*(stage.node for stage in plan.stages), *plan.voters]))
 
 
 def _stored(deployment: DeploymentId, link: Link) -> Persist:

@@ -1,7 +1,7 @@
 """How a plan comes to life and goes again: make before break.
 
-    adopted ─► package known? ─► room for it? ─► LOADING ─► READY ─► all hosts READY: ACTIVE
-                  │ fetch           │ no, or the engine cannot: FAILED
+    adopted ─► package known? ─► room for it? ─► LOADING ─► READY ─► all primaries READY: ACTIVE
+                  │ fetch           │ no, or the engine cannot: FAILED      └► open what it stands by for (``reserve``)
     a later epoch serves ─► no new sessions here ─► the last one ends ─► DRAINED, blocks given back
 
 There is no coordinator in this: every node hears the same reports and draws the same conclusions. All of them are
@@ -16,7 +16,10 @@ because an ingress hears of the change a moment later; sessions stay in the epoc
 *Break before make.* If a plan says so, memory does not allow both: older epochs take no sessions from its adoption on,
 get ``BREAK_S`` to end those they have, and only then the new blocks are opened. Meanwhile nothing is served.
 
-*Deadline.* Hosts that are not READY ``staging_ms`` after the plan was heard of, or say FAILED, are named in a
+*Standbys.* A node that only stands by has a phase too, to be heard; it is READY when it has opened what it can, and
+nobody waits for that: an epoch is ACTIVE by its primaries alone.
+
+*Deadline.* Primaries that are not READY ``staging_ms`` after the plan was heard of, or say FAILED, are named in a
 ``StagingFailed``, once: the next epoch is for others to propose. Numbers never go back.
 
 *Leaving.* A host that is asked to stop says so, and goes on serving until others serve in its place.
@@ -30,10 +33,22 @@ from shoal_agent.core.effects import FetchModel, LoadBlocks, UnloadBlocks
 from shoal_agent.core.events import BlocksFailed, BlocksLoaded, ModelMissing
 from shoal_agent.core.facts import ModelFacts
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.plan import faults_for_host, faults_of, rendezvous_order, span_of, stage_of
+from shoal_agent.core.phases import Phases
+from shoal_agent.core.plan import (
+    faults_for_host,
+    faults_of,
+    primaries_of,
+    rendezvous_order,
+    servers_of,
+    span_of,
+    stage_at,
+    stage_of,
+    stages_on,
+)
+from shoal_agent.core.reserve import Reserve, SessionsOverdue
 from shoal_agent.core.room import room_for
 from shoal_agent.core.tables import Tables
-from shoal_agent.core.tenure import HELD, Holding, HostReport, Tenure
+from shoal_agent.core.tenure import Holding, Tenure
 from shoal_agent.core.timers import Routine
 from shoal_agent.core.voice import Voice
 from shoal_protocol.envelope import Envelope
@@ -41,8 +56,6 @@ from shoal_protocol.ids import DeploymentId, Digest, Epoch, Instant, NodeId
 from shoal_protocol.limits import REASON_CHARS_MAX
 from shoal_protocol.messages import DeploymentPhase, NodePhase, PhaseReported, Plan, SwitchMode
 
-EARLY_REPORTS_MAX: Final = 1024
-"""Reports kept for plans not heard yet: retained messages come in any order. The oldest make room."""
 SETTLE_S: Final = 0.25
 """How soon the end of a session may be noticed by what waits for it."""
 RETIRE_S: Final = 2.0
@@ -64,14 +77,6 @@ class StagingFailed:
     nodes: tuple[NodeId, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class SessionsOverdue:
-    """Sessions that are still open on this node's stage of an epoch have to end now."""
-
-    deployment: DeploymentId
-    epoch: Epoch
-
-
 StagingFact = StagingFailed | SessionsOverdue
 
 
@@ -83,42 +88,8 @@ class Staging:
         self._voice = voice
         self._here = voice.identity.node
         self._kv_bytes_max = kv_bytes_max
-        self._early: dict[tuple[DeploymentId, NodeId], tuple[Epoch, Digest, HostReport]] = {}
-
-    # --- saying -----------------------------------------------------------------------------------------------------
-
-    def repeat(self, now: Instant, out: Outbox) -> None:
-        """Say every phase of this node again, the newest epoch's last: of a deployment the last word is kept."""
-        for tenure in self._tables.tenures.all():
-            if tenure.mine in (*HELD, DeploymentPhase.FAILED):
-                self._report(tenure, now, out)
-
-    def _report(self, tenure: Tenure, now: Instant, out: Outbox) -> None:
-        assert tenure.mine is not None
-        plan = tenure.plan
-        report = PhaseReported(plan.deployment, plan.epoch, tenure.digest, tenure.mine, tenure.detail)
-        self._voice.say(report, now, out, retain=True, direct=self._concerned(plan))
-
-    def _concerned(self, plan: Plan) -> Iterable[NodeId]:
-        """Who must hear of this epoch even if no broker is left."""
-        nodes = [stage.node for stage in plan.stages] + list(plan.voters)
-        return [node for node in dict.fromkeys(nodes) if node not in self._tables.tenures.lost]
-
-    def _announce(self, tenure: Tenure, now: Instant, out: Outbox) -> None:
-        """Tell everybody, ourselves included, what this node's phase is now."""
-        assert tenure.mine is not None
-        plan, level = tenure.plan, "error" if tenure.mine is DeploymentPhase.FAILED else "info"
-        phase, why = tenure.mine.name, tenure.detail
-        out.note(level, "phase", deployment=plan.deployment, epoch=plan.epoch, phase=phase, why=why)
-        took = f" after {now - tenure.since:.2f} s" if tenure.mine in _OPEN else ""
-        self._tell(tenure, f"this node: {phase}{took} {why}".strip(), now)
-        identity = self._voice.identity
-        tenure.hear(self._here, HostReport(tenure.mine, why, identity.incarnation, self._voice.sequence, now))
-        self._report(tenure, now, out)
-        self._tables.changed(now)
-
-    def _tell(self, tenure: Tenure, text: str, now: Instant) -> None:
-        self._tables.story.tell(now, f"{tenure.plan.deployment}/{tenure.plan.epoch}", text)
+        self._reserve = Reserve(tables, voice, kv_bytes_max)
+        self._phases = Phases(tables, voice)
 
     # --- plans ------------------------------------------------------------------------------------------------------
 
@@ -142,12 +113,8 @@ class Staging:
         assert tenure is not None, "looked up above"
         tables.story.tell(now, subject, f"accepted plan {digest.hex()[:16]} of {len(plan.stages)} stages")
         if plan.mode is SwitchMode.BREAK_BEFORE_MAKE:
-            self._tell(tenure, "break before make: memory does not hold the old and the new blocks at once", now)
-        for stage in plan.stages:
-            epoch, about, early = self._early.get((plan.deployment, stage.node), (None, None, None))
-            if early is not None and (epoch, about) == (plan.epoch, digest):
-                tenure.hear(stage.node, early)
-                del self._early[plan.deployment, stage.node]
+            self._phases.tell(tenure, "break before make: memory does not hold the old and the new blocks at once", now)
+        self._phases.recall(tenure)
         tables.timers.set(Routine.SETTLE, now)
 
     def _refuse(self, subject: str, label: str, why: str, now: Instant, out: Outbox) -> None:
@@ -164,18 +131,23 @@ class Staging:
             epochs = tenures.of(deployment)
             past, head = epochs[:-1], epochs[-1]
             for tenure in epochs:
+                self._give_back(tenure, out)
                 self._serve(tenure, now)
             if head.mine is DeploymentPhase.READY and head.complete(tenures.lost):
-                head.advance(DeploymentPhase.ACTIVE)
-                self._announce(head, now, out)
-            if head.mine is None and stage_of(head.plan, self._here) is not None:
+                head.advance(DeploymentPhase.ACTIVE, head.detail)
+                self._phases.announce(head, now, out)
+            if head.mine is None and stages_on(head.plan, self._here):
                 self._begin(head, now, out)
+            ending = self._make_room(head, past, now, out)
+            facts += ending
+            again += [now] * bool(ending)
             self._open(head, past, out)
             for tenure in past:
                 if self._retire(tenure, head, now, out):
                     again.append(Instant(now + SETTLE_S))
                 facts += self._hurry(tenure, head, now)
             self._open(head, past, out)  # what had to break first is made now
+            again += self._stand_by(head, past, now, out)
             facts += self._failures(head, now)
             if not head.overdue:
                 again.append(Instant(head.since + head.plan.staging_ms / 1000))
@@ -186,59 +158,100 @@ class Staging:
 
     def _failures(self, head: Tenure, now: Instant) -> list[StagingFact]:
         """Hosts of the newest epoch that will not be ready, and of whom nobody was told yet."""
-        nodes = [stage.node for stage in head.plan.stages]
+        nodes = primaries_of(head.plan)
         failed = [node for node in nodes if head.phase_of(node) is DeploymentPhase.FAILED]
         if not head.overdue and now >= head.since + head.plan.staging_ms / 1000:
             head.overdue = True
             late = [] if head.served is not None else [node for node in nodes if not head.ready(node)]
             if late:
                 names = ", ".join(node[:8] for node in late)
-                self._tell(head, f"not ready after {now - head.since:.0f} s: {names}", now)
+                self._phases.tell(head, f"not ready after {now - head.since:.0f} s: {names}", now)
             failed = [node for node in nodes if node in failed or node in late]
         new = tuple(node for node in failed if node not in head.failed)
         head.failed = dict.fromkeys(failed) | {node: None for node in head.failed if not head.ready(node)}
         return [StagingFailed(head.plan.deployment, head.plan.epoch, new)] if new else []
 
     def _serve(self, tenure: Tenure, now: Instant) -> None:
-        """All hosts are ready: there is something to serve with, and to fall back on."""
+        """All primaries are ready: there is something to serve with, and to fall back on."""
         if tenure.served is None and tenure.serving(self._tables.tenures.lost):
             tenure.served = now
-            self._tell(tenure, f"every host is ready, {now - tenure.since:.2f} s after the plan was heard of", now)
+            self._phases.tell(
+                tenure, f"every host is ready, {now - tenure.since:.2f} s after the plan was heard of", now
+            )
 
     def _begin(self, head: Tenure, now: Instant, out: Outbox) -> None:
-        """This node is a host of the newest epoch: see to it that it can be."""
+        """This node has a part in the newest epoch: see to it that it can play it."""
         if head.plan.model in self._tables.models:
             self._examine(head, now, out)
             return
         head.mine, head.detail = DeploymentPhase.LOADING, "fetching the package"
         out.add(FetchModel(head.plan.model, self._sources(head.plan)))
-        self._announce(head, now, out)
+        self._phases.announce(head, now, out)
 
     def _examine(self, head: Tenure, now: Instant, out: Outbox) -> None:
         """Check the stage against this node; what passes is opened by ``_open``."""
         plan, facts = head.plan, self._tables.models[head.plan.model]
         memory = self._voice.sampled.capacity.memory_bytes
-        faults = faults_for_host(
-            plan, self._here, facts, room_for(self._tables, self._here, plan, memory, self._kv_bytes_max)
-        )
+        room = room_for(self._tables, self._here, plan, memory, self._kv_bytes_max)
+        own = stage_of(plan, self._here)
+        faults = [] if own is None else faults_for_host(plan, self._here, facts, room)
         if head.mine is DeploymentPhase.FAILED:
             head.advance(DeploymentPhase.LOADING)
         head.mine, head.detail = DeploymentPhase.LOADING, ""
         if faults:
             self._fail(head, "; ".join(faults), now, out)
         else:
-            self._announce(head, now, out)
+            self._phases.announce(head, now, out)
+
+    def _make_room(self, head: Tenure, past: Iterable[Tenure], now: Instant, out: Outbox) -> list[SessionsOverdue]:
+        """Close what this node stands by for in earlier epochs, if its own stage needs the room."""
+        ending = []
+        for tenure, stages in self._reserve.in_the_way(head, past):
+            tenure.held |= dict.fromkeys(stages, Holding.CLOSING)
+            self._phases.tell(tenure, f"this node makes room: it stands by for stages {stages} no longer", now)
+            self._phases.renew(tenure, now, out)
+            self._phases.report(head, now, out)  # of a deployment the last word is kept
+            ending.append(SessionsOverdue(tenure.plan.deployment, tenure.plan.epoch, stages))
+        return ending
+
+    @staticmethod
+    def _give_back(tenure: Tenure, out: Outbox) -> None:
+        """Sessions on these stages were ended; now nobody needs the blocks."""
+        for stage in [stage for stage, holding in sorted(tenure.held.items()) if holding is Holding.CLOSING]:
+            del tenure.held[stage]
+            out.add(UnloadBlocks(span_of(tenure.plan, stage)))
 
     def _open(self, head: Tenure, past: Iterable[Tenure], out: Outbox) -> None:
-        """Ask for the blocks of the head, once."""
-        if head.asked or head.mine is not DeploymentPhase.LOADING or head.plan.model not in self._tables.models:
+        """Ask for the blocks of this node's own stage of the head, once."""
+        own = stage_of(head.plan, self._here)
+        if own is None or own in head.held or head.mine is not DeploymentPhase.LOADING:
+            return
+        if head.plan.model not in self._tables.models or any(_closes(tenure) for tenure in past):
             return
         if _breaks(head) and any(tenure.asked for tenure in past):
             return
-        stage = stage_of(head.plan, self._here)
-        assert stage is not None, "only a host has a phase"
+        self._load(head, own, out)
+
+    def _load(self, head: Tenure, stage: int, out: Outbox) -> None:
         head.held[stage] = Holding.OPENING
         out.add(LoadBlocks(span_of(head.plan, stage), self._sources(head.plan)))
+
+    def _stand_by(self, head: Tenure, past: Iterable[Tenure], now: Instant, out: Outbox) -> list[Instant]:
+        """Open what this node stands by for, as far as there is room; when to look again."""
+        if head.mine is None:
+            return []
+        for stage in self._reserve.due(head, past, now):
+            self._load(head, stage, out)
+        lacking = self._reserve.lacking(head)
+        if head.mine in _OPEN and lacking != head.detail:
+            head.detail = lacking
+            self._phases.tell(head, f"this node stands by for {lacking or 'all that it should'}", now)
+            self._phases.renew(head, now, out)
+        if self._reserve.settled(head):
+            head.advance(DeploymentPhase.READY, lacking)
+            self._phases.announce(head, now, out)
+            return [now]
+        return self._reserve.retries(head, now)
 
     def _retire(self, tenure: Tenure, head: Tenure, now: Instant, out: Outbox) -> bool:
         """Give back what an epoch of the past holds here, as soon as that harms nobody; whether there is more to do."""
@@ -256,9 +269,9 @@ class Staging:
         for stage in sorted(tenure.held):
             out.add(UnloadBlocks(span_of(tenure.plan, stage)))
         tenure.held.clear()
-        self._announce(tenure, now, out)
+        self._phases.announce(tenure, now, out)
         if head.mine is not None:
-            self._report(head, now, out)  # of a deployment the last word is kept
+            self._phases.report(head, now, out)  # of a deployment the last word is kept
         return False
 
     @staticmethod
@@ -266,18 +279,18 @@ class Staging:
         """Nothing is served while old sessions are in the way of a new epoch."""
         in_the_way = tenure.asked and tenure.sessions and _breaks(head) and not head.asked
         if in_the_way and now >= head.since + BREAK_S:
-            return [SessionsOverdue(tenure.plan.deployment, tenure.plan.epoch)]
+            return [SessionsOverdue(tenure.plan.deployment, tenure.plan.epoch, tuple(sorted(tenure.held)))]
         return []
 
     def _fail(self, tenure: Tenure, why: str, now: Instant, out: Outbox) -> None:
         tenure.advance(DeploymentPhase.FAILED, why[:REASON_CHARS_MAX])
         tenure.held.clear()
-        self._announce(tenure, now, out)
+        self._phases.announce(tenure, now, out)
 
     def _sources(self, plan: Plan) -> tuple[NodeId, ...]:
         """Who says it has the package: hosts of earlier epochs first, then everybody, each asker in another order."""
         tenures = self._tables.tenures
-        owners = [stage.node for tenure in reversed(tenures.of(plan.deployment)) for stage in tenure.plan.stages]
+        owners = [node for tenure in reversed(tenures.of(plan.deployment)) for node in servers_of(tenure.plan)]
         holders = [
             peer.node
             for peer in self._tables.membership.peers()
@@ -291,43 +304,19 @@ class Staging:
 
     def reported(self, envelope: Envelope, message: PhaseReported, now: Instant, out: Outbox) -> None:
         """A host tells how far it is."""
-        node = envelope.sender
-        report = HostReport(
-            message.phase, message.detail, envelope.incarnation, envelope.sequence, now, message.standing_by
-        )
-        tenure = self._tables.tenures.get(message.deployment, message.epoch)
-        if tenure is None:
-            self._keep(message, node, report)
-        elif message.plan != tenure.digest or stage_of(tenure.plan, node) is None:
-            self._tables.rejected["phase"] += 1
-            out.count("messages_rejected", "phase")
-        else:
-            tenure.hear(node, report)
+        if self._phases.heard(envelope, message, now, out):
             self._tables.timers.set(Routine.SETTLE, now)
 
-    def _keep(self, message: PhaseReported, node: NodeId, report: HostReport) -> None:
-        """A report of an epoch not heard of yet; of each host and deployment the newest epoch's is kept."""
-        key = message.deployment, node
-        known = self._early.pop(key, None)
-        head = self._tables.tenures.head(message.deployment)
-        if head is not None and message.epoch < head.plan.epoch:
-            return
-        if known is not None and (known[0], known[2].incarnation, known[2].sequence) > (
-            message.epoch,
-            report.incarnation,
-            report.sequence,
-        ):
-            self._early[key] = known
-            return
-        self._early[key] = message.epoch, message.plan, report
-        if len(self._early) > EARLY_REPORTS_MAX:
-            del self._early[next(iter(self._early))]
+    def repeat(self, now: Instant, out: Outbox) -> None:
+        """Say every phase of this node again."""
+        self._phases.repeat(now, out)
 
     def model_available(self, facts: ModelFacts, now: Instant, out: Outbox) -> None:
         """A package is known; a plan that waited for it may go on, one that failed is tried again."""
         self._tables.models[facts.model] = facts
         self._tables.changed(now)
         for head in self._heads(facts.model):
+            head.without.clear()
             if not head.asked and head.mine in (DeploymentPhase.LOADING, DeploymentPhase.FAILED):
                 self._examine(head, now, out)
         self._tables.timers.set(Routine.SETTLE, now)
@@ -335,8 +324,12 @@ class Staging:
     def model_missing(self, event: ModelMissing, now: Instant, out: Outbox) -> None:
         """A package could not be had."""
         for head in self._heads(event.model):
-            if head.mine is DeploymentPhase.LOADING and event.model not in self._tables.models:
+            if head.mine is not DeploymentPhase.LOADING or event.model in self._tables.models:
+                continue
+            if stage_of(head.plan, self._here) is not None:
                 self._fail(head, event.reason, now, out)
+            else:
+                self._reserve.hopeless(head, event.reason)
         self._tables.timers.set(Routine.SETTLE, now)
 
     def _heads(self, model: Digest) -> list[Tenure]:
@@ -347,22 +340,27 @@ class Staging:
         """The engine opened the blocks, or could not."""
         span = event.span
         tenure = self._tables.tenures.get(span.deployment, span.epoch)
-        if tenure is None or tenure.mine is not DeploymentPhase.LOADING or not tenure.asked:
+        stage = None if tenure is None else stage_at(tenure.plan, span.first_block)
+        if tenure is None or stage is None or tenure.held.get(stage) is not Holding.OPENING:
             return
-        if isinstance(event, BlocksFailed):
+        own = stage == stage_of(tenure.plan, self._here)
+        what = f"blocks {span.first_block}-{span.last_block}"
+        if isinstance(event, BlocksLoaded):
+            tenure.held[stage] = Holding.OPEN
+            tenure.without.pop(stage, None)
+            if own:
+                tenure.advance(DeploymentPhase.READY)
+                self._phases.announce(tenure, now, out)
+            else:
+                self._phases.renew(tenure, now, out)
+            self._phases.tell(
+                tenure, f"{what} hold {event.resident_bytes} bytes" + (", to stand by" if not own else ""), now
+            )
+        elif own:
             self._fail(tenure, event.reason, now, out)
         else:
-            stage = stage_of(tenure.plan, self._here)
-            assert stage is not None, "only a host has a phase"
-            tenure.held[stage] = Holding.OPEN
-            tenure.advance(DeploymentPhase.READY)
-            self._announce(tenure, now, out)
-            self._tell(tenure, f"blocks {span.first_block}-{span.last_block} hold {event.resident_bytes} bytes", now)
-        self._tables.timers.set(Routine.SETTLE, now)
-
-    def noticed(self, node: NodeId, lost: bool, now: Instant) -> None:  # noqa: FBT001 - what the watch found
-        """``node`` is dead or left, or is back."""
-        (self._tables.tenures.lost.add if lost else self._tables.tenures.lost.discard)(node)
+            del tenure.held[stage]
+            self._reserve.failed(tenure, stage, f"{what}: {event.reason}", now)
         self._tables.timers.set(Routine.SETTLE, now)
 
     # --- leaving ----------------------------------------------------------------------------------------------------
@@ -370,13 +368,23 @@ class Staging:
     def needed(self) -> bool:
         """Whether others need time to take over what this node holds, and somebody is there to see to it."""
         tenures = self._tables.tenures
-        held = [head for name in tenures.deployments() for head in tenures.of(name) if head.asked]
-        return any(self._inherits(voter) for tenure in held for voter in tenure.plan.voters)
+        served = [tenure for tenure in tenures.all() if self._bears(tenure)]
+        return any(self._inherits(voter) for tenure in served for voter in tenure.plan.voters)
+
+    def _bears(self, tenure: Tenure) -> bool:
+        """Whether a stage of it is this node's to serve: its own, or one whose primary is lost."""
+        lost, stages = self._tables.tenures.lost, tenure.plan.stages
+        own = stage_of(tenure.plan, self._here)
+        return own in tenure.held or any(stages[stage].node in lost for stage in tenure.open_stages)
 
     def _inherits(self, voter: NodeId) -> bool:
         peer = self._tables.membership.peer(voter)
         stays = peer is not None and peer.state.phase in (NodePhase.STARTING, NodePhase.READY)
         return stays and voter not in self._tables.tenures.lost
+
+
+def _closes(tenure: Tenure) -> bool:
+    return Holding.CLOSING in tenure.held.values()
 
 
 def _breaks(head: Tenure) -> bool:

@@ -42,7 +42,7 @@ from shoal_agent.core.events import Solved
 from shoal_agent.core.facts import ModelFacts, Standing
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.outlook import Outlooks
-from shoal_agent.core.plan import rendezvous_order
+from shoal_agent.core.plan import rendezvous_order, stage_of
 from shoal_agent.core.problem import Infeasible, Split, SplitProblem
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure
@@ -102,7 +102,7 @@ class Steering:
 
     def sensed(self, macs_per_s: int, now: Instant) -> None:
         """The sensors were read: say how fast this node really is."""
-        hosting = any(tenure.asked for tenure in self._tables.tenures.all())
+        hosting = any(stage_of(tenure.plan, self._here) in tenure.held for tenure in self._tables.tenures.all())
         self._tables.stage_permille = self._tables.pace.permille(macs_per_s, now, hosting=hosting)
 
     # --- when to think ----------------------------------------------------------------------------------------------

@@ -48,6 +48,18 @@ class Holding(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Without:
+    """Why this node does not stand by for a stage that it should stand by for.
+
+    ``tries``: how often its blocks could not be opened; ``until``: they are not tried again before.
+    """
+
+    why: str
+    tries: int = 0
+    until: Instant = _BEGINNING
+
+
+@dataclass(frozen=True, slots=True)
 class HostReport:
     """What one host said about one epoch, and when in its own order of words; ``since``: since when it says so.
 
@@ -73,8 +85,8 @@ class Tenure:
     reports: dict[NodeId, HostReport] = field(default_factory=dict)
     held: dict[int, Holding] = field(default_factory=dict)
     """The stages whose blocks this node asked for, and did not give back."""
-    without: dict[int, str] = field(default_factory=dict)
-    """Stages that this node should stand by for and does not, and why."""
+    without: dict[int, Without] = field(default_factory=dict)
+    """Stages that this node should stand by for; it does not, or did not at first, and why."""
     since: Instant = _BEGINNING
     """When this node learned of it."""
     served: Instant | None = None
