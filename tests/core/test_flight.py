@@ -4,7 +4,7 @@ from pathlib import Path
 import msgpack
 import pytest
 
-from shoal_agent.core.events import FrameReceived, PeerLost, TimePassed
+from shoal_agent.core.events import FrameReceived, KvExported, KvImported, PeerLost, TimePassed
 from shoal_agent.core.facts import TensorHandle
 from shoal_agent.core.flight import MARK_BYTES, Departure, Step, UnreadableFlight, mark_of, read, write
 from shoal_protocol.headers import CloseReason, CloseSession
@@ -45,6 +45,18 @@ def test_kinds_keep_their_types():
         raw = msgpack.unpackb(write(step))
         assert raw[:2] == [1, "Step"]
         assert len(step.mark) == MARK_BYTES
+
+
+def test_copies_of_kv_are_recorded(life):
+    departure = next(read(iter([life.read_bytes()])))
+    session = SessionId(b"s" * 16)
+    events = (
+        KvExported(session, 64, 2, 4, 8, 16, TensorHandle(7), 4096),
+        KvExported(session, 64, 2, 4, 8, 16, None, 0, "closed"),
+        KvImported(session, 64, 2, 4, 8, 16),
+    )
+    steps = [Step(Instant(1.5), event, (), mark_of([])) for event in events]
+    assert list(read(iter(map(write, [departure, *steps])))) == [departure, *steps]
 
 
 def test_a_last_value_that_is_cut_off_is_no_fault(life):

@@ -95,3 +95,67 @@ def test_an_unknown_dimension_is_the_models_fault():
 )
 def test_element_types_are_numpys(element, dtype):
     assert dtype_of(element) == np.dtype(dtype)
+
+
+def filled(*states, tokens_max=12):
+    """A cache in which every number is another one."""
+    cache = KvCache(states, tokens_max)
+    for index in range(len(states)):
+        for number, value in enumerate(cache.of_block(index)):
+            value.array[...] = np.arange(value.array.size).reshape(value.array.shape) + 1000 * index + 500 * number
+    return cache
+
+
+def test_rows_are_block_by_block_the_positions_of_every_head():
+    cache = filled((), layer(2, 3), layer(1, 5))
+    rows = cache.read(range(3), 4, 2)
+    parts = [value.array[0, :, 4:6, :] for index in (1, 2) for value in cache.of_block(index)]
+    assert np.frombuffer(rows, np.float32).tolist() == np.concatenate([part.ravel() for part in parts]).tolist()
+    assert cache.read(range(1), 0, 12).nbytes == 0
+
+
+def test_rows_are_written_where_they_were_read_and_nowhere_else():
+    states = (layer(2, 3), (), layer(1, 5))
+    source, target = filled(*states), KvCache(states, 20)
+    rows = source.read(range(3), 4, 3)
+    target.write(range(3), 4, 3, memoryview(b"!" + bytes(rows))[1:])
+    assert bytes(target.read(range(3), 4, 3)) == bytes(rows)
+    for index in (0, 2):
+        for value in target.of_block(index):
+            assert not value.array[0, :, :4].any()
+            assert not value.array[0, :, 7:].any()
+    target.write(range(1), 0, 20, bytes(target.read(range(1), 0, 20)))
+    assert bytes(target.read(range(3), 4, 3)) == bytes(rows)
+
+
+def test_rows_are_a_copy():
+    cache = filled(layer(1, 4))
+    rows = cache.read(range(1), 0, 3)
+    before = bytes(rows)
+    cache.of_block(0)[0].array[...] = 7
+    assert bytes(rows) == before
+
+
+def test_types_of_other_widths_follow_each_other():
+    states = ((pair("scan", "capacity", 3, dtype="u8"), pair("key", 2, "capacity", dtype="f32")),)
+    source, target = filled(*states), KvCache(states, 12)
+    target.write(range(1), 3, 5, source.read(range(1), 3, 5))
+    for value, other in zip(source.of_block(0), target.of_block(0), strict=True):
+        axis = 0 if value.array.dtype == np.uint8 else 1
+        assert np.array_equal(value.array.take(range(3, 8), axis), other.array.take(range(3, 8), axis))
+
+
+@pytest.mark.parametrize("size", [0, 1, 479, 481, 10**6])
+def test_rows_of_another_size_are_refused_before_anything_is_written(size):
+    cache = KvCache([layer(2, 3), layer(1, 6)], 8)
+    with pytest.raises(EngineError, match=f"{size} bytes came, 480 are 5 positions of 2 blocks"):
+        cache.write(range(2), 0, 5, b"\x01" * size)
+    assert not any(value.array.any() for index in range(2) for value in cache.of_block(index))
+
+
+def test_a_state_without_positions_cannot_be_moved():
+    cache = KvCache([(pair("carry", 1, 4),)], 8)
+    with pytest.raises(EngineError, match="past_carry"):
+        cache.read(range(1), 0, 1)
+    with pytest.raises(EngineError, match="past_carry"):
+        cache.write(range(1), 0, 1, b"")

@@ -11,7 +11,7 @@ VALUES = [5, 6, 7, 8, 9, 10]
 
 
 def kv(first=0, last=7):
-    return ToyKv(FACTS, StageSpan(TOY, Epoch(0), MODEL, first, last))
+    return ToyKv(FACTS, StageSpan(TOY, Epoch(0), MODEL, first, last), len(VALUES))
 
 
 def whole():
@@ -65,6 +65,7 @@ def test_rows_of_another_size_change_nothing():
 @pytest.mark.parametrize(
     "act",
     [lambda one: one.run([1], 4), lambda one: one.read(0, 7, 2, 2), lambda one: one.write(0, 7, 4, 1, bytes(512))],
+    ids=["run", "read", "write"],
 )
 def test_nobody_counts_on_kv_that_is_not_there(act):
     one = kv()
@@ -72,3 +73,22 @@ def test_nobody_counts_on_kv_that_is_not_there(act):
     one.run(VALUES[2:3], 2)
     with pytest.raises(AssertionError):
         act(one)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [lambda one: one.run([1], 6), lambda one: one.write(0, 7, 5, 2, bytes(1024))],
+    ids=["run", "write"],
+)
+def test_nobody_goes_beyond_what_the_session_was_opened_for(act):
+    one = kv()
+    one.run(VALUES, 0)
+    with pytest.raises(AssertionError, match="fewer"):
+        act(one)
+
+
+def test_only_blocks_of_the_span_have_rows():
+    front = kv(0, 3)
+    front.run(VALUES, 0)
+    with pytest.raises(KeyError):
+        front.read(3, 4, 0, 1)

@@ -180,8 +180,8 @@ class Cell:
                 self.later(self.solve_s, Solved(ticket, solution(problem)))
             case UnloadBlocks(span):
                 self.loaded.remove(span)
-            case OpenStage(session, stage, span, _):
-                self.open((session, stage), span)
+            case OpenStage():
+                self.open(effect)
             case CloseStage(session, stage):
                 del self.stages[session, stage]
             case RunStage():
@@ -223,12 +223,13 @@ class Cell:
         assert bool(told) is isinstance(effect, Emit | Finish) or isinstance(effect, Finish), "Accept comes first"
         told.append(effect)
 
-    def open(self, key: tuple[SessionId, int], span: StageSpan) -> None:
-        assert span in self.loaded, "a session opens on loaded blocks"
+    def open(self, effect: OpenStage) -> None:
+        key = (effect.session, effect.stage)
+        assert effect.span in self.loaded, "a session opens on loaded blocks"
         assert key not in self.stages, "a session opens once per stage"
         assert key not in self.running, "and not again before its last run has ended"
         assert key not in self.copying, "nor before its last copy was answered"
-        self.stages[key] = ToyKv(self.world.facts, span)
+        self.stages[key] = ToyKv(self.world.facts, effect.span, effect.tokens_max)
 
     def begin(self, effect: RunStage) -> None:
         key = (effect.session, effect.stage)

@@ -9,8 +9,16 @@ from threading import Event as Signal
 
 import numpy as np
 
-from shoal_agent.core.effects import RunStage
-from shoal_agent.core.events import BlocksFailed, BlocksLoaded, Event, StageFailed, StageFinished
+from shoal_agent.core.effects import ExportKv, ImportKv, RunStage
+from shoal_agent.core.events import (
+    BlocksFailed,
+    BlocksLoaded,
+    Event,
+    KvExported,
+    KvImported,
+    StageFailed,
+    StageFinished,
+)
 from shoal_agent.core.facts import StageSpan
 from shoal_agent.shell import ort
 from shoal_agent.shell.blocks import Blocks
@@ -89,6 +97,28 @@ class Host:
         assert output.shape == answer.shape
         return output
 
+    async def rows(self, session: SessionId, blocks: range, position: int, count: int, stage: int = 0) -> bytes:
+        """Rows of KV, which must be there, out of the table. ``blocks``: by their number in the model."""
+        self.engine.export_kv(ExportKv(session, stage, blocks[0], blocks[-1], position, count))
+        answer = await self.answer()
+        assert isinstance(answer, KvExported), answer
+        assert answer.rows is not None, answer
+        rows = bytes(self.tensors.take(answer.rows))
+        assert len(rows) == answer.byte_count
+        return rows
+
+    def bring(self, session: SessionId, blocks: range, position: int, count: int, rows: bytes, stage: int = 0) -> None:
+        """Ask for an import, from a tensor that lies unaligned in what a socket filled."""
+        handle = self.tensors.put(memoryview(b"!" + rows)[1:])
+        self.engine.import_kv(ImportKv(session, stage, blocks[0], blocks[-1], position, count, handle))
+
+    async def take(self, *rows, **options) -> str:
+        """``bring``, and why it did not work."""
+        self.bring(*rows, **options)
+        answer = await self.answer()
+        assert isinstance(answer, KvImported), answer
+        return answer.reason
+
     async def close(self) -> None:
         """Nothing may be left."""
         await self.engine.close()
@@ -125,6 +155,16 @@ class Cluster:
         for stage, host in enumerate(self.hosts):
             data = await host.output(session, data, position, len(tokens), last=last, stage=stage)
         return None if data is None else data.reshape(-1)
+
+    async def hand_over(self, old: SessionId, to: "Cluster", new: SessionId, position: int, count: int) -> None:
+        """Rows of a session here to one there, cut to the stages there."""
+        for here, (source, mine) in enumerate(zip(self.hosts, self.spans, strict=True)):
+            for there, (target, its) in enumerate(zip(to.hosts, to.spans, strict=True)):
+                first, last = max(mine.first_block, its.first_block), min(mine.last_block, its.last_block)
+                if first <= last:
+                    both = range(first, last + 1)
+                    rows = await source.rows(old, both, position, count, stage=here)
+                    assert await target.take(new, both, position, count, rows, stage=there) == ""
 
     async def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
         """``count`` tokens after ``prompt``."""

@@ -158,7 +158,6 @@ class Engine:
         if session is None:
             self._post(KvImported(*_named(effect), _UNKNOWN))
             return
-        assert not session.running, "a session that runs takes no rows"
         before, session.imported = session.imported, Event()
         work = partial(_import, session, effect, rows, before, session.imported)
         self._lanes.submit(work, partial(self._imported, session, effect))
@@ -178,6 +177,7 @@ class Engine:
         assert 0 <= places.start < places.stop <= len(session.blocks), "only blocks of the stage's span are copied"
         assert copy.token_count > 0, "a copy has rows"
         assert 0 <= copy.position <= session.tokens_max - copy.token_count, "the session was opened for fewer positions"
+        assert isinstance(copy, ExportKv) or not session.running, "a session that runs takes no rows"
         session.owed += 1
         return session
 

@@ -160,7 +160,7 @@ class Device:
         assert key not in self.stages, "a session opens once per stage"
         assert key not in self.running, "and not again before its last run has ended"
         assert not self.copying[key], "nor before its last copy was answered"
-        self.stages[key] = ToyKv(self.facts, effect.span)
+        self.stages[key] = ToyKv(self.facts, effect.span, effect.tokens_max)
 
     def close(self, key: SessionStage) -> None:
         """Free a session's KV."""

@@ -13,8 +13,9 @@ from shoal_agent.sim.toy import toy_blocks
 class ToyKv:
     """One session's KV on the blocks of ``span``. A row takes as many bytes as the model's facts promise."""
 
-    def __init__(self, facts: ModelFacts, span: StageSpan) -> None:
+    def __init__(self, facts: ModelFacts, span: StageSpan, tokens_max: int) -> None:
         self.span = span
+        self._tokens_max = tokens_max
         self._row_bytes = [block.kv_bytes_per_token for block in facts.blocks]
         self._sums: dict[int, list[int]] = {block: [] for block in range(span.first_block, span.last_block + 1)}
 
@@ -26,6 +27,7 @@ class ToyKv:
     def run(self, values: list[int], position: int) -> list[int]:
         """``values`` through all blocks, one position each."""
         assert self.held >= position, "a run begins where KV is"
+        assert position + len(values) <= self._tokens_max, "the session was opened for fewer positions"
         for sums in self._sums.values():
             del sums[position:]
         return [self._step(value) for value in values]
@@ -52,6 +54,7 @@ class ToyKv:
     def write(self, first_block: int, last_block: int, position: int, token_count: int, data: bytes) -> str:
         """Take over rows; why not, if their number of bytes is wrong."""
         wanted = range(first_block, last_block + 1)
+        assert position + token_count <= self._tokens_max, "the session was opened for fewer positions"
         assert all(len(self._sums[block]) >= position for block in wanted), "rows are imported where KV ends, or before"
         expected = token_count * sum(self._row_bytes[block] for block in wanted)
         if len(data) != expected:
