@@ -25,8 +25,8 @@ PAIRS: Final = (
 )
 WEIGHTS: Final = (
     "Both sides begin with the same file: SmolLM2-135M-Instruct, Q4_1, its table Q8_0. llama.cpp computes with it as it"
-    " is (98 MB); Shoal re-quantises it to int8 in blocks of 32 when it imports it (155 MB), and reads the more per token."
-    " What can be compared is what splitting costs each: its own time split, divided by its own time whole."
+    " is (98 MB); Shoal re-quantises it to int8 in blocks of 32 when it imports it (155 MB) and reads the more for each"
+    " token. What can be compared is what splitting costs each: its own time split, divided by its own time whole."
 )
 
 
