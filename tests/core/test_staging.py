@@ -12,10 +12,9 @@ from shoal_agent.core.events import (
 )
 from shoal_agent.core.facts import RejectCode
 from shoal_agent.core.gossip import REFRESH_S
-from shoal_agent.core.phases import EARLY_REPORTS_MAX
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import Envelope, open_envelope
-from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, digest_of
+from shoal_protocol.ids import Digest, Epoch, NodeId
 from shoal_protocol.messages import (
     DeploymentPhase,
     PhaseReported,
@@ -25,7 +24,7 @@ from shoal_protocol.messages import (
 )
 from tests.support.cell import Cell
 from tests.support.toy import MODEL, toy_tokens
-from tests.support.world import CLUSTER, TOY, World, world_of
+from tests.support.world import CLUSTER, World, world_of
 
 LOADING, READY, ACTIVE = DeploymentPhase.LOADING, DeploymentPhase.READY, DeploymentPhase.ACTIVE
 DRAINED, FAILED = DeploymentPhase.DRAINED, DeploymentPhase.FAILED
@@ -254,60 +253,3 @@ def test_a_damaged_disk_is_noted_and_the_node_goes_on(data):
     assert cell.deployment() is None
     assert cell.notes[-1].text == "stored record refused"
     world.deploy()
-
-
-def test_reports_that_come_before_their_plan_are_kept_for_it():
-    world = World(3)
-    one, two, late = world.cells.values()
-    for cell in (one, two):
-        world.boot(cell)
-    world.run(0.5)
-    world.announce(world.plan(world.names[:2]))
-    world.run(1.0)
-    retained = sorted(world.retained.items(), key=lambda item: item[0].endswith("cert"))
-    world.retained.clear()
-    world.boot(late)
-    for topic, wire in retained:
-        late.post(EnvelopeReceived("a", topic, wire))
-    assert late.deployment().serving
-
-
-def report(world: World, cell: Cell, phase: DeploymentPhase, sequence: int, **changes: object) -> Broadcast:
-    message = PhaseReported(TOY, Epoch(0), digest_of(encode_plan(world.plan(world.names))), phase, "")
-    return world.said(cell.key, replace(message, **changes), sequence=sequence)
-
-
-def test_early_reports_about_another_plan_are_not_believed():
-    world, (cell, host) = started(2)
-    hears(cell, report(world, host, READY, 900, plan=Digest(bytes(32))))
-    hears(cell, announced(world, world.plan(world.names)))
-    assert cell.deployment().stages[1].phase is None
-
-
-def test_early_reports_are_bounded():
-    world, (cell, host) = started(2)
-    for number in range(EARLY_REPORTS_MAX + 5):
-        hears(cell, report(world, host, READY, 100 + number, deployment=DeploymentId(f"d{number}")))
-    assert len(cell.node._citizen.staging._phases._early) == EARLY_REPORTS_MAX
-
-
-def test_an_older_report_that_comes_late_from_another_broker_changes_nothing():
-    world, (cell, host) = started(2)
-    world.deploy()
-    hears(cell, report(world, host, ACTIVE, 901))
-    hears(cell, report(world, host, LOADING, 900), broker="b")
-    assert cell.deployment().serving
-    hears(cell, report(world, host, LOADING, 902), broker="b")
-    assert not cell.deployment().serving
-
-
-@pytest.mark.parametrize("changes", [{}, {"plan": Digest(bytes(32))}], ids=["not a host", "another plan"])
-def test_a_report_that_cannot_be_is_refused_and_counted(changes):
-    world, (cell, host, stranger) = started(3)
-    world.announce(world.plan([cell.name, host.name]))
-    world.run_until(world.serving)
-    speaker = host if changes else stranger
-    plan = digest_of(encode_plan(world.plan([cell.name, host.name])))
-    hears(cell, report(world, speaker, DeploymentPhase.FAILED, 900, **({"plan": plan} | changes)))
-    assert rejected(cell) == {"phase": 1}
-    assert cell.deployment().serving

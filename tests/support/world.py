@@ -44,7 +44,17 @@ from shoal_protocol.ids import (
     node_id_of,
 )
 from shoal_protocol.limits import TTL_MS_MAX
-from shoal_protocol.messages import Capacity, Cause, ControlMessage, Endpoint, Load, Plan, PlanAnnounced, PlanStage
+from shoal_protocol.messages import (
+    Capacity,
+    Cause,
+    ControlMessage,
+    Endpoint,
+    Load,
+    Plan,
+    PlanAnnounced,
+    PlanStage,
+    Terms,
+)
 from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
 from shoal_protocol.sealing import Ed25519Sealer
 from shoal_protocol.topics import topic_for
@@ -239,13 +249,24 @@ class World:
 
     # --- plans and requests ---------------------------------------------------------------------------------------
 
-    def plan(self, hosts: list[NodeId], *, epoch: int = 0, context: int | None = None, model: Digest = MODEL) -> Plan:
+    def plan(
+        self,
+        hosts: list[NodeId],
+        *,
+        epoch: int = 0,
+        context: int | None = None,
+        model: Digest = MODEL,
+        standbys: tuple[tuple[NodeId, ...], ...] = (),
+    ) -> Plan:
+        """The model split evenly over ``hosts``; ``standbys`` of each stage, if there are any."""
         count = len(self.facts.blocks)
         edges = [round(index * count / len(hosts)) for index in range(len(hosts) + 1)]
-        stages = tuple(PlanStage(host, edges[i], edges[i + 1] - 1) for i, host in enumerate(hosts))
+        backed = standbys or ((),) * len(hosts)
+        stages = tuple(PlanStage(host, edges[i], edges[i + 1] - 1, backed[i]) for i, host in enumerate(hosts))
         limit = context or self.facts.context_tokens_max
         cause = Cause.GAIN if epoch else Cause.GENESIS
-        return Plan(TOY, Epoch(epoch), GENESIS_PARENT, model, limit, stages, cause=cause)
+        terms = Terms(standbys=max(len(nodes) for nodes in backed))
+        return Plan(TOY, Epoch(epoch), GENESIS_PARENT, model, limit, stages, terms, cause=cause)
 
     def said(self, key: Ed25519Sealer, message: ControlMessage, incarnation: int = 1, sequence: int = 1) -> Broadcast:
         """What a member says, as it is published."""
@@ -263,8 +284,14 @@ class World:
         views = [cell.deployment() for cell in self.cells.values() if not cell.dead]
         return all(view is not None and view.serving for view in views)
 
-    def deploy(self, hosts: list[NodeId] | None = None, *, context: int | None = None) -> None:
-        self.announce(self.plan(hosts or self.names, context=context))
+    def deploy(
+        self,
+        hosts: list[NodeId] | None = None,
+        *,
+        context: int | None = None,
+        standbys: tuple[tuple[NodeId, ...], ...] = (),
+    ) -> None:
+        self.announce(self.plan(hosts or self.names, context=context, standbys=standbys))
         self.run_until(self.serving)
 
     def ask(

@@ -4,6 +4,7 @@ Much of what is shown was written by other nodes: it is text, never markup, and 
 """
 
 import sys
+from collections.abc import Iterable
 from typing import Any, Final
 
 from rich.box import SIMPLE
@@ -79,13 +80,21 @@ def _nodes(state: dict[str, Any]) -> Table:
 
 
 def _stages(deployment: dict[str, Any]) -> Table:
-    table = Table("stage", "node", "blocks", "state", box=SIMPLE)
+    table = Table("stage", "node", "blocks", "state", "standbys", box=SIMPLE)
     for index, stage in enumerate(deployment["stages"]):
         said = (stage.get("phase") or "silent").lower()
         detail = f": {stage['detail']}" if stage.get("detail") else ""
         state = Text(_plain(said + detail), style="green" if stage["ready"] else "yellow")
-        table.add_row(str(index), stage["node"][:NODE_CHARS], f"{stage['first_block']}-{stage['last_block']}", state)
+        blocks, standbys = f"{stage['first_block']}-{stage['last_block']}", _standbys(stage.get("standbys", ()))
+        table.add_row(str(index), stage["node"][:NODE_CHARS], blocks, state, standbys)
     return table
+
+
+def _standbys(standbys: Iterable[dict[str, Any]]) -> Text:
+    """Who could take the stage's place, and who not yet."""
+    words = [(each["node"][:NODE_CHARS], each["open"]) for each in standbys]
+    told = [Text(node + ("" if is_open else " not yet"), "green" if is_open else "yellow") for node, is_open in words]
+    return Text(", ").join(told) if told else Text("none")
 
 
 def _plain(text: str) -> str:

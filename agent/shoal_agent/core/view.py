@@ -1,27 +1,42 @@
 """What a node believes, frozen: for `/state`, for oracles, for tests. Nothing here can change the node."""
 
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
 
 from shoal_agent.core.host import Host
 from shoal_agent.core.ingress import Ingress
 from shoal_agent.core.tables import Tables
+from shoal_agent.core.tenure import Tenure, route_of
 from shoal_agent.core.voice import Identity
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, Instant, NodeId
 from shoal_protocol.messages import DeploymentPhase, NodeState, PlanStage
 
 
 @dataclass(frozen=True, slots=True)
-class StageView:
-    """One stage of an epoch and what its host last reported; None if nothing yet."""
+class StandbyView:
+    """A standby of a stage: whether it could serve it now, and what it last said of itself."""
 
-    stage: PlanStage
-    phase: DeploymentPhase | None
+    node: NodeId
+    open: bool
     detail: str
 
 
 @dataclass(frozen=True, slots=True)
+class StageView:
+    """One stage of an epoch and what its primary last reported; None if nothing yet."""
+
+    stage: PlanStage
+    phase: DeploymentPhase | None
+    detail: str
+    standbys: tuple[StandbyView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentView:
-    """One epoch of one deployment. ``serving``: requests are taken."""
+    """One epoch of one deployment.
+
+    ``serving``: requests are taken; ``route``: over these nodes, stage by stage, None if some stage has nobody.
+    """
 
     deployment: DeploymentId
     epoch: Epoch
@@ -31,6 +46,7 @@ class DeploymentView:
     serving: bool
     mine: DeploymentPhase | None
     stages: tuple[StageView, ...]
+    route: tuple[NodeId, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +100,6 @@ def _deployments(tables: Tables) -> list[DeploymentView]:
     views = []
     for tenure in tables.tenures.all():
         plan = tenure.plan
-        stages = []
-        for stage in plan.stages:
-            report = tenure.reports.get(stage.node)
-            stages.append(StageView(stage, report.phase if report else None, report.detail if report else ""))
         views.append(
             DeploymentView(
                 plan.deployment,
@@ -97,10 +109,23 @@ def _deployments(tables: Tables) -> list[DeploymentView]:
                 plan.context_tokens_max,
                 tenure.serving(tables.tenures.lost),
                 tenure.mine,
-                tuple(stages),
+                tuple(_stages(tenure, tables.tenures.lost)),
+                route_of(tenure, tables.tenures.lost),
             )
         )
     return views
+
+
+def _stages(tenure: Tenure, lost: Container[NodeId]) -> Iterator[StageView]:
+    for index, stage in enumerate(tenure.plan.stages):
+        said = {node: report.detail for node in stage.standbys if (report := tenure.reports.get(node)) is not None}
+        standbys = tuple(
+            StandbyView(node, tenure.stands_by(node, index) and node not in lost, said.get(node, ""))
+            for node in stage.standbys
+        )
+        report = tenure.reports.get(stage.node)
+        phase, detail = (None, "") if report is None else (report.phase, report.detail)
+        yield StageView(stage, phase, detail, standbys)
 
 
 def _nodes(identity: Identity, tables: Tables, now: Instant) -> list[PeerView]:

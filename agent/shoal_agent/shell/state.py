@@ -39,6 +39,7 @@ def _deployment(deployment: DeploymentView) -> Json:
         "model": deployment.model.hex(),
         "context_tokens_max": deployment.context_tokens_max,
         "phase": phase,
+        "route": None if deployment.route is None else list(deployment.route),
         "stages": [
             {
                 "node": view.stage.node,
@@ -47,6 +48,7 @@ def _deployment(deployment: DeploymentView) -> Json:
                 "ready": view.phase in _OPEN,
                 "phase": view.phase.name if view.phase is not None else None,
                 "detail": view.detail,
+                "standbys": [{"node": each.node, "open": each.open, "detail": each.detail} for each in view.standbys],
             }
             for view in deployment.stages
         ],
