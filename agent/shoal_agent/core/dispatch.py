@@ -6,7 +6,7 @@ decides, so that many sessions spread without anybody counting; no node is speci
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 
 from shoal_agent.core.membership import Membership
 from shoal_protocol.ids import Instant, NodeId, SessionId
@@ -29,13 +29,14 @@ def place(
     membership: Membership,
     hosts: Sequence[NodeId],
     now: Instant,
+    shunned: Container[NodeId] = (),
 ) -> NodeId | None:
-    """The node that is to run ``service`` for ``session``; None if nobody can."""
+    """The node that is to run ``service`` for ``session``; None if nobody can, the ``shunned`` left aside."""
     if service in mine:
         return here
     able = [
         peer.node
         for peer in membership.peers()
-        if service in peer.state.services and membership.present(peer.node, now)
+        if service in peer.state.services and peer.node not in shunned and membership.present(peer.node, now)
     ]
     return rendezvous(session, [node for node in able if node in hosts]) or rendezvous(session, able)

@@ -7,63 +7,33 @@
 The next step is asked of the stages *before* the token is turned into text: the text is not on the path of the next
 token, so the pipeline never waits for it. If a stop string turns out to have ended the answer, one step was in vain.
 
-Each request is pinned to the plan that served when it arrived and never crosses epochs.
+What happens to the machines behind a request is no reason to end it: ``scribe`` has its text done elsewhere, and
+``journey`` finds it another way through its stages.
 """
 
-from array import array
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 
-from shoal_agent.core import services
 from shoal_agent.core.calls import Calls
-from shoal_agent.core.dispatch import place
-from shoal_agent.core.effects import Accept, CloseService, Emit, Finish, Reject
+from shoal_agent.core.effects import Accept, Emit, Finish, Reject
 from shoal_agent.core.events import CancelRequested, RequestArrived, ServiceFailed, ServiceReturned
-from shoal_agent.core.facts import (
-    CallId,
-    ChatPrompt,
-    FinishReason,
-    Piece,
-    RejectCode,
-    TextPrompt,
-    TokenLogprob,
-    Usage,
-)
-from shoal_agent.core.ledger import Entry, Ledger, Step
+from shoal_agent.core.facts import FinishReason, RejectCode, Standing, Usage
+from shoal_agent.core.journey import Failed, Journey
+from shoal_agent.core.ledger import NEVER, Entry, Failure, Ledger, Step
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.services import Method, ServiceKind
+from shoal_agent.core.rescue import AWAY
+from shoal_agent.core.scribe import Encoded, Ready, Scribe, Shown, Told
 from shoal_agent.core.tables import Tables
-from shoal_agent.core.timers import RequestDeadline
-from shoal_protocol.errors import MalformedMessage, RemoteProtocolError
-from shoal_protocol.headers import (
-    Activation,
-    CloseReason,
-    CloseSession,
-    OpenSession,
-    RefusalCode,
-    ServiceFault,
-    SessionOpened,
-    SessionRefused,
-    Token,
-)
+from shoal_agent.core.timers import RequestDeadline, RequestDue
+from shoal_protocol.headers import CloseReason, HandedOver, PathBroken, SessionOpened, SessionRefused, Token
 from shoal_protocol.ids import Instant, NodeId, SessionId
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, REQUESTS_MAX, STAGE_QUEUE_MAX
-from shoal_protocol.tensors import Dtype
 
 RETRY_AFTER_S: Final = 1.0
 """What a refused client is told: about one short answer's time. Sized by measured load once there is a controller."""
 
 PROMPT_TOKENS_MAX: Final = PREFILL_CHUNK_TOKENS * STAGE_QUEUE_MAX
 """The whole prompt is sent at once; the first stage keeps this much waiting while its first chunk runs."""
-
-_REJECT_OF: Final[dict[RefusalCode, RejectCode]] = {
-    RefusalCode.KV_FULL: RejectCode.OVERLOADED,
-    RefusalCode.TOO_MANY_SESSIONS: RejectCode.OVERLOADED,
-    RefusalCode.DEADLINE: RejectCode.DEADLINE,
-    RefusalCode.STALE_EPOCH: RejectCode.NOT_READY,
-    RefusalCode.NOT_HOSTED: RejectCode.NOT_READY,
-}
-"""What a stage's refusal means to a client whose request was not yet begun; STAGE_LOST for all others."""
 
 _RETRY: Final = (RejectCode.OVERLOADED, RejectCode.NOT_READY, RejectCode.STAGE_LOST)
 """Rejections after which trying again may help."""
@@ -73,15 +43,12 @@ class Ingress:
     """All requests of this node's clients."""
 
     def __init__(self, node: NodeId, tables: Tables, calls: Calls) -> None:
-        self._node = node
         self._tenures = tables.tenures
-        self._membership = tables.membership
         self._lateness = tables.lateness
-        self._calls = calls
         self._timers = tables.timers
         self._ledger = Ledger()
-        self.services: tuple[str, ...] = ()
-        """Light services of this node; the conductor keeps it up to date."""
+        self.scribe = Scribe(node, tables, calls, self._ledger)
+        self._journey = Journey(node, tables, self._ledger)
 
     # --- before the stages ----------------------------------------------------------------------------------------
 
@@ -103,205 +70,137 @@ class Ingress:
         entry = Entry(request, tenure.plan, deadline, Step.RENDERING)
         self._ledger.add(entry)
         self._timers.set(RequestDeadline(request.session), deadline)
-        self._prepare(entry, now, out)
-
-    def _prepare(self, entry: Entry, now: Instant, out: Outbox) -> None:
-        prompt = entry.request.prompt
-        if isinstance(prompt, ChatPrompt):
-            self._call(entry, ServiceKind.CHAT_TEMPLATE, Method.RENDER, prompt.body, now, out)
-            return
-        entry.step = Step.ENCODING
-        if isinstance(prompt, TextPrompt):
-            request = services.pack(services.EncodeRequest(prompt.text, special=False))
-            self._call(entry, ServiceKind.TOKENIZER, Method.ENCODE, request, now, out)
-        else:
-            request = services.pack(services.CheckRequest(prompt.tokens))
-            self._call(entry, ServiceKind.TOKENIZER, Method.CHECK, request, now, out)
-
-    def _call(
-        self, entry: Entry, kind: ServiceKind, method: Method, request: services.Parcel, now: Instant, out: Outbox
-    ) -> None:
-        service = services.service_name(kind, entry.plan.model)
-        where = self._place(entry, service, now)
-        if where is None:
-            self._end(entry, RejectCode.NOT_READY, f"no node runs {service}", out)
-            return
-        if kind is ServiceKind.DETOKENIZER:
-            entry.detokenizer = where
-        left_ms = _left_ms(entry, now)
-        self._ledger.await_call(entry, self._calls.make(where, service, method, request, left_ms, out))
-
-    def _place(self, entry: Entry, service: str, now: Instant) -> NodeId | None:
-        if entry.detokenizer is not None and service.startswith(ServiceKind.DETOKENIZER):
-            return entry.detokenizer
-        hosts: Sequence[NodeId] = [stage.node for stage in entry.plan.stages]
-        return place(service, entry.session, self._node, self.services, self._membership, hosts, now)
+        self._heed(entry, self.scribe.begin(entry, now, out), out)
 
     def owns(self, event: ServiceReturned | ServiceFailed) -> bool:
         """Whether a request here waits for this answer."""
         return self._ledger.owns(event.call)
 
     def answered(self, event: ServiceReturned | ServiceFailed, now: Instant, out: Outbox) -> None:
-        """A light service answered the request that waited for it; it may have been another node's, and wrong."""
+        """A light service answered the request that waited for it."""
         entry = self._ledger.answered(event.call)
         assert entry is not None, "owns() was asked first"
-        if isinstance(event, ServiceFailed):
-            early = entry.step in (Step.RENDERING, Step.ENCODING)
-            refused = RejectCode.BAD_PROMPT if early else RejectCode.INTERNAL
-            code = {ServiceFault.REFUSED: refused, ServiceFault.BUSY: RejectCode.OVERLOADED}.get(event.fault)
-            self._end(entry, code or RejectCode.INTERNAL, event.reason, out)
-            return
-        try:
-            self._go_on(entry, event, now, out)
-        except RemoteProtocolError as fault:
-            out.count("service_answers_rejected", fault.reason)
-            self._end(entry, RejectCode.INTERNAL, f"a light service answered nonsense: {fault}", out)
+        word = self.scribe.answered(entry, event, now, out)
+        match word:
+            case Shown(piece, stopped):
+                out.add(Emit(entry.session, piece))
+                if stopped:
+                    self._finish(entry, FinishReason.STOP, "", "", out)
+                    return
+            case Encoded(tokens):
+                self._encoded(entry, tokens, now, out)
+                return
+            case Ready():
+                self._begin(entry, now, out)
+            case Told(tail):
+                reason = FinishReason.LENGTH if entry.full() else FinishReason.STOP
+                self._finish(entry, reason, tail, "", out)
+                return
+            case Failure():
+                self._heed(entry, word, out)
+                return
+            case None if isinstance(event, ServiceFailed):
+                self._journey.look_soon(entry, now)
+                return
+        self._write(entry, now, out)
 
-    def _go_on(self, entry: Entry, event: ServiceReturned, now: Instant, out: Outbox) -> None:
-        if entry.step is Step.RENDERING:
-            entry.step = Step.ENCODING
-            rendered = services.unpack(services.RenderAnswer, event.result)
-            request = services.pack(services.EncodeRequest(rendered.text, special=True))
-            self._call(entry, ServiceKind.TOKENIZER, Method.ENCODE, request, now, out)
-        elif entry.step is Step.ENCODING:
-            self._open(entry, services.unpack(services.EncodeAnswer, event.result).tokens, now, out)
-        elif entry.step is Step.OPENING:
-            self._begin(entry, now, out)
-        elif entry.unshown:
-            self._show(entry, services.unpack(services.PushAnswer, event.result), now, out)
-        else:
-            tail = services.unpack(services.FlushAnswer, event.result).text
-            entry.detokenizer = None  # which has forgotten the session with this answer
-            reason = FinishReason.LENGTH if entry.full() else FinishReason.STOP
-            self._finish(entry, reason, tail, "", out)
+    def _write(self, entry: Entry, now: Instant, out: Outbox) -> None:
+        """Ask for what comes next in the request's text."""
+        self._heed(entry, self.scribe.advance(entry, now, out), out)
 
     # --- opening --------------------------------------------------------------------------------------------------
 
-    def _open(self, entry: Entry, tokens: tuple[int, ...], now: Instant, out: Outbox) -> None:
-        context = entry.plan.context_tokens_max
-        wanted = entry.request.tokens_max
-        if not tokens:
-            self._end(entry, RejectCode.BAD_PROMPT, "the prompt has no tokens", out)
-            return
-        if len(tokens) + (wanted or 1) > context:
-            asked = f"{len(tokens)} prompt tokens + {wanted or 1} to generate"
-            self._end(entry, RejectCode.CONTEXT_EXCEEDED, f"{asked} exceed the context of {context} tokens", out)
-            return
-        if len(tokens) > PROMPT_TOKENS_MAX:
-            detail = f"{len(tokens)} prompt tokens, at most {PROMPT_TOKENS_MAX}"
-            self._end(entry, RejectCode.CONTEXT_EXCEEDED, detail, out)
-            return
-        entry.tokens = list(tokens)
-        entry.prompt_tokens = len(tokens)
-        entry.tokens_max = context if wanted is None else len(tokens) + wanted
-        entry.step = Step.OPENING
-        entry.unopened = set(range(len(entry.plan.stages)))
-        request = services.OpenDetokenizerRequest(
-            entry.session, entry.request.stop, entry.request.sampling.top_logprobs >= 0
-        )
-        self._call(entry, ServiceKind.DETOKENIZER, Method.OPEN, services.pack(request), now, out)
-        if self._ledger.get(entry.session) is None:
-            return
-        last = len(entry.plan.stages) - 1
-        for index, stage in enumerate(entry.plan.stages):
-            header = OpenSession(
-                entry.plan.deployment,
-                entry.plan.epoch,
-                entry.session,
-                index,
-                entry.tokens_max,
-                _left_ms(entry, now),
-                entry.request.sampling,
-            )
-            out.send(stage.node, header, array("q", tokens).tobytes() if index == last else None)
+    def _encoded(self, entry: Entry, tokens: tuple[int, ...], now: Instant, out: Outbox) -> None:
+        """The prompt is known: lay the first route."""
+        failure = _too_long(entry, tokens)
+        if failure is None:
+            entry.begin(tokens)
+            failure = self.scribe.advance(entry, now, out) or self._journey.lay(entry, now, out)
+        self._heed(entry, failure, out)
 
     def opened(self, peer: NodeId, header: SessionOpened, now: Instant, out: Outbox) -> None:
-        """A stage reserved its KV."""
-        entry = self._ledger.get(header.session)
-        if entry is None or not self._speaks_for(peer, entry, header.stage):
-            out.count("frames_dropped", "session_opened")
-            return
-        entry.unopened.discard(header.stage)
-        self._begin(entry, now, out)
-
-    @staticmethod
-    def _speaks_for(peer: NodeId, entry: Entry, stage: int) -> bool:
-        return 0 <= stage < len(entry.plan.stages) and entry.plan.stages[stage].node == peer
+        """A stage is there."""
+        entry = self._journey.opened(peer, header, out)
+        if entry is not None:
+            self._begin(entry, now, out)
 
     def _begin(self, entry: Entry, now: Instant, out: Outbox) -> None:
-        if entry.step is not Step.OPENING or entry.unopened or entry.call is not None:
+        """Let the stages go on, once all of them are there, and at first the detokenizer too."""
+        if not entry.is_open() or (not entry.accepted and entry.pushed is None):
             return
-        entry.step = Step.STREAMING
-        out.add(Accept(entry.session, entry.prompt_tokens))
-        for start in range(0, entry.prompt_tokens, PREFILL_CHUNK_TOKENS):
-            self._feed(entry, start, min(start + PREFILL_CHUNK_TOKENS, entry.prompt_tokens), now, out)
-
-    def _feed(self, entry: Entry, start: int, end: int, now: Instant, out: Outbox) -> None:
-        tokens = array("q", entry.tokens[start:end])
-        header = Activation(
-            entry.plan.deployment,
-            entry.plan.epoch,
-            entry.session,
-            0,
-            start,
-            end - start,
-            end == len(entry.tokens),
-            _left_ms(entry, now),
-            Dtype.I64,
-            (1, end - start),
-        )
-        out.send(entry.plan.stages[0].node, header, tokens.tobytes())
+        if not entry.accepted:
+            entry.accepted = True
+            out.add(Accept(entry.session, entry.prompt_tokens))
+        self._journey.go(entry, now, out)
 
     # --- streaming ------------------------------------------------------------------------------------------------
 
     def token(self, peer: NodeId, header: Token, now: Instant, out: Outbox) -> None:
         """The next token was drawn: ask for the one after it, then show this one."""
         entry = self._ledger.get(header.session)
-        expected = entry is not None and entry.step is Step.STREAMING and not entry.ending
-        if entry is None or not expected or header.position != len(entry.tokens):
+        if entry is None or not entry.expects(peer, header):
             out.count("frames_dropped", "token")
             return
-        epoch = (entry.plan.deployment, entry.plan.epoch)
-        if (header.deployment, header.epoch) != epoch or not self._speaks_for(peer, entry, len(entry.plan.stages) - 1):
-            out.count("frames_dropped", "token")
-            return
+        if entry.patience_s:
+            self._journey.going(entry, now, out)
+        else:
+            entry.heard(now)
         if header.end:
             entry.ending = True
         else:
             entry.tokens.append(header.token)
             entry.unshown.append(header)
             entry.ending = entry.full()
-            if not entry.ending:
-                self._feed(entry, len(entry.tokens) - 1, len(entry.tokens), now, out)
-        if entry.call is None:
-            self._advance(entry, now, out)
-
-    def _advance(self, entry: Entry, now: Instant, out: Outbox) -> None:
-        """Turn the next unshown token into text, or end the text."""
-        if entry.unshown:
-            token = entry.unshown[0]
-            request = services.PushRequest(entry.session, token.token, tuple(rival for rival, _ in token.top))
-            self._call(entry, ServiceKind.DETOKENIZER, Method.PUSH, request, now, out)
-        elif entry.ending:
-            request_end = services.FlushRequest(entry.session)
-            self._call(entry, ServiceKind.DETOKENIZER, Method.FLUSH, services.pack(request_end), now, out)
-
-    def _show(self, entry: Entry, answer: services.PushAnswer, now: Instant, out: Outbox) -> None:
-        token = entry.unshown[0]
-        logprob = None
-        if entry.request.sampling.top_logprobs >= 0:
-            if len(answer.top_bytes) != len(token.top):
-                raise MalformedMessage(f"bytes of {len(answer.top_bytes)} rivals, {len(token.top)} were asked")
-            rivals = zip(token.top, answer.top_bytes, strict=True)
-            top = tuple((rival, text, value) for (rival, value), text in rivals)
-            logprob = TokenLogprob(token.token, answer.token_bytes, token.logprob, top)
-        entry.unshown.popleft()
-        entry.shown += 1
-        out.add(Emit(entry.session, Piece(token.token, answer.text, logprob)))
-        if answer.stopped:
-            self._finish(entry, FinishReason.STOP, "", "", out)
+        if entry.ending:
+            self._journey.over(entry, now, out)
         else:
-            self._advance(entry, now, out)
+            self._journey.drawn(entry, now, out)
+        if entry.call is None:
+            self._write(entry, now, out)
+
+    # --- what happens to machines ---------------------------------------------------------------------------------
+
+    def refused(self, peer: NodeId, header: SessionRefused, now: Instant, out: Outbox) -> None:
+        """A stage will not serve, or not go on with, a session."""
+        self._bury((self._journey.refused(peer, header, now, out),), out)
+
+    def broken(self, peer: NodeId, header: PathBroken, now: Instant, out: Outbox) -> None:
+        """A stage does not reach its neighbour."""
+        self._bury((self._journey.broken(peer, header, now, out),), out)
+
+    def handed(self, peer: NodeId, header: HandedOver, now: Instant, out: Outbox) -> None:
+        """A stage's KV is where the session moves to."""
+        self._bury((self._journey.handed(peer, header, now, out),), out)
+
+    def stood(self, node: NodeId, standing: Standing, now: Instant, out: Outbox) -> None:
+        """``node`` is seen in another way."""
+        if standing in AWAY:
+            self.lost(node, f"it is {standing.value}", now, out)
+
+    def lost(self, node: NodeId, why: str, now: Instant, out: Outbox) -> None:
+        """``node`` is out of reach: whatever it did for a request is done elsewhere."""
+        self._bury(self._journey.lost(node, why, now, out), out)
+        for entry in self._ledger.entries():
+            self._heed(entry, self.scribe.lost(entry, node, now, out), out)
+
+    def settled(self, now: Instant, out: Outbox) -> None:
+        """Plans, or what hosts report of them, have changed."""
+        self._bury(self._journey.settled(now, out), out)
+
+    def due(self, session: SessionId, now: Instant, out: Outbox) -> Iterable[NodeId]:
+        """Something of a request may be overdue; nodes of whom it is doubted that they live."""
+        entry = self._ledger.get(session)
+        if entry is None:
+            return ()
+        entry.due_at = NEVER
+        if self.scribe.waits(entry):
+            self._journey.look_soon(entry, now)
+            self._heed(entry, self.scribe.again(entry, now, out), out)
+        if self._ledger.get(session) is None or not entry.routed:
+            return ()
+        failure, doubted = self._journey.due(entry, now, out)
+        self._heed(entry, failure, out)
+        return doubted
 
     # --- ending ---------------------------------------------------------------------------------------------------
 
@@ -315,37 +214,29 @@ class Ingress:
         """The deadline of a request has come."""
         entry = self._ledger.get(session)
         if entry is not None:
-            self._end(entry, RejectCode.DEADLINE, f"not done within {entry.request.deadline_s:g} s", out)
-
-    def refused(self, peer: NodeId, header: SessionRefused, out: Outbox) -> None:
-        """A stage will not serve, or not go on with, a session."""
-        entry = self._ledger.get(header.session)
-        if entry is None or entry.ending or not self._speaks_for(peer, entry, header.stage):
-            out.count("frames_dropped", "session_refused")
-            return
-        code = _REJECT_OF.get(header.code, RejectCode.STAGE_LOST)
-        self._end(entry, code, f"stage {header.stage}: {header.detail}", out)
-
-    def peer_lost(self, peer: NodeId, calls: Sequence[CallId], out: Outbox) -> None:
-        """Requests that wait for one of ``calls`` at ``peer``, or whose plan still needs it, cannot go on."""
-        for entry in self._ledger.entries():
-            needed = not entry.ending and any(stage.node == peer for stage in entry.plan.stages)
-            if needed or entry.call in calls:
-                self._end(entry, RejectCode.STAGE_LOST, f"the link to {peer} broke", out)
+            detail = f"not done within {entry.request.deadline_s:g} s"
+            self._heed(entry, Failure(RejectCode.DEADLINE, detail), out)
 
     def stop(self, out: Outbox) -> None:
         """The node ends: nobody is left without an ending."""
         for entry in self._ledger.entries():
-            self._end(entry, RejectCode.NOT_READY, "this node is stopping", out)
+            self._heed(entry, Failure(RejectCode.NOT_READY, "this node is stopping"), out)
 
-    def _end(self, entry: Entry, code: RejectCode, detail: str, out: Outbox) -> None:
-        """End early: as a rejection while nothing was promised, as a failed stream afterwards."""
-        if entry.step is Step.STREAMING:
-            reason = FinishReason.DEADLINE if code is RejectCode.DEADLINE else FinishReason.FAILED
-            self._finish(entry, reason, "", detail, out)
+    def _bury(self, failed: Iterable[Failed | None], out: Outbox) -> None:
+        for pair in failed:
+            if pair is not None:
+                self._heed(*pair, out)
+
+    def _heed(self, entry: Entry, failure: Failure | None, out: Outbox) -> None:
+        """End early if there is a reason: as a rejection while nothing was promised, as a failed stream afterwards."""
+        if failure is None:
             return
-        self._leave(entry, CloseReason.DEADLINE if code is RejectCode.DEADLINE else CloseReason.FAILED, out)
-        self._reject(entry.session, code, detail, out)
+        late = failure.code is RejectCode.DEADLINE
+        if entry.accepted:
+            self._finish(entry, FinishReason.DEADLINE if late else FinishReason.FAILED, "", failure.detail, out)
+        else:
+            self._leave(entry, CloseReason.DEADLINE if late else CloseReason.FAILED, out)
+            self._reject(entry.session, failure.code, failure.detail, out)
 
     @staticmethod
     def _reject(session: SessionId, code: RejectCode, detail: str, out: Outbox) -> None:
@@ -364,23 +255,13 @@ class Ingress:
 
     def _leave(self, entry: Entry, reason: CloseReason, out: Outbox) -> None:
         """Take the request out of the book and free what it holds anywhere."""
-        if entry.call is not None:
-            self._calls.forget(entry.call)
+        self.scribe.leave(entry, out)
         self._ledger.remove(entry.session)
         if reason in (CloseReason.FINISHED, CloseReason.DEADLINE):
             self._lateness.ended(entry.plan.deployment, late=reason is CloseReason.DEADLINE)
         self._timers.clear(RequestDeadline(entry.session))
-        if entry.step not in (Step.OPENING, Step.STREAMING):
-            return
-        for node in dict.fromkeys(stage.node for stage in entry.plan.stages):
-            out.send(node, CloseSession(entry.session, reason))
-        service = services.service_name(ServiceKind.DETOKENIZER, entry.plan.model)
-        if entry.detokenizer == self._node:
-            out.add(CloseService(service, entry.session))
-        elif entry.detokenizer is not None:
-            # A flush is how a detokenizer abroad forgets a session; nobody waits for what it says.
-            request = services.pack(services.FlushRequest(entry.session))
-            self._calls.forget(self._calls.make(entry.detokenizer, service, Method.FLUSH, request, 0, out))
+        self._timers.clear(RequestDue(entry.session))
+        self._journey.leave(entry, reason, out)
 
     # --- looking in -----------------------------------------------------------------------------------------------
 
@@ -390,11 +271,21 @@ class Ingress:
         return len(self._ledger)
 
     def check(self) -> None:
-        """Assert the books, and that every request has its deadline."""
+        """Assert the books, and that every request has its deadline, and what it waits for an end."""
         self._ledger.check()
         for entry in self._ledger.entries():
             assert RequestDeadline(entry.session) in self._timers
+            assert (RequestDue(entry.session) in self._timers) == (entry.due_at < NEVER)
 
 
-def _left_ms(entry: Entry, now: Instant) -> int:
-    return max(0, int((entry.deadline - now) * 1000))
+def _too_long(entry: Entry, tokens: tuple[int, ...]) -> Failure | None:
+    """Why a prompt of these tokens cannot be served, if so."""
+    context, wanted = entry.plan.context_tokens_max, entry.request.tokens_max
+    if not tokens:
+        return Failure(RejectCode.BAD_PROMPT, "the prompt has no tokens")
+    if len(tokens) + (wanted or 1) > context:
+        asked = f"{len(tokens)} prompt tokens + {wanted or 1} to generate"
+        return Failure(RejectCode.CONTEXT_EXCEEDED, f"{asked} exceed the context of {context} tokens")
+    if len(tokens) > PROMPT_TOKENS_MAX:
+        return Failure(RejectCode.CONTEXT_EXCEEDED, f"{len(tokens)} prompt tokens, at most {PROMPT_TOKENS_MAX}")
+    return None

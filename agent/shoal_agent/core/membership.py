@@ -41,6 +41,7 @@ class Membership:
     def __init__(self) -> None:
         self._peers: dict[NodeId, Peer] = {}
         self._standings: dict[NodeId, Standing] = {}
+        self._restood: list[NodeId] = []
 
     def merge(
         self, node: NodeId, incarnation: Incarnation, state: NodeState, now: Instant, *, fresh: bool = True
@@ -69,10 +70,16 @@ class Membership:
 
     def stand(self, node: NodeId, standing: Standing) -> None:
         """The watch found this about ``node``; UNKNOWN: it does not watch it."""
+        self._restood.append(node)
         if standing is Standing.UNKNOWN:
             self._standings.pop(node, None)
         else:
             self._standings[node] = standing
+
+    def restood(self) -> list[NodeId]:
+        """Those of whom something was found since this was asked last, in that order."""
+        found, self._restood = self._restood, []
+        return found
 
     def standing(self, node: NodeId) -> Standing:
         """How ``node`` stands."""

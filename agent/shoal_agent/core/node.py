@@ -16,7 +16,7 @@ from typing import assert_never
 
 from shoal_agent.core.calls import Calls
 from shoal_agent.core.citizen import Citizen
-from shoal_agent.core.effects import Effect, ReleaseTensor, Stop
+from shoal_agent.core.effects import Effect, Stop
 from shoal_agent.core.events import (
     BlocksFailed,
     BlocksLoaded,
@@ -26,12 +26,15 @@ from shoal_agent.core.events import (
     EnvelopeReceived,
     Event,
     FrameReceived,
+    KvExported,
+    KvImported,
     LockChanged,
     ModelAvailable,
     ModelMissing,
     PeerConnected,
     PeerLost,
     PeerMisbehaved,
+    PeerRelayed,
     RequestArrived,
     Restored,
     Sampled,
@@ -52,7 +55,7 @@ from shoal_agent.core.outbox import Outbox, Payload
 from shoal_agent.core.staging import SETTLE_S
 from shoal_agent.core.story import Story
 from shoal_agent.core.tables import Tables
-from shoal_agent.core.timers import HostDeadline, RequestDeadline, Routine
+from shoal_agent.core.timers import HostDeadline, RequestDeadline, RequestDue, Routine
 from shoal_agent.core.view import NodeView, view_of
 from shoal_agent.core.voice import CoreConfig, Identity, Voice
 from shoal_protocol.headers import (
@@ -62,15 +65,21 @@ from shoal_protocol.headers import (
     ContentServed,
     Credit,
     Gossip,
+    HandedOver,
+    HandOver,
     Header,
     Hello,
+    KvKept,
+    KvRows,
     OpenSession,
+    PathBroken,
     Ping,
     PingAnswered,
     PingReported,
     PingRequested,
     Probe,
     ProbeAnswered,
+    Resume,
     ServiceCall,
     ServiceResult,
     SessionOpened,
@@ -95,7 +104,7 @@ class Node:
         self._voice = Voice(config, identity)
         self._calls = Calls(identity.node)
         tables = self._tables
-        self._host = Host(identity.node, tables, config.kv_bytes_max)
+        self._host = Host(identity.node, tables, self._calls, config.kv_bytes_max)
         self._citizen = Citizen(config, tables, self._voice, opener, rng, self._occupancy, self._host.evict)
         self._ingress = Ingress(identity.node, tables, self._calls)
         self._citizen.begin(now)
@@ -107,6 +116,8 @@ class Node:
         """Take in one event; return what is to be done about it, in order."""
         out = Outbox(self._node)
         self._route(event, now, out)
+        for node in self._tables.membership.restood():
+            self._ingress.stood(node, self._tables.membership.standing(node), now, out)
         while out.loopback:
             header, payload = out.loopback.popleft()
             self._frame(self._node, header, payload, now, out)
@@ -148,7 +159,11 @@ class Node:
             case FrameReceived():
                 self._frame(event.peer, event.header, event.payload, now, out)
             case StageFinished():
-                self._host.finished(event, now, self._calls.fresh(), out)
+                self._host.finished(event, now, out)
+            case KvExported():
+                self._host.exported(event, now, out)
+            case KvImported():
+                self._host.imported(event, now, out)
             case StageFailed():
                 self._host.failed(event, out)
             case ServiceReturned() | ServiceFailed():
@@ -164,6 +179,9 @@ class Node:
             case PeerConnected():
                 out.count("links_opened", "data")
                 self._citizen.link_up(event.peer, now)
+            case PeerRelayed(peer, relayed):
+                out.note("warning" if relayed else "info", "relayed" if relayed else "reached directly again", peer=peer)
+                self._citizen.watch.relayed(peer, now, relayed=relayed)
             case PeerMisbehaved():
                 self._misbehaved(event, out)
             case BrokerConnected() | BrokerLost():
@@ -188,7 +206,7 @@ class Node:
     ) -> None:
         match event:
             case ServicesAvailable():
-                self._tables.services = self._ingress.services = event.names
+                self._tables.services = self._ingress.scribe.services = event.names
                 self._tables.changed(now)
             case StopRequested():
                 if self._tables.phase is NodePhase.DRAINING:
@@ -214,18 +232,18 @@ class Node:
 
     def _frame(self, peer: NodeId, header: Header, payload: Payload, now: Instant, out: Outbox) -> None:
         match header:
-            case Activation():
-                self._host.activate(peer, header, payload, now, out)
+            case Activation() | KvRows() | KvKept() | OpenSession() | Resume() | CloseSession() | HandOver():
+                self._host.frame(peer, header, payload, now, out)
             case Token():
                 self._ingress.token(peer, header, now, out)
-            case OpenSession():
-                self._host.open(peer, header, payload, now, self._calls.fresh(), out)
             case SessionOpened():
                 self._ingress.opened(peer, header, now, out)
-            case CloseSession():
-                self._host.close(peer, header, out)
             case SessionRefused():
-                self._ingress.refused(peer, header, out)
+                self._ingress.refused(peer, header, now, out)
+            case PathBroken():
+                self._ingress.broken(peer, header, now, out)
+            case HandedOver():
+                self._ingress.handed(peer, header, now, out)
             case ServiceCall():
                 self._calls.serve(peer, header, payload, out)
             case ServiceResult():
@@ -239,14 +257,13 @@ class Node:
                 self._citizen.ping(peer, header, now, out)
             case Hello() | Credit() | Probe() | ProbeAnswered() | ContentRequested() | ContentServed():
                 # The data plane keeps these to itself; one that gets here costs its payload and nothing else.
-                if payload is not None and not isinstance(payload, bytes):
-                    out.add(ReleaseTensor(payload))
+                out.release(payload)
             case _:
                 assert_never(header)
 
     def _answered(self, event: ServiceReturned | ServiceFailed, now: Instant, out: Outbox) -> None:
         if self._host.owns(event.call):
-            self._host.answered(event, out)
+            self._host.answered(event, now, out)
         elif self._ingress.owns(event):
             self._ingress.answered(event, now, out)
         else:
@@ -260,8 +277,14 @@ class Node:
                     self._leave(now, out)
                 case RequestDeadline(session):
                     self._ingress.expired(session, out)
-                case HostDeadline(session, stage):
-                    self._host.expired((session, stage), out)
+                case RequestDue(session):
+                    for node in self._ingress.due(session, now, out):
+                        self._citizen.watch.doubt(node, now, out)
+                case HostDeadline(session, slot):
+                    self._host.expired((session, slot), out)
+                case Routine.SETTLE:
+                    self._citizen.rang(alarm, now, out)
+                    self._ingress.settled(now, out)
                 case _:
                     self._citizen.rang(alarm, now, out)
         if self._tables.phase is NodePhase.DRAINING:
@@ -276,9 +299,10 @@ class Node:
     def _peer_lost(self, event: PeerLost, now: Instant, out: Outbox) -> None:
         out.count("links_lost", "data")
         peer = event.peer
-        self._host.peer_lost(peer, out)
-        self._ingress.peer_lost(peer, self._calls.peer_lost(peer), out)
+        self._host.peer_lost(peer, now, out)
+        self._calls.peer_lost(peer)
         self._citizen.link_lost(event, now, out)
+        self._ingress.lost(peer, f"the link broke ({event.fault.value})", now, out)
 
     def _misbehaved(self, event: PeerMisbehaved, out: Outbox) -> None:
         self._tables.rejected[event.reason] += 1

@@ -54,11 +54,18 @@ class RequestDeadline:
 
 
 @dataclass(frozen=True, slots=True)
-class HostDeadline:
-    """A hosted session must be over."""
+class RequestDue:
+    """Something that a client's request waits for may be overdue."""
 
     session: SessionId
-    stage: int
+
+
+@dataclass(frozen=True, slots=True)
+class HostDeadline:
+    """A hosted session, or a shadow of one, must be over."""
+
+    session: SessionId
+    slot: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +111,7 @@ class WordDue:
 
 CouncilAlarm = VoteDue | WordDue
 
-Alarm = Routine | RequestDeadline | HostDeadline | WatchAlarm | CouncilAlarm
+Alarm = Routine | RequestDeadline | RequestDue | HostDeadline | WatchAlarm | CouncilAlarm
 
 
 class Timers:

@@ -69,6 +69,7 @@ class Watch:
         self._asking = Asking(self._sights, tables.timers, self._detector, self._verdicts, rng)
         self._look_at = Instant(0.0)
         """When SILENCE rings."""
+        self._relayed: set[NodeId] = set()
         self._turn = 0
         self._refuted_at = Instant(-REFUTE_SPACING_S)
 
@@ -247,7 +248,8 @@ class Watch:
     def _measured(self) -> None:
         """Keep the record's links up to date; it is published when they have moved enough."""
         trips = [(node, self.rtt_us(node)) for node in self._verdicts.circle]
-        self._tables.links = tuple(LinkMeasured(node, rtt_us) for node, rtt_us in trips if rtt_us)[:LINKS_MAX]
+        links = (LinkMeasured(node, rtt_us, node in self._relayed) for node, rtt_us in trips if rtt_us)
+        self._tables.links = tuple(links)[:LINKS_MAX]
 
     def _reported(self, helper: NodeId, report: PingReported, now: Instant) -> Changes:
         """Somebody else reached it, or did not either."""
@@ -275,6 +277,14 @@ class Watch:
         if not sight.living or sight.standing is Standing.LINK_LOST:
             self._asking.arm(sight, now)
 
+    def relayed(self, peer: NodeId, now: Instant, *, relayed: bool) -> None:
+        """Our frames to ``peer`` take another way: what was measured was another link."""
+        (self._relayed.add if relayed else self._relayed.discard)(peer)
+        self._asking.pings.anew(peer)
+        sight = self._sights.get(peer)
+        if sight is not None and not sight.over:
+            self._asking.arm(sight, now)
+
     def link_lost(self, peer: NodeId, fault: LinkFault, now: Instant, out: Outbox) -> Changes:
         """A connection with ``peer`` ended, or could not be made."""
         if fault is LinkFault.REFUSED:
@@ -291,6 +301,12 @@ class Watch:
         if sight.standing is not Standing.LINK_LOST:
             self._asking.hint(sight, HINT_SPACING_S, now, out)
         return ()
+
+    def doubt(self, node: NodeId, now: Instant, out: Outbox) -> None:
+        """Somebody here waits for ``node`` in vain: ask it."""
+        sight = self._sights.get(node)
+        if sight is not None:
+            self._asking.hint(sight, HINT_SPACING_S, now, out)
 
     def will(self, node: NodeId, broker: str, now: Instant, out: Outbox) -> Changes:
         """``broker`` says that ``node`` hung up without a word."""

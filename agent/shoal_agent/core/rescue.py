@@ -1,0 +1,258 @@
+"""The route of a session: laid, and laid anew when a machine of it is lost; see ADR 14.
+
+    lay ─► OpenSession to every node of the route, under the next attempt
+        ─► SessionOpened from all: how far each one's KV reaches
+        ─► Resume to each: begin here, send that again; the ingress feeds the first stage from where it begins
+
+A route avoids who is lost, suspected or out of reach, and who failed this session lately. If the session's own epoch
+has none, a newer one that serves may (``Elsewhere``: the KV should go first); if there is none at all, the session
+waits and looks again every ``LOOK_S``, until its deadline. A client that was promised nothing yet waits
+``BEGIN_S_MAX``.
+
+Nothing here is proof against a machine that answers pings and forgets a session. So a session that hears nothing for
+much longer than its tokens take has the nodes of its route asked whether they live, and after ``KICKS`` such spans its
+route is laid once more, whoever is to blame: what is there is kept, so this costs little and makes progress.
+"""
+
+from array import array
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from shoal_agent.core.facts import RejectCode, Standing
+from shoal_agent.core.ledger import STALL_S, Entry, Failure, Gap, Step
+from shoal_agent.core.outbox import Outbox
+from shoal_agent.core.plan import decode_macs, servers_of, span_of
+from shoal_agent.core.resume import Reach, Speed, Start, restart_of
+from shoal_agent.core.tables import Tables
+from shoal_agent.core.tenure import Tenure, route_of
+from shoal_agent.core.timers import RequestDue
+from shoal_protocol.headers import Activation, CloseReason, CloseSession, OpenSession, Resume
+from shoal_protocol.ids import Epoch, Instant, NodeId
+from shoal_protocol.limits import ATTEMPTS_MAX, PREFILL_CHUNK_TOKENS
+from shoal_protocol.messages import Plan
+from shoal_protocol.tensors import Dtype
+
+LOOK_S: Final = 0.25
+"""How often a session without a route looks for one; news of a plan make it look at once."""
+BEGIN_S_MAX: Final = 15.0
+"""A request whose client was promised nothing waits no longer for machines: a new plan is ready by then, or late."""
+OPEN_S: Final = 2.0
+"""Until then every stage of a new route should have answered; whoever did not is asked whether it lives."""
+KICKS: Final = 8
+"""After so many overdue spans the route is laid anew though everybody on it seems to be well."""
+RUNS_AT_ONCE: Final = 256
+"""Runs given to the first stage in one go; the rest a moment later, so that other sessions' tokens come between."""
+AWAY: Final = (Standing.SUSPECT, Standing.DEAD, Standing.LEFT, Standing.LINK_LOST)
+"""Standings of those to whom no route leads."""
+_PREFILL_REFERENCE_TOKENS: Final = 128
+"""The length at which ``BlockFacts.prefill_us`` was measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elsewhere:
+    """Only another epoch has a route."""
+
+    plan: Plan
+    route: tuple[NodeId, ...]
+
+
+class Rescue:
+    """The routes of all requests of this node."""
+
+    def __init__(self, node: NodeId, tables: Tables) -> None:
+        self._node = node
+        self._tables = tables
+        self._tenures = tables.tenures
+
+    # --- laying ---------------------------------------------------------------------------------------------------
+
+    def away(self, node: NodeId) -> bool:
+        """Whether ``node`` is lost, suspected or out of reach."""
+        return node in self._tenures.lost or self._tables.membership.standing(node) in AWAY
+
+    def route(self, entry: Entry, tenure: Tenure, now: Instant) -> tuple[NodeId, ...] | None:
+        """The nodes to serve ``entry`` in an epoch, stage by stage; None if some stage has nobody."""
+        nodes = servers_of(tenure.plan)
+        avoid = [node for node in nodes if self.away(node) or entry.shuns(node, now)]
+        return route_of(tenure, self._tenures.lost, avoid)
+
+    def _find(self, entry: Entry, now: Instant) -> tuple[Plan, tuple[NodeId, ...]] | None:
+        """A route in the session's own epoch, else in the newest one that has any."""
+        known = list(reversed(self._tenures.of(entry.plan.deployment)))
+        if entry.attempt >= 0:
+            own = [tenure for tenure in known if tenure.plan.epoch == entry.plan.epoch]
+            known = own + [tenure for tenure in known if tenure.plan.epoch > entry.plan.epoch]
+        for tenure in known:
+            if not tenure.serving(self._tenures.lost) or (entry.attempt < 0 and tenure.closed(now)):
+                continue
+            route = self.route(entry, tenure, now)
+            if route is not None:
+                return tenure.plan, route
+        return None
+
+    def lay(self, entry: Entry, now: Instant, out: Outbox) -> Failure | Elsewhere | None:
+        """Lay a route if there is one, else wait for one."""
+        if not entry.accepted and entry.gap is not None and now - entry.gap.noticed >= BEGIN_S_MAX:
+            return Failure(RejectCode.STAGE_LOST, f"for {BEGIN_S_MAX:g} s there was no machine for some stage")
+        found = self._find(entry, now)
+        if found is None:
+            self.stop(entry, None, now)
+            entry.step = Step.WAITING
+            self.until(entry, Instant(now + LOOK_S))
+            return None
+        plan, route = found
+        if entry.attempt >= 0 and plan.epoch != entry.plan.epoch:
+            return Elsewhere(plan, route)
+        return self.open(entry, plan, route, now, out)
+
+    def stop(self, entry: Entry, cause: int | None, now: Instant, *, moved: bool = False) -> None:
+        """The session stands still from now on, or still does."""
+        if entry.gap is None:
+            since = entry.heard_at if entry.step is Step.STREAMING else now
+            entry.gap = Gap(since, now, cause, moved)
+        elif cause is not None:
+            entry.gap.cause, entry.gap.moved = cause, False
+
+    def open(self, entry: Entry, plan: Plan, route: tuple[NodeId, ...], now: Instant, out: Outbox) -> Failure | None:
+        """Open the session on a route, under the next attempt."""
+        if entry.attempt >= ATTEMPTS_MAX:
+            return Failure(RejectCode.STAGE_LOST, f"its route was laid {ATTEMPTS_MAX} times")
+        entry.attempt += 1
+        entry.plan, entry.route, entry.reaches = plan, route, {}
+        entry.step, entry.doubted = Step.OPENING, False
+        if plan not in entry.plans:
+            entry.plans.append(plan)
+        if entry.gap is not None:
+            entry.gap.attempts += 1
+        chunk_s = max(speed.chunked_s for speed in self._speeds(entry)) * PREFILL_CHUNK_TOKENS
+        self.until(entry, Instant(now + max(OPEN_S, 2 * chunk_s if entry.attempt else 0.0)))
+        for stage, node in enumerate(route):
+            header = OpenSession(
+                plan.deployment,
+                plan.epoch,
+                entry.session,
+                stage,
+                entry.tokens_max,
+                entry.left_ms(now),
+                entry.request.sampling,
+                entry.attempt,
+                route,
+            )
+            out.send(node, header, array("q", entry.tokens).tobytes() if stage == len(route) - 1 else None)
+        return None
+
+    # --- going on -------------------------------------------------------------------------------------------------
+
+    def resume(self, entry: Entry, now: Instant, out: Outbox) -> None:
+        """Every stage answered: tell each where it begins, and feed the first."""
+        wanted, stages = len(entry.tokens), range(len(entry.route))
+        speeds = self._speeds(entry)
+        # A first attempt begins where every session does, whatever its stages say they have.
+        reaches = [entry.reaches[stage] if entry.attempt else Reach(0, 0) for stage in stages]
+        restart = restart_of(reaches, entry.runs, wanted, speeds, entry.left_s(now))
+        if entry.attempt:
+            entry.runs = restart.runs
+            for stage in stages:
+                self._tell(entry, stage, restart.starts[stage], out)
+        if entry.gap is not None:
+            entry.gap.resumed, entry.gap.restart, entry.gap.position = now, restart, wanted
+        entry.step, entry.heard_at = Step.STREAMING, now
+        count = wanted - entry.runs.floor(wanted - 1)
+        first_s = restart.cost_s + count * sum(speed.single_s for speed in speeds)
+        entry.patience_s = max(STALL_S, 2 * first_s)
+        entry.fed = restart.starts[0].position
+        self.feed(entry, now, out)
+        self.until(entry, Instant(now + entry.span_s))
+
+    def _tell(self, entry: Entry, stage: int, start: Start, out: Outbox) -> None:
+        plan = entry.plan
+        header = Resume(
+            plan.deployment, plan.epoch, entry.session, stage, entry.attempt, start.position, start.replay_from
+        )
+        out.send(entry.route[stage], header)
+
+    def feed(self, entry: Entry, now: Instant, out: Outbox) -> None:
+        """Give the first stage what it has not had, in the runs of the first time."""
+        end = len(entry.tokens)
+        for number, (start, stop) in enumerate(entry.runs.between(entry.fed, end)):
+            if number == RUNS_AT_ONCE:
+                self._arm(entry, now)
+                return
+            self._send(entry, start, stop, now, out)
+        entry.fed = end
+
+    def feed_one(self, entry: Entry, now: Instant, out: Outbox) -> None:
+        """Give the first stage the token that was just drawn."""
+        end = len(entry.tokens)
+        self._send(entry, end - 1, end, now, out)
+
+    def _send(self, entry: Entry, start: int, stop: int, now: Instant, out: Outbox) -> None:
+        plan, tokens = entry.plan, array("q", entry.tokens[start:stop])
+        header = Activation(
+            plan.deployment,
+            plan.epoch,
+            entry.session,
+            0,
+            start,
+            stop - start,
+            stop == len(entry.tokens),
+            entry.left_ms(now),
+            Dtype.I64,
+            (1, stop - start),
+            entry.attempt,
+        )
+        entry.fed = stop
+        out.send(entry.route[0], header, tokens.tobytes())
+
+    def _speeds(self, entry: Entry) -> list[Speed]:
+        """What a position takes at each stage of the route: by the package's profile, else by what tokens took."""
+        facts, plan = self._tables.models.get(entry.plan.model), entry.plan
+        if facts is None:
+            share_s = entry.usual_s / len(entry.route)
+            return [Speed(share_s, share_s)] * len(entry.route)
+        speeds = []
+        for stage, node in enumerate(entry.route):
+            span, macs_per_s = span_of(plan, stage), self._macs_per_s(node) or facts.reference_macs_per_s
+            blocks = facts.blocks[span.first_block : span.last_block + 1]
+            prefill_us = sum(block.prefill_us for block in blocks) / _PREFILL_REFERENCE_TOKENS
+            chunked_s = prefill_us * facts.reference_macs_per_s / macs_per_s / 1e6
+            speeds.append(Speed(decode_macs(facts, span) / macs_per_s, chunked_s))
+        return speeds
+
+    def _macs_per_s(self, node: NodeId) -> float:
+        """What ``node`` calculates, as it was measured; 0 if nothing is known."""
+        peer = self._tables.membership.peer(node)
+        state = self._tables.state if node == self._node else None if peer is None else peer.state
+        if state is None:
+            return 0.0
+        return state.capacity.speed_macs_per_s * 1000 / (state.stage_permille or 1000)
+
+    @staticmethod
+    def close(
+        entry: Entry, plans: Iterable[Plan], reason: CloseReason, out: Outbox, epoch: Epoch | None = None
+    ) -> None:
+        """Have everybody who may hold something of the session free it: all of it, or what belongs to ``epoch``."""
+        for node in dict.fromkeys(node for plan in plans for node in servers_of(plan)):
+            out.send(node, CloseSession(entry.session, reason, epoch))
+
+    # --- waiting --------------------------------------------------------------------------------------------------
+
+    def until(self, entry: Entry, at: Instant) -> None:
+        """The step under way may last so long."""
+        entry.until = at
+        self._arm(entry, at)
+
+    def _arm(self, entry: Entry, at: Instant) -> None:
+        """Look at the request again then, if not before."""
+        if at < entry.due_at:
+            entry.due_at = at
+            self._tables.timers.set(RequestDue(entry.session), at)
+
+    def look_soon(self, entry: Entry, now: Instant) -> None:
+        """Look at the request again in a moment."""
+        self._arm(entry, Instant(now + LOOK_S))
+
+    def hopeless(self, entry: Entry, now: Instant) -> bool:
+        """Whether nothing was heard for so long that the route should be laid anew, whoever is to blame."""
+        return now - entry.heard_at >= KICKS * entry.span_s
