@@ -4,9 +4,9 @@ import pytest
 
 from shoal_agent.core.facts import Standing
 from shoal_agent.core.outlook import RTT_US_MIN, Outlooks, rounded_down, rounded_link, slowness_permille
-from shoal_agent.core.problem import LAN
-from shoal_protocol.ids import DeploymentId, Instant
-from shoal_protocol.messages import NodePhase, PlanStage, Terms
+from shoal_agent.core.problem import LAN, RELAY, Link
+from shoal_protocol.ids import DeploymentId, Instant, NodeId
+from shoal_protocol.messages import LinkMeasured, NodePhase, PlanStage, Terms
 from tests.support.opinion import MEMORY, NOW, SPEED, Opinion
 
 HELD = PlanStage("", 0, 3)
@@ -120,14 +120,18 @@ def test_memory_that_other_deployments_take_is_not_offered():
     assert candidate(me, 0).memory_bytes == MEMORY - 4 * 1000 - 4 * 64 * 512
 
 
+def link(rtt_us: int, *, relayed: bool = False) -> Link:
+    return rounded_link(LinkMeasured(NodeId("a" * 32), rtt_us, relayed))
+
+
 def test_links_are_as_measured_both_ways_and_local_otherwise():
     me = Opinion()
     a, b, c = me.names[1:4]
     me.record(a, links={b: 8000})
     links = look(me).problem.links
-    assert links.between(a, b) == links.between(b, a) == rounded_link(8000)
-    assert links.between(me.names[0], c) == rounded_link(8000), "so it is everywhere, as far as anybody knows"
-    assert links.between(a, c) == rounded_link(8000), "at one end this is usual"
+    assert links.between(a, b) == links.between(b, a) == link(8000)
+    assert links.between(me.names[0], c) == link(8000), "so it is everywhere, as far as anybody knows"
+    assert links.between(a, c) == link(8000), "at one end this is usual"
     me.record(b, links={a: 4000})
     links = look(me).problem.links
     assert (links.between(a, b).rtt_us, links.between(b, a).rtt_us) == (8000 >> 9 << 9, 4000 >> 8 << 8)
@@ -143,8 +147,21 @@ def test_what_is_usual_at_a_node_is_the_median_of_its_links():
     a, b, c, d = me.names[:4]
     me.record(b, links={a: 1000, c: 8000, d: 64_000})
     usual = look(me).problem.links.usual
-    assert [usual[node] for node in (a, b, c)] == [rounded_link(1000), rounded_link(8000), rounded_link(8000)]
-    assert look(me).problem.links.between(a, c) == rounded_link(8000)
+    assert [usual[node] for node in (a, b, c)] == [link(1000), link(8000), link(8000)]
+    assert look(me).problem.links.between(a, c) == link(8000)
+
+
+def test_a_relayed_link_carries_less_and_so_does_what_is_guessed_from_it():
+    me = Opinion()
+    a, b, c, d = me.names[:4]
+    me.record(b, links={a: 1000, c: 1000, d: 1000}, relayed={a, c})
+    links = look(me).problem.links
+    assert links.between(a, b) == links.between(b, a) == link(1000, relayed=True)
+    assert links.between(b, d) == link(1000)
+    assert links.between(a, b).bytes_per_s == RELAY.bytes_per_s < LAN.bytes_per_s
+    assert links.usual[b] == link(1000, relayed=True), "of most of its links"
+    assert links.between(a, d) == link(1000, relayed=True), "the worse of both ends"
+    assert links.usual[d] == link(1000)
 
 
 @pytest.mark.parametrize(("size", "rounded"), [(0, 0), (15, 15), (16, 16), (17, 16), (1000, 960), (1023, 960)])
@@ -165,4 +182,4 @@ def test_what_jitters_leaves_the_problem_as_it_was():
 
 
 def test_neighbours_on_one_machine_are_equally_near():
-    assert rounded_link(3).rtt_us == rounded_link(RTT_US_MIN).rtt_us == RTT_US_MIN
+    assert link(3).rtt_us == link(RTT_US_MIN).rtt_us == RTT_US_MIN

@@ -40,6 +40,18 @@ def test_an_answer_that_waited_for_us_says_nothing_of_the_link():
     assert 1990 <= pings.rtt_us(ONE) <= 2010
 
 
+def test_another_link_is_measured_from_the_beginning():
+    pings = Pings()
+    pings.anew(ONE)
+    for index in range(2):
+        assert pings.answered(ONE, pings.ask(ONE, at(index)), at(index + 0.001)) is not None
+    under_way = pings.ask(ONE, at(5))
+    pings.anew(ONE)
+    assert pings.rtt_us(ONE) is None
+    assert pings.answered(ONE, under_way, at(5.004)) == pytest.approx(0.004)
+    assert 3990 <= pings.rtt_us(ONE) <= 4010
+
+
 def test_what_was_asked_before_an_answered_question_is_closed():
     pings = Pings()
     first, second, third = (pings.ask(ONE, at(index)) for index in range(3))

@@ -88,6 +88,7 @@ def test_what_moves_all_the_time_is_no_news(state: NodeState):
         (linked((PEER, 800 + RTT_STEP_US)), True),
         (linked(), True),
         (linked((OTHER, 800)), True),
+        (replace(TOLD, links=(LinkMeasured(PEER, 800, relayed=True),)), True),
     ],
 )
 def test_a_reading_has_drifted_when_it_is_a_step_away_from_what_was_told(state: NodeState, drifted: bool):

@@ -253,6 +253,19 @@ def test_links_are_measured_soon_and_then_rarely():
     assert frames == pytest.approx(5 * 4 * 10 * 2, rel=0.1)
 
 
+def test_a_link_that_takes_another_way_is_measured_anew_and_told_apart():
+    cluster = settled(3)
+    us, other = (cluster.nodes[name] for name in cluster.names[:2])
+    for relayed in (True, False):
+        cluster.act(us, lambda _, relayed=relayed: us.watch.relayed(other.name, cluster.now, relayed=relayed))
+        assert us.watch.rtt_us(other.name) is None, "what was measured was another link"
+        cluster.run(2.0)
+        assert {link.peer: link.relayed for link in us.tables.links} == {
+            name: relayed and name == other.name for name in cluster.names if name != us.name
+        }
+        assert us.sees(other.name) is Standing.ALIVE
+
+
 def test_outside_the_circle_nobody_is_pinged_while_all_is_well():
     cluster = settled(5, circle=False)
     assert sum(watcher.said for watcher in cluster.nodes.values()) == 0

@@ -1,5 +1,6 @@
 """One node with opinions: its tables filled by hand, in a cluster of five in which two hold the toy model."""
 
+from collections.abc import Container
 from dataclasses import replace
 
 from shoal_agent.core.causes import is_gone
@@ -81,7 +82,7 @@ class Opinion:
             MODEL,
             512,
             (PlanStage(hosts[0], 0, 3), PlanStage(hosts[1], 4, 7)),
-            terms or Terms(stages_min=2),
+            terms or Terms(stages_min=2, standbys=0),
             voters_for(TOY, hosts, self.names[:4], 0),
             Cause.GENESIS if epoch == 0 else Cause.GAIN,
         )
@@ -124,6 +125,7 @@ class Opinion:
         locked: bool = False,
         models: tuple = (MODEL,),
         links: dict[NodeId, int] | None = None,
+        relayed: Container[NodeId] = (),
     ) -> NodeState:
         """What ``node`` says of itself now, and how it stands."""
         known = self.tables.membership.peer(node)
@@ -138,7 +140,7 @@ class Opinion:
             models=models,
             services=(),
             software="test",
-            links=tuple(LinkMeasured(peer, rtt) for peer, rtt in (links or {}).items()),
+            links=tuple(LinkMeasured(peer, rtt, peer in relayed) for peer, rtt in (links or {}).items()),
             stage_permille=pace,
             locked=locked,
         )

@@ -118,6 +118,14 @@ class PeerLost:
 
 
 @dataclass(frozen=True, slots=True)
+class PeerRelayed:
+    """Our frames to ``peer`` go through the brokers from now on, or do no longer: the link is another one."""
+
+    peer: NodeId
+    relayed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class PeerMisbehaved:
     """Somebody sent what no correct node sends; already rejected. ``peer`` None: not even authenticated."""
 
@@ -258,6 +266,7 @@ Event = (
     | FrameReceived
     | PeerConnected
     | PeerLost
+    | PeerRelayed
     | PeerMisbehaved
     | BlocksLoaded
     | BlocksFailed

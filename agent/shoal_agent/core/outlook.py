@@ -9,8 +9,9 @@ and forth.
 *Memory.* What it offers, less what the newest plans of other deployments take there; a node that does not hold this
 deployment yet must also have it free now.
 
-*Links.* Round trips as their owners measured them; what is usual at a node is the median of
-its own, and of a node without any, the median of all.
+*Links.* Round trips as their owners measured them; what is usual at a node is the median of its own, and of a node
+without any, the median of all. A link through brokers is measured like any other, and carries as much as was measured
+once and for all (``RELAY``), so a plan takes one only where everything else is worse.
 
 Readings move all the time and a plan should not: they are rounded to steps of 5 % (times) and an eighth (sizes), so
 that the problem stays the same, to the last bit, until something has changed that may matter.
@@ -25,11 +26,11 @@ from typing import Final
 from shoal_agent.core.causes import is_gone
 from shoal_agent.core.facts import ModelFacts, Standing
 from shoal_agent.core.plan import servers_of, stage_at
-from shoal_agent.core.problem import LAN, Candidate, Link, Links, SplitProblem, problem_of
+from shoal_agent.core.problem import LAN, RELAY, Candidate, Link, Links, SplitProblem, problem_of
 from shoal_agent.core.room import taken_bytes
 from shoal_agent.core.tables import Tables
 from shoal_protocol.ids import Instant, NodeId
-from shoal_protocol.messages import NodeState, Plan, PlanStage
+from shoal_protocol.messages import LinkMeasured, NodeState, Plan, PlanStage
 from shoal_protocol.roster import Role, TrustedRoster
 
 STEP_PERMILLE: Final = 50
@@ -91,7 +92,7 @@ class Outlooks:
                 for held in state.hosted
                 if held.deployment == plan.deployment
             ]
-            measured |= {(node, link.peer): rounded_link(link.rtt_us) for link in state.links}
+            measured |= {(node, link.peer): rounded_link(link) for link in state.links}
             if why is None:
                 candidates.append(self._candidate(node, state, plan))
             else:
@@ -150,18 +151,20 @@ def _links(measured: Mapping[tuple[NodeId, NodeId], Link], names: Container[Node
     """What matters of them to the candidates ``names``; a link measured at one end is the same at the other."""
     both_ways = {(b, a): link for (a, b), link in measured.items()} | dict(measured)
     known = {pair: link for pair, link in both_ways.items() if pair[0] in names and pair[1] in names}
-    at: dict[NodeId, list[int]] = {}
+    at: dict[NodeId, list[Link]] = {}
     for (sender, _), link in sorted(both_ways.items(), key=lambda item: item[0]):
         if sender in names:
-            at.setdefault(sender, []).append(link.rtt_us)
-    usual = {node: _median(rtts) for node, rtts in at.items()}
-    everywhere = [link.rtt_us for link in measured.values()]
-    return Links(_median([*everywhere, LAN.rtt_us]) if everywhere else LAN, known, usual)
+            at.setdefault(sender, []).append(link)
+    usual = {node: _median(links) for node, links in at.items()}
+    everywhere = list(measured.values())
+    return Links(_median([*everywhere, LAN]) if everywhere else LAN, known, usual)
 
 
-def _median(rtts_us: list[int]) -> Link:
-    """The upper one of two."""
-    return Link(sorted(rtts_us)[len(rtts_us) // 2], LAN.bytes_per_s)
+def _median(links: list[Link]) -> Link:
+    """Of both figures; the worse one of two."""
+    middle = len(links) // 2
+    rates = sorted((link.bytes_per_s for link in links), reverse=True)
+    return Link(sorted(link.rtt_us for link in links)[middle], rates[middle])
 
 
 def slowness_permille(state: NodeState, *, runs: bool) -> int:
@@ -185,6 +188,7 @@ def rounded_down(size: int) -> int:
     return size >> drop << drop
 
 
-def rounded_link(rtt_us: int) -> Link:
+def rounded_link(link: LinkMeasured) -> Link:
     """A link as it is planned with."""
-    return Link(max(rounded_down(rtt_us), RTT_US_MIN), LAN.bytes_per_s)
+    usual = RELAY if link.relayed else LAN
+    return Link(max(rounded_down(link.rtt_us), RTT_US_MIN), usual.bytes_per_s)

@@ -86,6 +86,12 @@ class Pings:
         line = self._lines.get(target)
         return min(line.round_trips_us, default=None) if line is not None else None
 
+    def anew(self, target: NodeId) -> None:
+        """The link to ``target`` is another one: measure it from the beginning."""
+        line = self._lines.get(target)
+        if line is not None:
+            line.round_trips_us.clear()
+
     def forget(self, target: NodeId) -> None:
         """Nothing about ``target`` is of interest any more."""
         self._lines.pop(target, None)

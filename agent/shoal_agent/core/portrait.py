@@ -58,7 +58,7 @@ def _readings(told: NodeState, state: NodeState) -> Iterator[tuple[int, int, int
 
 
 def _links_drifted(told: tuple[LinkMeasured, ...], links: tuple[LinkMeasured, ...]) -> bool:
-    if [link.peer for link in told] != [link.peer for link in links]:
+    if [(link.peer, link.relayed) for link in told] != [(link.peer, link.relayed) for link in links]:
         return True
     return any(
         abs(was.rtt_us - link.rtt_us) >= max(RTT_STEP_US, was.rtt_us // RTT_SHARE)

@@ -36,6 +36,8 @@ class Link:
 
 LAN: Final = Link(rtt_us=500, bytes_per_s=100_000_000)
 """What a pair nobody measured is taken for: gigabit Ethernet with TLS on top."""
+RELAY: Final = Link(rtt_us=5_000, bytes_per_s=20_000_000)
+"""A link through brokers."""
 
 
 @dataclass(frozen=True, slots=True)
