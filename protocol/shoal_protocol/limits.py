@@ -185,8 +185,8 @@ STAGE_QUEUE_MAX: Final = 64
 """Prompt chunks of one session waiting at one stage: 64 x 256 tokens is beyond any context we serve."""
 ATTEMPTS_MAX: Final = 4096
 """Times a session's route is laid anew: one every seventh of a second for as long as a request may last."""
-KV_ROWS_BYTES_MAX: Final = 1024 * 1024
-"""Rows of KV in one frame: 8 ms of gigabit Ethernet, so that a token on the same link waits no longer."""
+KV_ROWS_BYTES_MAX: Final = 256 * 1024
+"""Rows of KV in one frame, unless one position alone takes more: as long as a piece, so that no token waits longer."""
 RETAINED_BYTES_MAX: Final = 2 * 1024 * 1024
 """Outputs one session's stage keeps to send again: 900 tokens of a small model, the last chunk of a large one."""
 RETAINED_BYTES_ALL_MAX: Final = 128 * 1024 * 1024

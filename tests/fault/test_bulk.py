@@ -1,10 +1,11 @@
-"""Pieces of shards beside tokens, on a real link to a peer that takes its time: tokens go first, nothing piles up."""
+"""Pieces of shards and rows of KV beside tokens, on a real link to a peer that takes its time: tokens go first."""
 
 import pytest
 
 from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.events import PeerLost
-from shoal_protocol.headers import Activation, CloseReason, CloseSession, ContentServed, Credit, Hello, Probe
+from shoal_protocol.frames import is_metered
+from shoal_protocol.headers import Activation, CloseReason, CloseSession, ContentServed, Credit, Hello, KvRows, Probe
 from shoal_protocol.ids import DeploymentId, Epoch, SessionId
 from shoal_protocol.limits import BULK_FRAMES_MAX, CONTENT_CHUNK_BYTES, CREDIT_BYTES
 from shoal_protocol.tensors import Dtype
@@ -92,3 +93,32 @@ async def test_pieces_that_nobody_takes_are_dropped_and_the_link_lives(anna, ber
         served = [header.call for header in await stranger.hear(ContentServed, BULK_FRAMES_MAX)]
         assert served == list(range(BULK_FRAMES_MAX))
         assert not here.of(PeerLost)
+
+
+def rows(number: int) -> KvRows:
+    session = SessionId(number.to_bytes(16, "big"))
+    return KvRows(DeploymentId("llm"), Epoch(0), session, 1, 4, 7, 0, 8, 512, 1000)
+
+
+async def test_rows_of_kv_all_arrive_and_tokens_pass_those_that_wait(anna, bert):
+    count = BULK_FRAMES_MAX + 5
+    async with answering(tls_of(bert, anna).server) as (endpoint, next_call), station(anna, bert) as here:
+        here.addresses[bert.node] = endpoint
+        for number in range(count):
+            here.plane.send(SendFrame(bert.node, rows(number), here.tensors.put(memoryview(PIECE))))
+        assert len(here.tensors) == 0
+        here.plane.send_content(bert.node, ContentServed(7, 9, ""), PIECE)
+        here.plane.send(SendFrame(bert.node, CLOSE, None))
+        stranger = await next_call()
+        stranger.hello(bert.node, credit_bytes=5 * len(PIECE))
+        await stranger.hear(KvRows, 2)
+        here.plane.send(SendFrame(bert.node, CLOSE, None))
+        await stranger.hear(CloseSession, 2)
+        returned = 0
+        for arrived in range(2, count):
+            taken = sum(frame.wire_bytes for frame in stranger.frames if is_metered(frame.header))
+            stranger.say(Credit(taken - returned))
+            returned = taken
+            await stranger.hear(KvRows, arrived + 1)
+        frames = [frame.header for frame in stranger.frames if not isinstance(frame.header, Hello | Probe)]
+        assert frames == [CLOSE, rows(0), rows(1), CLOSE, *map(rows, range(2, count))]

@@ -58,6 +58,19 @@ async def pair(anna, bert, pace=None):
         yield a, b
 
 
+async def test_a_tensor_that_the_node_keeps_is_sent_again(anna, bert):
+    sent = np.arange(8, dtype="<f4").reshape(1, 1, 8)
+    async with pair(anna, bert) as (a, b):
+        handle = a.tensors.put(sent)
+        for position in (0, 0, 1):
+            a.plane.send(SendFrame(bert.node, activation(position, 1, 8), handle, keep=True))
+        assert a.tensors.peek(handle) is sent
+        a.plane.send(SendFrame(bert.node, activation(2, 1, 8), handle))
+        assert len(a.tensors) == 0
+        events = await b.until(FrameReceived, 4)
+        assert all(bytes(b.tensors.take(event.payload)) == sent.tobytes() for event in events)
+
+
 async def test_a_tensor_arrives_as_it_was_and_nothing_of_it_stays(anna, bert):
     async with pair(anna, bert) as (a, b):
         sent = np.random.default_rng(1).standard_normal((1, 7, 576)).astype(np.float32)

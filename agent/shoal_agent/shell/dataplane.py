@@ -95,8 +95,11 @@ class DataPlane:
 
     def send(self, effect: SendFrame) -> None:
         """Send one frame, dialling if there is no link yet. A tensor leaves the table, unless the node keeps it."""
-        payload = self._payload(effect)
-        self._link(effect.peer).send(effect.header, payload)
+        payload, link = self._payload(effect), self._link(effect.peer)
+        if payload is not None and isinstance(effect.header, KvRows):
+            link.send_bulk(effect.header, payload)
+        else:
+            link.send(effect.header, payload)
 
     def send_content(self, peer: NodeId, header: ContentHeader, payload: bytes | None) -> None:
         """Send what the content driver says: pieces when nothing else wants to leave, the rest at once."""

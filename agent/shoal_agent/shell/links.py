@@ -14,9 +14,10 @@ that need not be. A small frame leaves as one write, hence one TLS record and on
 slices and only as fast as the socket takes them, so that no second copy of it, encrypted, piles up in memory.
 
 Pings go ahead of all that waits, outside the credit: they ask whether the peer lives, not whether it keeps up. Bulk
-(pieces of shards) waits in a line of its own and goes one frame at a time, when nothing else wants to leave and half of
-the credit is still there. So a ping or a token waits for the rest of one frame and for
-what socket and TLS hold (200 KB): 0.1 s over 4 MB/s.
+(pieces of shards, rows of KV) waits in a line of its own and goes one frame at a time, when nothing else wants to leave
+and half of the credit is still there. So a ping or a token waits for the rest of one frame and for what socket and TLS
+hold (200 KB): 0.1 s over 4 MB/s. Pieces are dropped if too many wait: whoever wants one asks again. For rows nobody
+would, so they are kept: a stream of them has one frame under way, which bounds what waits and lets sessions take turns.
 
 A link ends once, for one reason. What the peer did wrong is reported apart, by a word from ``Fault``, because it is
 counted; everything a peer can do ends in one of the two, never in an exception.
@@ -35,7 +36,7 @@ from shoal_agent.shell.credit import ReceiveCredit, SendCredit
 from shoal_agent.shell.faults import Fault
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.frames import URGENT, Frame, FrameReader, Payload, encode_frame, is_metered
-from shoal_protocol.headers import Credit, Header, Hello, Probe, ProbeAnswered
+from shoal_protocol.headers import ContentServed, Credit, Header, Hello, Probe, ProbeAnswered
 from shoal_protocol.ids import Incarnation, NodeId
 from shoal_protocol.limits import (
     BULK_FRAMES_MAX,
@@ -119,7 +120,7 @@ class Link(asyncio.Protocol):
         self._queue: deque[tuple[bytes, Payload | None, int]] = deque()
         self._queued_bytes = 0
         self._urgent: deque[bytes] = deque(maxlen=URGENT_FRAMES_MAX)
-        self._bulk: deque[tuple[bytes, bytes, int]] = deque()
+        self._bulk: deque[tuple[bytes, Payload, int]] = deque()
         self._rest: memoryview | None = None
         self._slice_bytes = SLICE_BYTES
         self._sending = SendCredit(0)
@@ -160,13 +161,13 @@ class Link(asyncio.Protocol):
         if self.was_open:
             self._pump()
 
-    def send_bulk(self, header: Header, payload: bytes) -> None:
-        """Send when nothing else wants to leave; dropped if too much waits: whoever asked will ask again."""
+    def send_bulk(self, header: Header, payload: Payload) -> None:
+        """Send when nothing else wants to leave; a piece of content is dropped if too much waits."""
         assert self.dialled is not None, "frames go on the connection this node dialled"
-        if self._ended or len(self._bulk) >= BULK_FRAMES_MAX:
+        if self._ended or (isinstance(header, ContentServed) and len(self._bulk) >= BULK_FRAMES_MAX):
             return
         head, _ = encode_frame(header, payload)
-        self._bulk.append((head, payload, len(head) + len(payload)))
+        self._bulk.append((head, payload, len(head) + memoryview(payload).nbytes))
         if self.was_open:
             self._pump()
 
