@@ -3,15 +3,18 @@ from dataclasses import replace
 
 import pytest
 
+from shoal_agent.core import runner
 from shoal_agent.core.effects import RunStage, SendFrame
 from shoal_agent.core.events import StageFailed
-from shoal_agent.core.host import DEADLINE_GRACE_S
+from shoal_agent.core.holdings import DEADLINE_GRACE_S
+from shoal_agent.core.ingress import PROMPT_TOKENS_MAX
 from shoal_protocol.headers import (
     Activation,
     CloseReason,
     CloseSession,
     Header,
     OpenSession,
+    PathBroken,
     RefusalCode,
     SessionOpened,
     SessionRefused,
@@ -19,11 +22,11 @@ from shoal_protocol.headers import (
 )
 from shoal_protocol.ids import DeploymentId, Epoch, SessionId
 from shoal_protocol.limits import (
+    ORPHAN_S_MAX,
     PREFILL_CHUNK_TOKENS,
     REASON_CHARS_MAX,
     REQUEST_DEADLINE_S_MAX,
     SESSIONS_MAX,
-    STAGE_QUEUE_MAX,
 )
 from shoal_protocol.tensors import Dtype
 from tests.support.cell import Cell
@@ -129,8 +132,14 @@ def test_an_opening_that_cannot_be_is_refused_with_its_code(stand, header, data,
 def test_a_session_opens_once_whoever_asks(stand):
     stand.open_both()
     stand.say(OPEN)
-    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
+    assert stand.heard(SessionOpened) == [
+        SessionOpened(SESSION, 0),
+        SessionOpened(SESSION, 1),
+        SessionOpened(SESSION, 0),
+    ]
     stand.say(OPEN, by=stand.stranger)
+    (refusal,) = stand.heard(SessionRefused, stand.stranger)
+    assert refusal.code is RefusalCode.OLD_ATTEMPT
     stand.feed()
     stand.world.run(0.1)
     assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
@@ -199,9 +208,6 @@ def test_a_prompt_in_chunks_runs_one_chunk_at_a_time_and_in_order(stand):
 
 
 REFUSED_STEPS = {
-    "another epoch": (replace(STEP, epoch=Epoch(1)), RefusalCode.STALE_EPOCH),
-    "another deployment": (replace(STEP, deployment=DeploymentId("no")), RefusalCode.STALE_EPOCH),
-    "a gap": (replace(STEP, position=1), RefusalCode.OUT_OF_ORDER),
     "more tokens than it brings": (replace(STEP, token_count=PREFILL_CHUNK_TOKENS), RefusalCode.OUT_OF_ORDER),
     "fewer tokens than it brings": (replace(STEP, token_count=1), RefusalCode.OUT_OF_ORDER),
     "no batch": (replace(STEP, shape=(3,)), RefusalCode.OUT_OF_ORDER),
@@ -225,14 +231,52 @@ def test_a_step_that_cannot_be_ends_its_session_and_no_other(stand, header, code
         close(stand, session)
 
 
-@pytest.mark.parametrize("runs_before", [0, 1], ids=["without payload", "twice"])
-def test_a_step_without_payload_or_twice_is_refused(stand, runs_before):
+def test_a_step_without_payload_is_refused(stand):
     stand.open_both()
-    if runs_before:
-        stand.feed()
     stand.say(STEP)
     assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
-    assert len(stand.runs()) == runs_before
+    assert not stand.runs()
+    close(stand)
+
+
+OF_ANOTHER = {"epoch": replace(STEP, epoch=Epoch(1)), "deployment": replace(STEP, deployment=DeploymentId("no"))}
+
+
+@pytest.mark.parametrize("header", OF_ANOTHER.values(), ids=OF_ANOTHER)
+def test_a_step_of_another_epoch_or_deployment_is_of_another_session(stand, header):
+    stand.open_both()
+    stand.feed(header)
+    assert stand.refusal().code is RefusalCode.STALE_EPOCH
+    assert stand.cell().counts["activations_refused", "STALE_EPOCH"] == 1
+    stand.feed()
+    stand.world.run(0.1)
+    assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
+    close(stand)
+
+
+def test_a_step_that_comes_twice_runs_once(stand):
+    stand.open_both()
+    stand.feed()
+    stand.feed()
+    stand.world.run(0.1)
+    assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
+    assert len(stand.runs()) == 1
+    assert stand.cell().counts["activations_repeated", "SAME"] == 1
+    close(stand)
+
+
+def test_a_gap_suspends_a_session_and_loses_nothing_of_it(stand):
+    stand.open_both()
+    stand.feed()
+    stand.feed(replace(STEP, position=4))
+    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
+    stand.world.run(0.1)
+    assert stand.cell().node.snapshot(stand.world.now).sessions == 1
+    assert not stand.heard(Activation, stand.last)
+    stand.feed(replace(STEP, position=3))
+    assert stand.cell().counts["activations_refused", "SUSPENDED"] == 1
+    stand.say(replace(OPEN, attempt=1))
+    assert stand.heard(SessionOpened)[-1] == SessionOpened(SESSION, 0, 1, 3, 0)
     close(stand)
 
 
@@ -242,15 +286,24 @@ def test_a_session_is_never_longer_than_it_was_opened_for(stand):
     assert stand.refusal().code is RefusalCode.KV_FULL
 
 
-def test_the_queue_of_chunks_is_bounded(stand):
+def test_what_waits_is_bounded_in_tokens(monkeypatch):
+    monkeypatch.setattr(runner, "WAITING_TOKENS_MAX", 5)
+    stand = Stand()
     stand.cell().run_s = 1.0
     stand.open_both()
-    for position in range(STAGE_QUEUE_MAX + 1):
-        stand.feed(replace(STEP, position=position, token_count=1, last=False, shape=(1, 1)), (1,))
+    single = replace(STEP, token_count=1, last=False, shape=(1, 1))
+    for position in range(3):
+        stand.feed(replace(single, position=position), (1,))
+    stand.feed(replace(STEP, position=3))
     assert not stand.heard(SessionRefused)
-    stand.feed(replace(STEP, position=STAGE_QUEUE_MAX + 1, token_count=1, shape=(1, 1)), (1,))
+    stand.feed(replace(single, position=6), (1,))
     assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
     close(stand)
+    stand.world.check_idle()
+
+
+def test_the_longest_prompt_may_wait():
+    assert runner.WAITING_TOKENS_MAX >= PROMPT_TOKENS_MAX
 
 
 @pytest.mark.parametrize("stage", [0, 1])
@@ -324,21 +377,51 @@ def test_only_the_ingress_may_close(stand):
     close(stand)
 
 
-def test_a_lost_ingress_frees_its_sessions_and_no_other(stand):
+def test_a_session_waits_for_another_ingress_when_its_own_is_lost(stand):
     stand.open_both()
-    stand.say(replace(OPEN, session=ANOTHER), by=stand.stranger)
+    stand.feed()
+    stand.world.run(0.1)
     stand.world.break_link(stand.by_hand, stand.first)
     stand.world.run(0.1)
+    stand.feed(replace(STEP, position=3), by=stand.by_hand)
+    assert stand.cell().counts["activations_refused", "SUSPENDED"] == 1
+    stand.say(replace(OPEN, attempt=1), by=stand.stranger)
+    assert stand.heard(SessionOpened, stand.stranger) == [SessionOpened(SESSION, 0, 1, 3, 0)]
+    stand.say(CloseSession(SESSION, CloseReason.CANCELLED))
     assert stand.cell().node.snapshot(stand.world.now).sessions == 1
-    stand.say(CloseSession(ANOTHER, CloseReason.FINISHED), by=stand.stranger)
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED), by=stand.stranger)
     close(stand)
 
 
-def test_a_lost_next_stage_is_told_to_the_ingress(stand):
+def test_a_session_that_nobody_asks_for_any_more_is_given_up(stand):
+    stand.say(replace(OPEN, deadline_ms=90_000))
+    stand.say(replace(OPEN, session=ANOTHER, deadline_ms=90_000), by=stand.stranger)
+    stand.world.break_link(stand.by_hand, stand.first)
+    stand.world.run(ORPHAN_S_MAX)
+    assert stand.cell().node.snapshot(stand.world.now).sessions == 2
+    stand.world.run(DEADLINE_GRACE_S + 0.1)
+    assert stand.cell().node.snapshot(stand.world.now).sessions == 1
+    assert stand.cell().counts["sessions_refused", "ORPHANED"] == 1
+    stand.say(CloseSession(ANOTHER, CloseReason.FINISHED), by=stand.stranger)
+
+
+def test_nobody_takes_a_session_from_an_ingress_that_is_there(stand):
+    stand.open_both()
+    stand.say(replace(OPEN, attempt=1), by=stand.stranger)
+    (refusal,) = stand.heard(SessionRefused, stand.stranger)
+    assert (refusal.code, refusal.attempt) == (RefusalCode.OLD_ATTEMPT, 1)
+    close(stand)
+
+
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_lost_neighbour_is_told_to_the_ingress_and_costs_nothing(stand, lost):
     stand.open_both()
     stand.world.break_link(stand.first, stand.last)
     stand.world.run(0.1)
-    assert (stand.refusal().stage, stand.refusal().code) == (0, RefusalCode.STAGE_FAILED)
+    stage, host, neighbour = ((0, stand.first, stand.last), (1, stand.last, stand.first))[lost]
+    assert PathBroken(SESSION, stage, 0, neighbour) in stand.heard(PathBroken)
+    assert len(stand.heard(PathBroken)) == 2
+    assert stand.cell(host).node.snapshot(stand.world.now).sessions == 1
     close(stand)
 
 

@@ -98,8 +98,8 @@ class World:
     def adopt(self, incarnation: Incarnation) -> None:
         self.asked.append(AdoptIncarnation(incarnation))
 
-    def count(self, name: str, label: str) -> None:
-        self.asked.append(Count(name, label))
+    def count(self, name: str, label: str, amount: int = 1) -> None:
+        self.asked.append(Count(name, label, amount))
 
     def stage_run(self, seconds: float) -> None:
         self.asked.append(seconds)

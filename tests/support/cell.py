@@ -203,8 +203,8 @@ class Cell:
                 self.answer(effect)
             case ReleaseTensor(handle):
                 del self.tensors[handle]
-            case Count(name, label):
-                self.counts[name, label] += 1
+            case Count(name, label, amount):
+                self.counts[name, label] += amount
             case Note():
                 self.notes.append(effect)
             case Stop():
@@ -335,7 +335,7 @@ class Cell:
         view, inside = self.node.snapshot(self.world.now), self.node
         held = [self.tensors, self.stages, self.copying, self.services.drawing, self.services.texts]
         held += [view.requests, view.sessions, view.kv_bytes]
-        held += [inside._host._calls, inside._host._owed, inside._ingress._ledger._calls, inside._calls._abroad]
+        held += [not inside._host.idle(), inside._ingress._ledger._calls, inside._calls._abroad]
         alarms = inside._tables.timers._live
         held.append([alarm for alarm in alarms if isinstance(alarm, RequestDeadline | HostDeadline)])
         return [part for part in held if part]

@@ -12,7 +12,7 @@ from random import Random
 from shoal_agent.core.effects import Finish
 from shoal_agent.core.events import CancelRequested, StopRequested
 from shoal_agent.core.facts import FinishReason
-from shoal_agent.core.host import DEADLINE_GRACE_S
+from shoal_agent.core.holdings import DEADLINE_GRACE_S
 from shoal_protocol.ids import SessionId
 from tests.support.cell import Cell
 from tests.support.toy import toy_tokens

@@ -5,11 +5,8 @@ it uses here), so a generation that was admitted can never be stopped by another
 short answers do not use; paying it keeps the promise simple: an admitted session finishes.
 """
 
-from shoal_protocol.ids import SessionId
+from shoal_agent.core.facts import SessionStage
 from shoal_protocol.limits import SESSIONS_MAX
-
-SessionStage = tuple[SessionId, int]
-"""A session on one stage of its plan: the unit that owns KV."""
 
 
 class KvBudget:
@@ -32,6 +29,10 @@ class KvBudget:
 
     def __len__(self) -> int:
         return len(self._reserved)
+
+    def reserved(self, key: SessionStage) -> int:
+        """Bytes promised to ``key``."""
+        return self._reserved[key]
 
     def fits(self, kv_bytes: int) -> bool:
         """Whether a session of ``kv_bytes`` could be admitted now."""

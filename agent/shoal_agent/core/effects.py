@@ -58,7 +58,8 @@ class AdoptIncarnation:
 class SendFrame:
     """Send to ``peer`` (never ourselves), connecting if need be.
 
-    Ownership of a payload handle passes to the shell, unless ``keep``: then the node may send it again, and releases it.
+    Ownership of a payload handle passes to the shell, unless ``keep``: then the node may send it again, and releases
+    it.
     """
 
     peer: NodeId
@@ -241,10 +242,11 @@ class ReleaseTensor:
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """Add one to a counter of the metrics: ``name`` is the family, ``label`` the reason or kind."""
+    """Add ``amount`` to a counter of the metrics: ``name`` is the family, ``label`` the reason or kind."""
 
     name: str
     label: str
+    amount: int = 1
 
 
 @dataclass(frozen=True, slots=True)

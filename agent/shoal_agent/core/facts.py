@@ -18,6 +18,9 @@ TensorHandle = NewType("TensorHandle", int)
 CallId = NewType("CallId", int)
 """Names one light-service call, local or remote, until it is answered."""
 
+SessionStage = tuple[SessionId, int]
+"""A session on one stage of one epoch (``plan.slot_of``): the unit that owns KV, and by which the engine knows it."""
+
 
 @dataclass(frozen=True, slots=True)
 class BlockFacts:

@@ -59,7 +59,7 @@ class Journal(Protocol):
 class Meters(Protocol):
     """Where counts go."""
 
-    def count(self, name: str, label: str) -> None: ...
+    def count(self, name: str, label: str, amount: int = 1) -> None: ...
 
     def stage_run(self, seconds: float) -> None: ...
 
@@ -180,8 +180,8 @@ class Runtime:
                 drivers.services.call(effect)
             case Accept() | Emit() | Finish() | Reject():
                 self._answer(effect)
-            case Count(name, label):
-                drivers.meters.count(name, label)
+            case Count(name, label, amount):
+                drivers.meters.count(name, label, amount)
             case _:
                 self._perform_rarely(effect, drivers)
 

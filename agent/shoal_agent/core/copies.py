@@ -1,0 +1,260 @@
+"""KV that goes ahead: to a standby, in case this node is lost, and to the heirs of a session that moves.
+
+Both are streams (``kv_stream``) of rows that are finished here; they differ in where to and for how long. The standby
+of a stage is the first of its primary and standbys that is another node than this one, not lost, and has the blocks
+open as far as is known. One that refuses, never keeps anything, or whose link breaks is left alone for a while, and the
+next one is asked: all of it starts at 0 there, and is spared what is there already by the first answer.
+
+*Moving.* The ingress names the nodes of a later epoch. Each whose stage overlaps this one gets the blocks they have in
+common. HandedOver says that all of them lack ``NEAR_TOKENS`` at the most, and once the ingress adds nothing any more,
+that they lack nothing. One that refuses ends the hand-over, not the session. Whoever holds rows may be asked, a shadow
+too: it is what a dead host left.
+
+Whatever holds a copy that nobody serves hears of the session's end from the ingress. Rows that are on their way just
+then would open the shadow again for nobody, so their sender says it after them.
+"""
+
+from typing import Final
+
+from shoal_agent.core.effects import ExportKv
+from shoal_agent.core.events import KvExported
+from shoal_agent.core.holdings import Holdings
+from shoal_agent.core.hosted import Handover, Hosted, Stand
+from shoal_agent.core.kv_stream import NEAR_TOKENS, STALLS_MAX, KvStream
+from shoal_agent.core.outbox import Outbox
+from shoal_agent.core.plan import serves, slot_of
+from shoal_agent.core.tables import Tables
+from shoal_agent.core.tenure import Tenure
+from shoal_protocol.headers import CloseSession, HandedOver, HandOver, KvKept, KvRows, RefusalCode
+from shoal_protocol.ids import Epoch, Instant, NodeId
+from shoal_protocol.limits import KV_ROWS_BYTES_MAX, PREFILL_CHUNK_TOKENS
+
+LOOK_S: Final = 1.0
+"""How often a session without a standby looks for one: a node that comes back needs seconds to open its blocks."""
+LINK_REST_S: Final = 1.0
+"""A link that broke is not tried at once again."""
+REFUSED_REST_S: Final = 10.0
+"""Who has no room, or does not serve those blocks, will not soon."""
+
+
+class Copies:
+    """What this node sends of the KV it holds."""
+
+    def __init__(self, node: NodeId, tables: Tables, holdings: Holdings) -> None:
+        self._node = node
+        self._tenures = tables.tenures
+        self._holdings = holdings
+
+    # --- as rows are finished -------------------------------------------------------------------------------------
+
+    def advance(self, hosted: Hosted, now: Instant, out: Outbox, *, flush: bool = False) -> None:
+        """More of it may be finished: send what is due; ``flush``: it came in a chunk, or nothing follows."""
+        stream = hosted.standby
+        if stream is not None and stream.target in self._tenures.lost:
+            self._shun(hosted, stream.target, LINK_REST_S, now)
+            stream = None
+        if stream is None and now >= hosted.look_at and hosted.lease is not None:
+            stream = self._look(hosted, now)
+        if stream is not None:
+            self._push(hosted, stream, out, flush=flush)
+        if hosted.handover is not None:
+            self._hand_over(hosted, hosted.handover, out)
+
+    def _push(self, hosted: Hosted, stream: KvStream, out: Outbox, *, flush: bool) -> None:
+        rows = stream.next(hosted.finished, flush=flush)
+        if rows is not None:
+            hosted.due += 1
+            out.add(ExportKv(*hosted.key, stream.first_block, stream.last_block, *rows))
+
+    def _look(self, hosted: Hosted, now: Instant) -> KvStream | None:
+        """Choose a standby, or say when to look again."""
+        tenure = self._tenures.get(hosted.plan.deployment, hosted.plan.epoch)
+        part = hosted.plan.stages[hosted.stage]
+        others = [node for node in (part.node, *part.standbys) if node != self._node]
+        if tenure is None or not others or hosted.stateless:
+            hosted.look_at = Instant(float("inf"))
+            return None
+        target = next((node for node in others if self._able(hosted, tenure, node, now)), None)
+        if target is None:
+            hosted.look_at = Instant(now + LOOK_S)
+            return None
+        span = hosted.span
+        hosted.standby = self._stream(
+            hosted, target, hosted.plan.epoch, hosted.stage, span.first_block, span.last_block
+        )
+        return hosted.standby
+
+    def _able(self, hosted: Hosted, tenure: Tenure, node: NodeId, now: Instant) -> bool:
+        if node in self._tenures.lost or hosted.shunned.get(node, now) > now:
+            return False
+        return node == hosted.plan.stages[hosted.stage].node or tenure.stands_by(node, hosted.stage)
+
+    @staticmethod
+    def _stream(hosted: Hosted, target: NodeId, epoch: Epoch, stage: int, first: int, last: int) -> KvStream:
+        fitting = KV_ROWS_BYTES_MAX // hosted.bytes_per_row(first, last)
+        return KvStream(target, epoch, stage, first, last, min(PREFILL_CHUNK_TOKENS, max(1, fitting)))
+
+    def _shun(self, hosted: Hosted, node: NodeId, rest_s: float, now: Instant) -> None:
+        """Let ``node`` alone for a while, and look for another one."""
+        hosted.standby, hosted.look_at = None, now
+        hosted.shunned[node] = Instant(now + rest_s)
+
+    def exported(self, event: KvExported, now: Instant, out: Outbox) -> Hosted | None:
+        """Rows are there: send them to who shall have them. The session they are of, if it is still held."""
+        key = (event.session, event.stage)
+        hosted = self._holdings.get(key)
+        if hosted is None:
+            self._holdings.settled(key)
+            out.release(event.rows)
+            return None
+        hosted.due -= 1
+        asked = (event.first_block, event.last_block, event.position, event.token_count)
+        stream = next((stream for stream in hosted.streams() if stream.awaits(*asked)), None)
+        if stream is None or not stream.exported(event.position, event.token_count):
+            out.release(event.rows)
+        elif event.rows is None:
+            out.note("error", "KV not copied", stage=hosted.stage, reason=event.reason)
+            self._end(hosted, stream, RefusalCode.STAGE_FAILED, now, out)
+        else:
+            self._send(hosted, stream, event, now, out)
+        return hosted
+
+    @staticmethod
+    def _send(hosted: Hosted, stream: KvStream, event: KvExported, now: Instant, out: Outbox) -> None:
+        header = KvRows(
+            hosted.plan.deployment,
+            stream.epoch,
+            event.session,
+            stream.stage,
+            event.first_block,
+            event.last_block,
+            event.position,
+            event.token_count,
+            hosted.tokens_max,
+            hosted.left_ms(now),
+            hosted.attempt,
+        )
+        out.count("kv_bytes", "sent", event.byte_count)
+        out.send(stream.target, header, event.rows)
+
+    def kept(self, peer: NodeId, header: KvKept, now: Instant, out: Outbox) -> None:
+        """A node tells how far it has the rows of some blocks, or why it will not take them."""
+        found = self._answering(peer, header)
+        if found is None:
+            out.count("frames_dropped", "kv_kept")
+            return
+        hosted, stream = found
+        stream.kept_before(header.position, hosted.finished)
+        if header.refusal is not None or stream.stalls > STALLS_MAX:
+            self._end(hosted, stream, header.refusal or RefusalCode.OUT_OF_ORDER, now, out)
+        self.advance(hosted, now, out)
+
+    def _answering(self, peer: NodeId, header: KvKept) -> tuple[Hosted, KvStream] | None:
+        """The stream whose rows are under way to ``peer``."""
+        named = (peer, header.epoch, header.stage, header.first_block, header.last_block)
+        for hosted in self._holdings.of(header.session):
+            for stream in hosted.streams():
+                found = (stream.target, stream.epoch, stream.stage, stream.first_block, stream.last_block) == named
+                if found and stream.sent and hosted.plan.deployment == header.deployment:
+                    return hosted, stream
+        return None
+
+    def _end(self, hosted: Hosted, stream: KvStream, code: RefusalCode, now: Instant, out: Outbox) -> None:
+        """``stream`` leads nowhere."""
+        out.count("kv_rows_refused", code.name)
+        if stream is hosted.standby:
+            if stream.target not in hosted.shunned:
+                out.note("warning", "no copy kept", stage=hosted.stage, standby=stream.target, why=code.name)
+            self._shun(hosted, stream.target, REFUSED_REST_S, now)
+        elif hosted.handover is not None:
+            self._tell(hosted, hosted.handover, code, out)
+            hosted.handover = None
+
+    # --- moving ---------------------------------------------------------------------------------------------------
+
+    def hand_over(self, peer: NodeId, header: HandOver, now: Instant, out: Outbox) -> None:
+        """The ingress wants the session's KV in another epoch."""
+        hosted = self._holdings.get((header.session, slot_of(header.epoch, header.stage)))
+        if hosted is None or hosted.plan.deployment != header.deployment:
+            self._decline(peer, header, RefusalCode.UNKNOWN_SESSION, out)
+            return
+        if hosted.lease is not None and hosted.lease.ingress != peer and hosted.stand is not Stand.ORPHANED:
+            out.count("frames_dropped", "hand_over")
+            return
+        if header.attempt != hosted.attempt and (hosted.lease is not None or header.attempt < hosted.attempt):
+            self._decline(peer, header, RefusalCode.OLD_ATTEMPT, out)
+            return
+        before = hosted.handover
+        if before is None or _course(before.asked) != _course(header) or before.ingress != peer:
+            streams = self._heirs(hosted, header)
+            if isinstance(streams, RefusalCode):
+                self._decline(peer, header, streams, out)
+                return
+            before = hosted.handover = Handover(header, peer, streams, last=False)
+        before.asked, before.last, before.told = header, header.last, False
+        self.advance(hosted, now, out)
+
+    @staticmethod
+    def _decline(peer: NodeId, header: HandOver, code: RefusalCode, out: Outbox) -> None:
+        out.count("kv_rows_refused", code.name)
+        out.send(peer, HandedOver(header.session, header.stage, header.attempt, 0, header.last, code))
+
+    def _heirs(self, hosted: Hosted, header: HandOver) -> list[KvStream] | RefusalCode:
+        """A stream for each stage of the target epoch that shares blocks with this one; or why not."""
+        tenure = self._tenures.get(header.deployment, header.target_epoch)
+        if tenure is None:
+            return RefusalCode.STALE_EPOCH
+        plan, span = tenure.plan, hosted.span
+        if header.target_epoch == header.epoch or plan.model != span.model or len(header.route) != len(plan.stages):
+            return RefusalCode.NOT_HOSTED
+        streams = []
+        for index, part in enumerate(plan.stages):
+            first, last = max(part.first_block, span.first_block), min(part.last_block, span.last_block)
+            if first > last or not hosted.bytes_per_row(first, last):
+                continue
+            if not serves(plan, index, header.route[index]):
+                return RefusalCode.NOT_HOSTED
+            streams.append(self._stream(hosted, header.route[index], header.target_epoch, index, first, last))
+        return streams
+
+    def _hand_over(self, hosted: Hosted, handover: Handover, out: Outbox) -> None:
+        """Send what is due to the heirs, and tell the ingress once they are near, or there."""
+        for stream in handover.streams:
+            self._push(hosted, stream, out, flush=handover.last)
+        if handover.told:
+            return
+        behind = max((hosted.finished - stream.kept for stream in handover.streams), default=0)
+        at_rest = hosted.running is None and not hosted.waiting
+        if (behind == 0 and at_rest) if handover.last else behind <= NEAR_TOKENS:
+            handover.told = True
+            self._tell(hosted, handover, None, out)
+
+    @staticmethod
+    def _tell(hosted: Hosted, handover: Handover, refusal: RefusalCode | None, out: Outbox) -> None:
+        position = min((stream.kept for stream in handover.streams), default=hosted.finished)
+        session, stage = hosted.key[0], hosted.stage
+        header = HandedOver(session, stage, handover.asked.attempt, position, handover.last, refusal)
+        out.send(handover.ingress, header)
+
+    # --- losing and closing ---------------------------------------------------------------------------------------
+
+    def peer_lost(self, hosted: Hosted, peer: NodeId, now: Instant, out: Outbox) -> None:
+        """Nothing comes through to ``peer``, and what was under way is lost."""
+        if hosted.standby is not None and hosted.standby.target == peer:
+            self._shun(hosted, peer, LINK_REST_S, now)
+            self.advance(hosted, now, out)
+        handover = hosted.handover
+        heir = None if handover is None else next((s for s in handover.streams if s.target == peer), None)
+        if heir is not None:
+            self._end(hosted, heir, RefusalCode.STAGE_FAILED, now, out)
+
+    def closing(self, hosted: Hosted, header: CloseSession, out: Outbox, *, whoever: bool = False) -> None:
+        """The session is over: say so behind the rows that are on their way, or to ``whoever`` may have some."""
+        for stream in hosted.streams():
+            if (stream.sent or whoever) and header.epoch in (None, stream.epoch):
+                out.send(stream.target, CloseSession(header.session, header.reason, stream.epoch))
+
+
+def _course(asked: HandOver) -> tuple[object, ...]:
+    """Where to, under which attempt."""
+    return asked.attempt, asked.target_epoch, asked.route
