@@ -304,8 +304,8 @@ class _Link:
             message = await self._mailbox.first()
             properties = properties_of(PacketTypes.PUBLISH)
             properties.MessageExpiryInterval = message.expiry_s
-            # The next one waits for the broker's acknowledgement, which must not wait for a lull to end.
-            with source.hurry():
+            # The next one waits for the broker's acknowledgement, if there is to be one: it must not wait for a lull.
+            with source.hurry() if message.at_least_once else contextlib.nullcontext():
                 await client.publish(
                     message.topic, message.wire, int(message.at_least_once), message.retain, properties=properties
                 )
