@@ -1,10 +1,14 @@
 """The engine's copies of KV: a session that goes on elsewhere gives the very bits it would have given here."""
 
+from threading import Event
+
 import numpy as np
 import pytest
 
 from shoal_agent.core.effects import ExportKv, ImportKv
 from shoal_agent.core.events import KvExported, KvImported, StageFailed, StageFinished
+from shoal_agent.shell.kv import KvCache
+from shoal_agent.shell.stage import Stage
 from tests.support.engines import Host, a_session, cluster, spans
 
 TINY = "tiny"
@@ -136,25 +140,40 @@ async def test_closing_the_engine_answers_every_copy(host, ran):
     assert [type(host.answers.get_nowait()) for _ in range(2)] == [KvImported, KvExported]
 
 
-async def test_a_run_follows_the_imports_it_was_asked_behind(tiny_store, whole, big_run):
-    """With a lane for each of them."""
+async def test_a_run_follows_the_imports_it_was_asked_behind(tiny_store, whole, monkeypatch):
+    """With a lane for each of them, and imports that take long enough for whoever would not wait."""
     host = Host(tiny_store, lanes=4)
     await host.load(whole)
     one, other = a_session(), a_session()
-    host.engine.open_stage(one, 0, whole, 512)
-    await host.output(one, big_run, 0, 400)
-    expected = await host.output(one, bytes(8), 400, 1)
-    rows = [await host.rows(one, ALL, at, 100) for at in range(0, 400, 100)]
-    for _ in range(5):
-        host.engine.open_stage(other, 0, whole, 512)
-        for number, part in enumerate(rows):
-            host.bring(other, ALL, 100 * number, 100, part)
-        host.start(other, bytes(8), 400, 1)
-        answers = [await host.answer() for _ in range(5)]
-        (finished,) = [answer for answer in answers if isinstance(answer, StageFinished)]
-        assert np.array_equal(host.tensors.take(finished.output), expected)
-        host.engine.close_stage(other, 0)
-    host.engine.close_stage(one, 0)
+    for session in (one, other):
+        host.engine.open_stage(session, 0, whole, 64)
+    await host.output(one, np.array([PROMPT], np.int64), 0, len(PROMPT))
+    expected = await host.output(one, bytes(8), len(PROMPT), 1)
+    parts = [await host.rows(one, ALL, at, 4) for at in (0, 4, 8)]
+    overtaken, write = Event(), KvCache.write
+
+    def slowly(cache, blocks, position, count, rows):
+        overtaken.wait(0.1)
+        write(cache, blocks, position, count, rows)
+        done.append(position)
+
+    def run(stage, *arguments, **options):
+        overtaken.set()
+        done.append("run")
+        return ran(stage, *arguments, **options)
+
+    done, ran = [], Stage.run
+    monkeypatch.setattr(KvCache, "write", slowly)
+    monkeypatch.setattr(Stage, "run", run)
+    for number, part in enumerate(parts):
+        host.bring(other, ALL, 4 * number, 4, part)
+    host.start(other, bytes(8), len(PROMPT), 1)
+    answers = [await host.answer() for _ in range(4)]
+    assert done == [0, 4, 8, "run"]
+    (finished,) = [answer for answer in answers if isinstance(answer, StageFinished)]
+    assert np.array_equal(host.tensors.take(finished.output), expected)
+    for session in (one, other):
+        host.engine.close_stage(session, 0)
     await host.close()
 
 
