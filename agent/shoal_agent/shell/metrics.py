@@ -44,20 +44,27 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "members_convicted": ("node", "Members of whom two statements prove that they lie"),
     "messages_duplicate": ("broker", "Envelopes already accepted from another broker"),
     "messages_rejected": ("reason", "Envelopes refused at the gate or after it"),
+    "moves_called_off": ("deployment", "Sessions that were about to move to another epoch, and stay"),
+    "moves_refused": ("reason", "Refusals of hosts to hand over or to take up a session that was to move"),
     "paths_broken": ("neighbour", "Sessions suspended here because a neighbour on their route was lost"),
     "peers_misbehaved": ("reason", "Things received that no correct node sends"),
     "plans_disputed": ("deployment", "Two plans with proof for one epoch of a deployment"),
     "plans_rejected": ("reason", "Announced plans that are invalid, or equivocate"),
     "records": ("outcome", "Records of other nodes, by what they changed"),
     "records_refused": ("kind", "Stored votes and certificates that could not be read again"),
+    "relay_bytes": ("direction", "Bytes of sealed messages published for peers behind brokers (out) or opened (in)"),
+    "relay_refused": ("reason", "Relayed messages that were not what they claimed, or found no place"),
     "requests_finished": ("reason", "Requests that ended after they were accepted"),
     "requests_rejected": ("code", "Requests that were not begun"),
     "service_answers_rejected": ("reason", "Answers of light services that made no sense"),
     "sessions_orphaned": ("why", "Sessions suspended here because their ingress was lost"),
+    "sessions_migrated": ("deployment", "Sessions of this node that moved to another epoch between two tokens"),
     "sessions_refused": ("reason", "Sessions this node's stages would not serve"),
+    "sessions_resumed": ("way", "Sessions of this node that went on after a loss, by how their KV came back"),
     "sessions_superseded": ("by", "Sessions this node no longer serves because another one does"),
     "shadows_dropped": ("why", "Copies of sessions that were not kept to their end"),
     "shadows_opened": ("by", "Sessions of which this node began to keep a copy"),
+    "stages_refused": ("reason", "Refusals of a stage that sessions of this node went round"),
     "staging_failed": ("deployment", "Plans that their hosts could not bring to life"),
 }
 """Counters of the core and the drivers: name -> (label, help)."""
@@ -82,6 +89,8 @@ class Readings:
     """Requests in flight whose ingress is this node."""
     nodes: int
     """Nodes of the cluster that are present, this one included."""
+    relays: int
+    """Peers that this node's frames reach through the brokers only."""
     brokers: Mapping[str, bool]
     """Broker -> whether the link is up."""
     ready: bool
@@ -106,6 +115,7 @@ class _Gauges(Collector):
         yield _gauge("tensors", "Tensors held between two events", now.tensors)
         yield _gauge("requests", "Requests in flight that entered the cluster here", now.requests)
         yield _gauge("nodes", "Nodes of the cluster that are present", now.nodes)
+        yield _gauge("relays_open", "Peers that frames reach through the brokers only", now.relays)
         yield _gauge("ready", "1 if this node can serve a request", int(now.ready))
         up = GaugeMetricFamily("shoal_broker_up", "1 if the link to the broker is up", labels=["broker"])
         for broker, connected in sorted(now.brokers.items()):
