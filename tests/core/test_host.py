@@ -1,10 +1,8 @@
-from array import array
 from dataclasses import replace
 
 import pytest
 
 from shoal_agent.core import runner
-from shoal_agent.core.effects import RunStage, SendFrame
 from shoal_agent.core.events import StageFailed
 from shoal_agent.core.holdings import DEADLINE_GRACE_S
 from shoal_agent.core.ingress import PROMPT_TOKENS_MAX
@@ -12,8 +10,6 @@ from shoal_protocol.headers import (
     Activation,
     CloseReason,
     CloseSession,
-    Header,
-    OpenSession,
     PathBroken,
     RefusalCode,
     SessionOpened,
@@ -29,54 +25,12 @@ from shoal_protocol.limits import (
     SESSIONS_MAX,
 )
 from shoal_protocol.tensors import Dtype
-from tests.support.cell import Cell
-from tests.support.toy import GREEDY, toy_blocks, toy_tokens
-from tests.support.world import TOY, World
+from tests.support.stand import OPEN, PROMPT, SESSION, STEP, Stand
+from tests.support.toy import toy_blocks, toy_tokens
 
-SESSION, ANOTHER = SessionId(b"s" * 16), SessionId(b"t" * 16)
+ANOTHER = SessionId(b"t" * 16)
 KV = 4 * 64
 """Bytes of KV per token on one stage: half of the toy's blocks."""
-OPEN = OpenSession(TOY, Epoch(0), SESSION, 0, 100, 30_000, GREEDY)
-STEP = Activation(TOY, Epoch(0), SESSION, 0, 0, 3, True, 30_000, Dtype.I64, (1, 3))
-PROMPT = (1, 2, 3)
-
-
-class Stand:
-    """Two hosts that hold the toy's two stages, and an ingress played by hand: what it hears, it only notes."""
-
-    def __init__(self, **options: int) -> None:
-        self.world = World(4, **options)
-        self.world.start()
-        self.by_hand, self.first, self.last, self.stranger = self.world.names
-        self.world.deploy([self.first, self.last])
-        self.log_start = len(self.world.log)
-
-    def say(self, header: Header, data: bytes | None = None, *, to: str = "", by: str = "") -> None:
-        self.world.inject(by or self.by_hand, to or self.first, header, data)
-
-    def feed(self, header: Activation = STEP, tokens: tuple[int, ...] = PROMPT, **who: str) -> None:
-        self.say(header, array("q", tokens).tobytes(), **who)
-
-    def open_both(self, session: SessionId = SESSION, prompt: tuple[int, ...] = PROMPT) -> None:
-        self.say(replace(OPEN, session=session))
-        self.say(replace(OPEN, session=session, stage=1), array("q", prompt).tobytes(), to=self.last)
-        self.world.run(0.02)
-
-    def cell(self, name: str = "") -> Cell:
-        return self.world.cells[name or self.first]
-
-    def heard(self, kind: type = object, peer: str = "") -> list[Header]:
-        """What the hosts sent to ``peer`` (the ingress) since the plan was served."""
-        sent = [effect for _, _, effect in self.world.log[self.log_start :] if isinstance(effect, SendFrame)]
-        headers = [effect.header for effect in sent if effect.peer == (peer or self.by_hand)]
-        return [header for header in headers if isinstance(header, kind)]
-
-    def refusal(self) -> SessionRefused:
-        (only,) = self.heard(SessionRefused)
-        return only
-
-    def runs(self) -> list[RunStage]:
-        return self.cell().asked(RunStage)
 
 
 @pytest.fixture
@@ -84,11 +38,6 @@ def stand():
     made = Stand()
     yield made
     made.world.check_idle()
-
-
-def close(stand: Stand, session: SessionId = SESSION) -> None:
-    for host in (stand.first, stand.last):
-        stand.say(CloseSession(session, CloseReason.FINISHED), to=host)
 
 
 # --- opening and closing ----------------------------------------------------------------------------------------------
@@ -99,8 +48,8 @@ def test_a_session_reserves_its_whole_kv_and_gives_it_back(stand):
     assert stand.heard() == [SessionOpened(SESSION, 0), SessionOpened(SESSION, 1)]
     assert stand.cell().node.snapshot(stand.world.now).kv_bytes == 100 * KV
     assert (SESSION, 0) in stand.cell().stages
-    close(stand)
-    close(stand)
+    stand.close()
+    stand.close()
     assert stand.cell().node.snapshot(stand.world.now).kv_bytes == 0
 
 
@@ -108,7 +57,7 @@ def test_the_last_stage_opens_its_sampler_with_the_prompt_first(stand):
     stand.cell(stand.last).slow.add("open")
     stand.open_both()
     assert stand.heard() == [SessionOpened(SESSION, 0)]
-    close(stand)
+    stand.close()
 
 
 REFUSED_OPENINGS = {
@@ -143,7 +92,7 @@ def test_a_session_opens_once_whoever_asks(stand):
     stand.feed()
     stand.world.run(0.1)
     assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
-    close(stand)
+    stand.close()
 
 
 def test_a_node_that_is_no_host_refuses(stand):
@@ -160,7 +109,7 @@ def test_kv_is_promised_to_the_last_byte_and_refused_beyond():
     stand.say(replace(OPEN, session=ANOTHER, tokens_max=50))
     assert stand.cell().node.snapshot(stand.world.now).kv_bytes == 150 * KV
     for session in (SESSION, ANOTHER):
-        close(stand, session)
+        stand.close(session)
     stand.world.check_idle()
 
 
@@ -171,7 +120,7 @@ def test_as_many_sessions_as_one_host_keeps(stand):
     stand.say(OPEN)
     assert stand.refusal().code is RefusalCode.TOO_MANY_SESSIONS
     for session in sessions:
-        close(stand, session)
+        stand.close(session)
 
 
 @pytest.mark.parametrize("data", [bytes([255]) * 24, b""], ids=["negative", "none"])
@@ -183,7 +132,7 @@ def test_a_nonsense_prompt_costs_only_its_own_session(stand, data):
     stand.world.run(0.1)
     assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
     for session in (SESSION, ANOTHER):
-        close(stand, session)
+        stand.close(session)
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
@@ -204,7 +153,7 @@ def test_a_prompt_in_chunks_runs_one_chunk_at_a_time_and_in_order(stand):
     ]
     (token,) = stand.heard(Token)
     assert (token.position, token.token) == (90, toy_tokens(prompt, 8, 1)[0])
-    close(stand)
+    stand.close()
 
 
 REFUSED_STEPS = {
@@ -228,7 +177,7 @@ def test_a_step_that_cannot_be_ends_its_session_and_no_other(stand, header, code
     stand.world.run(0.1)
     assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
     for session in (SESSION, ANOTHER):
-        close(stand, session)
+        stand.close(session)
 
 
 def test_a_step_without_payload_is_refused(stand):
@@ -236,7 +185,7 @@ def test_a_step_without_payload_is_refused(stand):
     stand.say(STEP)
     assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
     assert not stand.runs()
-    close(stand)
+    stand.close()
 
 
 OF_ANOTHER = {"epoch": replace(STEP, epoch=Epoch(1)), "deployment": replace(STEP, deployment=DeploymentId("no"))}
@@ -251,7 +200,7 @@ def test_a_step_of_another_epoch_or_deployment_is_of_another_session(stand, head
     stand.feed()
     stand.world.run(0.1)
     assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
-    close(stand)
+    stand.close()
 
 
 def test_a_step_that_comes_twice_runs_once(stand):
@@ -262,7 +211,7 @@ def test_a_step_that_comes_twice_runs_once(stand):
     assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
     assert len(stand.runs()) == 1
     assert stand.cell().counts["activations_repeated", "SAME"] == 1
-    close(stand)
+    stand.close()
 
 
 def test_a_gap_suspends_a_session_and_loses_nothing_of_it(stand):
@@ -277,7 +226,7 @@ def test_a_gap_suspends_a_session_and_loses_nothing_of_it(stand):
     assert stand.cell().counts["activations_refused", "SUSPENDED"] == 1
     stand.say(replace(OPEN, attempt=1))
     assert stand.heard(SessionOpened)[-1] == SessionOpened(SESSION, 0, 1, 3, 0)
-    close(stand)
+    stand.close()
 
 
 def test_a_session_is_never_longer_than_it_was_opened_for(stand):
@@ -298,7 +247,7 @@ def test_what_waits_is_bounded_in_tokens(monkeypatch):
     assert not stand.heard(SessionRefused)
     stand.feed(replace(single, position=6), (1,))
     assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
-    close(stand)
+    stand.close()
     stand.world.check_idle()
 
 
@@ -317,7 +266,7 @@ def test_only_the_stage_before_may_speak(stand, stage):
     stand.feed()
     stand.world.run(0.1)
     assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
-    close(stand)
+    stand.close()
 
 
 @pytest.mark.parametrize(
@@ -333,7 +282,7 @@ def test_a_step_of_a_session_nobody_opened_is_refused(stand, header, code):
 def test_what_is_still_on_its_way_to_a_session_that_closed_while_running_is_dropped(stand):
     stand.open_both()
     stand.feed()
-    close(stand)
+    stand.close()
     stand.feed(replace(STEP, position=3))
     assert not stand.heard(SessionRefused)
     stand.say(OPEN)
@@ -341,20 +290,20 @@ def test_what_is_still_on_its_way_to_a_session_that_closed_while_running_is_drop
     stand.world.run(0.1)
     stand.say(OPEN)
     assert stand.heard(SessionOpened)[-1] == SessionOpened(SESSION, 0)
-    close(stand)
+    stand.close()
 
 
 def test_a_run_that_ends_after_its_session_gives_its_output_back(stand):
     stand.cell().in_vain = True
     stand.open_both()
     stand.feed()
-    close(stand)
+    stand.close()
     stand.world.run(0.1)
     assert not stand.cell().tensors
     assert not stand.heard(Activation, stand.last)
     stand.say(OPEN)
     assert stand.heard(SessionOpened)[-1] == SessionOpened(SESSION, 0)
-    close(stand)
+    stand.close()
 
 
 def test_chunks_that_wait_are_released_with_their_session(stand):
@@ -362,7 +311,7 @@ def test_chunks_that_wait_are_released_with_their_session(stand):
     for position in (0, 3, 6):
         stand.feed(replace(STEP, position=position, last=False))
     assert len(stand.cell().tensors) == 3
-    close(stand)
+    stand.close()
     stand.world.run(0.1)
     assert not stand.cell().tensors
 
@@ -374,7 +323,7 @@ def test_only_the_ingress_may_close(stand):
     stand.open_both()
     stand.say(CloseSession(SESSION, CloseReason.CANCELLED), by=stand.stranger)
     assert stand.cell().node.snapshot(stand.world.now).sessions == 1
-    close(stand)
+    stand.close()
 
 
 def test_a_session_waits_for_another_ingress_when_its_own_is_lost(stand):
@@ -390,7 +339,7 @@ def test_a_session_waits_for_another_ingress_when_its_own_is_lost(stand):
     stand.say(CloseSession(SESSION, CloseReason.CANCELLED))
     assert stand.cell().node.snapshot(stand.world.now).sessions == 1
     stand.say(CloseSession(SESSION, CloseReason.FINISHED), by=stand.stranger)
-    close(stand)
+    stand.close()
 
 
 def test_a_session_that_nobody_asks_for_any_more_is_given_up(stand):
@@ -410,7 +359,7 @@ def test_nobody_takes_a_session_from_an_ingress_that_is_there(stand):
     stand.say(replace(OPEN, attempt=1), by=stand.stranger)
     (refusal,) = stand.heard(SessionRefused, stand.stranger)
     assert (refusal.code, refusal.attempt) == (RefusalCode.OLD_ATTEMPT, 1)
-    close(stand)
+    stand.close()
 
 
 @pytest.mark.parametrize("lost", [0, 1])
@@ -422,7 +371,7 @@ def test_a_lost_neighbour_is_told_to_the_ingress_and_costs_nothing(stand, lost):
     assert PathBroken(SESSION, stage, 0, neighbour) in stand.heard(PathBroken)
     assert len(stand.heard(PathBroken)) == 2
     assert stand.cell(host).node.snapshot(stand.world.now).sessions == 1
-    close(stand)
+    stand.close()
 
 
 def test_a_host_ends_an_expired_session_alone_after_a_grace(stand):
@@ -455,7 +404,7 @@ def test_a_stage_that_fails_ends_the_session_in_one_line(stand):
     stand.cell().post(StageFailed(SESSION, 0, 0, "out of memory " * 1000))
     assert stand.refusal().code is RefusalCode.STAGE_FAILED
     assert len(stand.refusal().detail) == REASON_CHARS_MAX
-    close(stand)
+    stand.close()
 
 
 def test_a_sampler_that_fails_ends_the_session_in_one_line(stand):
@@ -466,7 +415,7 @@ def test_a_sampler_that_fails_ends_the_session_in_one_line(stand):
     stand.world.run(0.1)
     assert stand.refusal().code is RefusalCode.STAGE_FAILED
     assert len(stand.refusal().detail) == REASON_CHARS_MAX
-    close(stand)
+    stand.close()
 
 
 def test_hidden_states_travel_from_stage_to_stage_as_they_are(stand):
@@ -479,4 +428,4 @@ def test_hidden_states_travel_from_stage_to_stage_as_they_are(stand):
     memory: dict[int, int] = {}
     hidden = [toy_blocks(token, 0, 7, memory) for token in PROMPT]
     assert [token.token for token in stand.heard(Token)] == [hidden[-1] % 257]
-    close(stand)
+    stand.close()

@@ -4,7 +4,7 @@ import pytest
 
 from shoal_agent.core.pace import FRESH_S, HALF_LIFE_S, PERMILLE_MAX, RUNS_MIN, Pace
 from shoal_protocol.ids import Instant
-from tests.core.test_host import STEP, Stand
+from tests.support.stand import STEP, Stand
 
 SPEED = 10**9
 MACS = 5 * 10**6

@@ -16,9 +16,9 @@ from shoal_agent.core import agreement, franchise, gate, sitting
 from shoal_agent.core.admission import KvBudget
 from shoal_agent.core.council import Council
 from shoal_agent.core.effects import CloseStage, Persist
-from shoal_agent.core.host import Host
 from shoal_agent.core.ingress import Ingress
 from shoal_agent.core.outbox import Outbox
+from shoal_agent.core.runner import Runner
 from shoal_agent.sim import machine
 from shoal_agent.sim.play import play
 from shoal_protocol import envelope, votes
@@ -49,13 +49,12 @@ def no_signature() -> None:
 
 def no_epoch_fence() -> None:
     """A host runs activations of any epoch."""
-    judged = Host._activation_fault
 
-    def fault(hosted, header, payload, now):
-        opening = hosted.opening
-        return judged(hosted, replace(header, deployment=opening.deployment, epoch=opening.epoch), payload, now)
+    def addressed(self, header):
+        found = [hosted for hosted in self._holdings.of(header.session) if hosted.stage == header.stage]
+        return found[0] if found else None
 
-    Host._activation_fault = staticmethod(fault)
+    Runner._addressed = addressed
 
 
 def kv_budget_kept() -> None:

@@ -89,7 +89,7 @@ class Host:
         """Admit a session, or take up what is here of it, or say why not."""
         hosted = self._holdings.get((header.session, slot_of(header.epoch, header.stage)))
         if hosted is not None and _is_said_again(hosted, peer, header):
-            if hosted.announced:
+            if hosted.stand in (Stand.OPENED, Stand.GOING):
                 self._announce(hosted, out)
             return
         tenure = self._tenures.get(header.deployment, header.epoch)
@@ -158,7 +158,7 @@ class Host:
         target = route[stage + 1] if stage + 1 < len(route) else None
         self._holdings.suspend(hosted, Stand.OPENING, out)
         hosted.lease = Lease(header, peer, source, target, len(ids) // _TOKEN_BYTES)
-        hosted.attempt, hosted.announced, hosted.handover = header.attempt, False, None
+        hosted.attempt, hosted.handover = header.attempt, None
         hosted.history = ids if hosted.sampler is not None else None
         if header.attempt == 0:
             hosted.finished = 0  # where there is no state, too: nothing was fed yet
@@ -172,7 +172,7 @@ class Host:
         if hosted.history is not None:
             self._runner.open_sampler(hosted, out)
             return
-        hosted.announced, hosted.stand = True, Stand.OPENED
+        hosted.stand = Stand.OPENED
         self._announce(hosted, out)
         if hosted.attempt == 0:
             self._runner.go(hosted, 0, now, out)

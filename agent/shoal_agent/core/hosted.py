@@ -104,8 +104,6 @@ class Hosted:
     stand: Stand = Stand.SHADOW
     deadline: Instant = _BEGINNING
     lease: Lease | None = None
-    announced: bool = False
-    """The ingress heard SessionOpened for this attempt."""
     finished: int = 0
     depths: list[int] = field(default_factory=list)
     """Of a shadow, by block: rows before here are written."""

@@ -88,13 +88,8 @@ class KvStream:
         """Positions from ``position`` on are going to be run again."""
         self.kept = min(self.kept, position)
         if self._under_way is not None and not self.sent and sum(self._under_way) > position:
-            self.forget()
-
-    def forget(self) -> None:
-        """What is under way will not be wanted, or not be answered."""
-        if self._under_way is not None and not self.sent:
             self._void.append(self._under_way)
-        self._under_way, self.sent = None, False
+            self._under_way = None
 
     def check(self, finished: int) -> None:
         """Assert that nothing is claimed, or under way, that is not there."""
