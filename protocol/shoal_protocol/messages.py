@@ -65,6 +65,8 @@ class Cause(IntEnum):
     """Another split is predicted to be better by enough, for long enough, its moving included."""
     RECOVERY = 5
     """Operators replaced a plan whose voters are lost."""
+    THIN = 6
+    """Fewer standbys are there than the terms ask for, and now there are more that can be. The stages stay."""
 
 
 class SwitchMode(IntEnum):
@@ -343,9 +345,8 @@ class Terms:
     """What the operator fixed for the life of a deployment; every later plan repeats them unchanged.
 
     ``sessions`` of the full context each host keeps KV for; the session whose time is compared has ``prompt_tokens``
-    and ``answer_tokens``; ``zones`` are the trust zones that may host (empty: any); ``faulty`` voters may lie;
-    ``operators_min`` operators together may recover it; ``gain_permille`` is how much better a plan must be; each
-    stage has ``standbys`` nodes that can take its place, where there is memory for them.
+    and ``answer_tokens``; ``zones`` are the trust zones that may host (empty: any); ``faulty`` voters may lie; it takes
+    ``operators_min`` operators to recover it; a new plan must be ``gain_permille`` better; each stage has ``standbys``.
     """
 
     objective: Objective = Objective.LATENCY

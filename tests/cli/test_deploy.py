@@ -35,6 +35,7 @@ async def test_a_model_is_deployed_over_a_real_broker(fleet, tmp_path, tiny_stor
         assert (told["deployment"], told["epoch"], told["context_tokens_max"]) == ("tiny", 0, 64)
         assert {stage["node"] for stage in told["stages"]} == {host.node for host in hosts} == set(told["nodes_heard"])
         assert told["stages"][0]["first_block"] == 0
+        assert all(len(stage["standbys"]) == 1 and stage["node"] not in stage["standbys"] for stage in told["stages"])
         assert told["stages"][-1]["last_block"] == len(tiny_store.load("tiny").blocks) - 1
         assert all(host.plans[0].model.hex() == told["model"] for host in hosts)
         # The plan is retained: a second run finds it there and does not put another in its place.
@@ -50,6 +51,8 @@ async def test_a_dry_run_shows_the_plan_to_people(fleet, tmp_path, tiny_store):
         assert code == 0, err
         assert "tiny: epoch 0, planned, not announced" in out
         assert "stage 1  " in out
+        (spare,) = {host.node for host in hosts} - {line.split()[2] for line in out.splitlines() if "stage" in line}
+        assert out.count(f"standby {spare[:8]}") == 2, "it has no stage, and room for both"
         assert "3 of 3 nodes can host tiny" in err
         assert all(host.plans == [] for host in hosts)
 

@@ -22,8 +22,19 @@ TOLD = {
     "reason": "host bbbbbbbb is dead; nothing runs; redistribute 12.00 ms/token",
     "score_us": 12_000,
     "staging_s_max": 33.0,
-    "terms": {"gain": 0.2},
-    "stages": [{"node": A, "first_block": 0, "last_block": 9}, {"node": C, "first_block": 10, "last_block": 31}],
+    "terms": {"gain": 0.2, "standbys": 2},
+    "stages": [
+        {
+            "node": A,
+            "first_block": 0,
+            "last_block": 9,
+            "standbys": [
+                {"node": C, "open": True, "detail": ""},
+                {"node": D, "open": False, "detail": "less than it should: no shard"},
+            ],
+        },
+        {"node": C, "first_block": 10, "last_block": 31, "standbys": []},
+    ],
     "moved": [{"first_block": 10, "last_block": 31, "source": B, "target": C}],
     "voters": [A, C, D],
     "decided": {"round": 1, "ballots": [A, D]},
@@ -52,6 +63,10 @@ TOLD = {
             {"node": E, "macs_per_s": 1e9, "memory_bytes": 2**30, "score_us_with": 15_000, "in_plan": False},
         ],
         "left_out": [{"node": B, "why": "is gone or leaving"}],
+        "backing": [
+            {"first_block": 0, "last_block": 9, "standbys": [C, D], "why_no_more": None},
+            {"first_block": 10, "last_block": 31, "standbys": [], "why_no_more": "they need 9.0 MB, others have 1.0"},
+        ],
     },
     "story": [
         {"number": 7, "ago_s": 8000.0, "subject": B, "text": "suspect -> dead", "cause": None},
@@ -76,7 +91,9 @@ def told(**changes):
     [
         "smollm2, epoch 3, as aaaaaaaa sees it",
         "It repairs: a host or a voter was lost. host bbbbbbbb is dead; nothing runs; redistribute",
-        "blocks 10-31 on cccccccc",
+        "  blocks 0-9 on aaaaaaaa; standby: cccccccc; dddddddd, not open yet (less than it should: no shard)",
+        "  blocks 10-31 on cccccccc; no standby",
+        "  Blocks 10-31 have 0 of 2 standbys: they need 9.0 MB, others have 1.0.",
         "blocks 10-31 went from bbbbbbbb to cccccccc",
         "Decided in round 1 by the ballots of aaaaaaaa, dddddddd.",
         "The next plan is decided by aaaaaaaa, cccccccc, dddddddd.",
@@ -116,6 +133,11 @@ def test_it_is_told_in_sentences(sentence):
             {"now__best": {"score_us": None, "stages": [], "why_not": "no 1 to 8 stages fit"}},
             "No other is possible: no 1 to 8 stages fit",
         ),
+        (
+            {"now__backing": [{"standbys": [C, D]}, {"standbys": [D, A]}]},
+            "Blocks 10-31 have 0 of 2 standbys; now dddddddd, aaaaaaaa could be, which its voters will notice.",
+        ),
+        ({"cause": "THIN"}, "It adds standbys: fewer were there than the terms ask for, and others had room."),
         ({"cause": "NEW_IN_A_LATER_VERSION"}, "NEW_IN_A_LATER_VERSION"),
     ],
 )

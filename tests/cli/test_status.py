@@ -89,6 +89,20 @@ def test_for_people(server):
     assert "rejected messages: replay 1, signature 2" in ended.out
 
 
+def test_standbys_and_the_way_around_a_lost_host(server):
+    standbys = [{"node": BOB, "open": True, "detail": ""}, {"node": "z" * 32, "open": False, "detail": ""}]
+    deployment = server.state["deployments"][0]
+    deployment["stages"][0]["standbys"] = standbys
+    deployment["route"] = [BOB, BOB]
+    out = shoal("status", "--api", server.url, "--key", KEY).out
+    assert f"tiny: epoch 4, serving over {BOB[:NODE_CHARS]}, {BOB[:NODE_CHARS]}" in out
+    rows = [line for line in out.splitlines() if "active" in line]
+    assert f"{BOB[:NODE_CHARS]}, {'z' * NODE_CHARS} not yet" in rows[0]
+    assert "none" in rows[1]
+    deployment["route"] = [ALICE, BOB]
+    assert " over " not in shoal("status", "--api", server.url, "--key", KEY).out
+
+
 def test_for_scripts_it_is_the_state_itself(server, monkeypatch):
     monkeypatch.setenv("SHOAL_API", server.url)
     monkeypatch.setenv("SHOAL_API_KEY", KEY)

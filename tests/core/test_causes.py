@@ -1,6 +1,14 @@
 import pytest
 
-from shoal_agent.core.causes import WITNESS_S, is_gone, late_hosts, trigger_of
+from shoal_agent.core.causes import (
+    STANDBY_S,
+    WITNESS_S,
+    is_gone,
+    late_hosts,
+    missed_standbys,
+    standbys_there,
+    trigger_of,
+)
 from shoal_agent.core.facts import Standing
 from shoal_protocol.ids import Instant
 from shoal_protocol.messages import Cause, DeploymentPhase, NodePhase
@@ -92,3 +100,18 @@ def test_a_lost_voter_has_time_to_come_back(me):
     assert (found.cause, found.nodes, found.stays) == (Cause.HOST_LOST, (witness,), True)
     me.record(witness)
     assert trigger(me, since, Instant(NOW + WITNESS_S)) is None
+
+
+def test_a_standby_is_missed_once_it_has_been_gone_for_a_while_and_breaks_nothing():
+    me = Opinion(standbys=((3, 4), (3,)))
+    plan, three = me.head.plan, me.names[3]
+
+    def missed(since, now):
+        return missed_standbys(me.tables, me.here, plan, since, now)
+
+    assert (missed({three: NOW}, Instant(NOW + 99)), standbys_there(me.tables, me.here, plan)) == ((), 3)
+    me.record(three, standing=Standing.DEAD)
+    assert standbys_there(me.tables, me.here, plan) == 1
+    assert missed({three: NOW}, Instant(NOW + STANDBY_S - 0.1)) == ()
+    assert missed({three: NOW}, Instant(NOW + STANDBY_S)) == (three, three), "it backed two stages"
+    assert trigger(me, {three: NOW}, Instant(NOW + STANDBY_S)) is None

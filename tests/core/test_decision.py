@@ -12,6 +12,7 @@ from shoal_agent.core.decision import (
     decide,
     gain_permille,
     move_of,
+    promoted,
     redistributed,
     refilled,
     same_cuts,
@@ -24,7 +25,7 @@ from shoal_protocol.limits import STAGING_MS_MAX
 from shoal_protocol.messages import PlanStage, Terms
 from tests.support.toy import toy_facts
 
-A, B, C, D = (NodeId(letter * 32) for letter in "abcd")
+A, B, C, D, E = (NodeId(letter * 32) for letter in "abcde")
 HOUR_MS = 3_600_000
 RED, SPLIT = Choice.REDISTRIBUTE, Choice.RESPLIT
 
@@ -131,6 +132,28 @@ def test_the_better_spare_is_taken():
     base = problem(C)
     split = refilled(replace(base, candidates=(*base.candidates, slow, fast)), (PlanStage(A, 0, 4), PlanStage(C, 5, 5)))
     assert [stage.node for stage in split.stages] == [D, C]
+
+
+BACKED = (replace(HELD[0], standbys=(C, D)), replace(HELD[1], standbys=(A, D)), HELD[2])
+
+
+def test_a_standby_that_has_no_stage_takes_the_place_of_a_lost_node():
+    slow = Candidate(D, 10**8, 10**9)
+    base = problem(A, C, E)
+    split = promoted(replace(base, candidates=(*base.candidates, slow)), BACKED)
+    assert [stage.node for stage in split.stages] == [A, D, C], "A has a stage, and E, though faster, no blocks"
+    assert [stage.node for stage in refilled(replace(base, candidates=(*base.candidates, slow)), BACKED).stages] == [
+        A,
+        E,
+        C,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "memory"), [((A, B, C, D), 10**6), ((A, C, E), 10**6), ((C, D), 10**6), ((A, C, D), 60)]
+)
+def test_there_may_be_nobody_to_promote(nodes, memory):
+    assert promoted(problem(*nodes, memory=memory), BACKED) is None
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from shoal_agent.core.drafting import draft
 from shoal_agent.core.outlook import Outlooks
 from shoal_protocol.codec import decode_plan, encode_plan
 from shoal_protocol.limits import REASON_CHARS_MAX
-from shoal_protocol.messages import Cause, PlanStage, SwitchMode
+from shoal_protocol.messages import Cause, PlanStage, SwitchMode, Terms
 from tests.support.opinion import NOW, Opinion
 
 KV = 64 * 512
@@ -53,3 +53,40 @@ def test_only_memory_forces_to_break_before_making(spare, mode):
     stages = (PlanStage(me.names[1], 0, 5), PlanStage(me.names[2], 6, 7))
     needed = 6 * (1000 + KV) + 2 * 1000  # blocks 6 and 7 of the epoch before stay open beside the new ones
     assert drafted(me, stages, memory=needed + spare)[0].mode is mode
+
+
+# --- standbys ---------------------------------------------------------------------------------------------------------
+
+
+def backed(standbys):
+    """Opinion of an epoch whose first stage is backed by node 3, and whose terms ask for so many ``standbys``."""
+    return Opinion(terms=Terms(stages_min=2, standbys=standbys), standbys=((3,) * (standbys > 0), ()))
+
+
+def test_a_draft_names_standbys_and_keeps_those_there_were():
+    me = backed(1)
+    stages = me.head.plan.stages
+    plan, _ = drafted(me, stages)
+    assert [stage.standbys for stage in plan.stages] == [me.named((3,)), me.named((2,))]
+    assert plan.reason == "because"
+
+
+def test_where_nobody_has_room_the_reason_says_so_at_its_end():
+    me = backed(2)
+    memory = 4 * (1000 + KV)
+    clauses = "; ".join(f"clause {number}" for number in range(100))
+    plan, _ = drafted(me, me.head.plan.stages, clauses, memory=memory)
+    assert [len(stage.standbys) for stage in plan.stages] == [2, 1], "three have no stage, and room for one"
+    assert plan.reason.startswith("clause 0; ")
+    needed = f"they need {memory / 1e6:.1f} MB, other nodes have at most 0.0 MB left"
+    assert plan.reason.endswith(f"; blocks 4-7 have only 1 standby: {needed}")
+    assert len(plan.reason) <= REASON_CHARS_MAX
+    assert decode_plan(encode_plan(plan)) == plan
+
+
+@pytest.mark.parametrize(("standbys", "mode"), [(1, SwitchMode.MAKE_BEFORE_BREAK), (0, SwitchMode.BREAK_BEFORE_MAKE)])
+def test_blocks_that_a_node_only_stands_by_with_force_nobody_to_break(standbys, mode):
+    me = backed(standbys)
+    me.record(me.names[3], hosted=me.head.plan.stages[0])
+    stages = (PlanStage(me.names[0], 0, 3), PlanStage(me.names[3], 4, 7))
+    assert drafted(me, stages, memory=4 * (1000 + KV))[0].mode is mode

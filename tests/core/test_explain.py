@@ -5,6 +5,7 @@ from dataclasses import replace
 from shoal_agent.core.costs import price
 from shoal_agent.core.explain import Explanation
 from shoal_protocol.ids import DeploymentId
+from shoal_protocol.messages import Terms
 from tests.support.world import TOY, World, world_of
 
 
@@ -45,3 +46,29 @@ def test_asking_changes_nothing():
     before = cell.node.snapshot(world.now), cell.node.deadline(), cell.node.story().told
     cell.node.explain(None, None, world.now)
     assert (cell.node.snapshot(world.now), cell.node.deadline(), cell.node.story().told) == before
+
+
+def test_standbys_are_told_apart_by_whether_they_are_open():
+    world = World(3)
+    world.start()
+    one, two, three = world.names
+    world.cells[three].load_s = 2.0
+    world.deploy([one, two], standbys=((two, three), (one,)))
+    world.run(1.0)
+    told = world.cells[one].node.explain(None, None, world.now)
+    assert told.outcome.open == ((two,), (one,))
+    assert [stage.standbys for stage in told.account.backing.stages] == [(two, three), (one, three)]
+    assert told.account.backing.lacks == (), "there is room, though the plan names fewer"
+    world.run(2.0)
+    world.kill(two)
+    world.run(4.0)
+    assert world.cells[one].node.explain(None, None, world.now).outcome.open == ((three,), (one,))
+
+
+def test_what_nobody_stands_by_for_is_explained():
+    world = World(1)
+    world.start()
+    world.announce(replace(world.plan(world.names), terms=Terms()))
+    world.run(1.0)
+    (lack,) = world.cells[world.names[0]].node.explain(None, None, world.now).account.backing.lacks
+    assert (lack.stage, lack.why) == (0, "there is no other node")

@@ -5,80 +5,17 @@ from dataclasses import replace
 import pytest
 
 from shoal_agent.core.case import BARRED_S
+from shoal_agent.core.causes import STANDBY_S, WITNESS_S
 from shoal_agent.core.decision import HOLD_S
-from shoal_agent.core.effects import FetchModel, Solve
-from shoal_agent.core.events import Solved
 from shoal_agent.core.facts import Standing
-from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.steering import EVALUATE_S, FETCH_S, Steering, Unwish, Wish
+from shoal_agent.core.steering import EVALUATE_S, FETCH_S, Unwish, Wish
 from shoal_agent.core.timers import Routine
 from shoal_agent.core.validity import COOL_DOWN_S
-from shoal_agent.sim.solutions import solution
-from shoal_protocol.codec import decode_plan
-from shoal_protocol.ids import Instant
-from shoal_protocol.messages import Cause, DeploymentPhase, NodePhase
-from tests.support.opinion import MEMORY, NOW, SPEED, TOY, Opinion
+from shoal_protocol.messages import Cause, DeploymentPhase, NodePhase, Terms
+from tests.support.mind import Mind, hosts, wished
+from tests.support.opinion import SPEED, TOY, Opinion
 
 FAILED = DeploymentPhase.FAILED
-
-
-class Mind:
-    """A steering, its clock, and a planner that answers at once unless it is told to be busy."""
-
-    def __init__(self, me):
-        self.me = me
-        self.steering = Steering(me.here, me.tables, me.voice, MEMORY)
-        self.now = NOW
-        self.asked = []
-        self.fetched = []
-        self.busy = False
-
-    def do(self, act):
-        out = Outbox(self.me.here)
-        facts = list(act(self.now, out))
-        solves = [effect for effect in out.effects if isinstance(effect, Solve)]
-        self.fetched += [effect for effect in out.effects if isinstance(effect, FetchModel)]
-        self.asked += solves
-        for effect in [] if self.busy else solves:
-            facts += self.answer(effect)
-        return facts
-
-    def answer(self, effect):
-        return self.do(lambda now, out: self.steering.solved(Solved(effect.ticket, solution(effect.problem)), now, out))
-
-    def think(self, seconds=0.0):
-        self.now = Instant(self.now + seconds)
-        return self.do(self.steering.evaluate)
-
-    def stood(self, index, standing):
-        node = self.me.names[index]
-        self.me.record(node, standing=standing)
-        return self.do(lambda now, out: self.steering.stood(node, standing, now, out))
-
-    def failed(self, *indices):
-        nodes = [self.me.names[index] for index in indices]
-        plan = self.me.head.plan
-        return self.do(lambda now, out: self.steering.failed(plan.deployment, plan.epoch, nodes, now, out))
-
-    def think_for(self, seconds):
-        """Every fact until then."""
-        facts = []
-        for _ in range(int(seconds / EVALUATE_S)):
-            for node in self.me.names[1:]:  # heartbeats go on
-                peer = self.me.tables.membership.peer(node)
-                self.me.tables.membership._peers[node] = replace(peer, heard=self.now)
-            facts += self.think(EVALUATE_S)
-        return facts
-
-
-def wished(facts):
-    (fact,) = facts
-    assert isinstance(fact, Wish)
-    return decode_plan(fact.raw)
-
-
-def hosts(me, plan):
-    return [me.names.index(stage.node) for stage in plan.stages]
 
 
 @pytest.fixture
@@ -311,3 +248,106 @@ def test_the_clock_is_armed_again_and_again(mind):
 def test_a_plan_of_a_deployment_nobody_told_of_is_not_judged(mind):
     stranger = replace(mind.me.after((0, 0, 7)), deployment="other")
     assert mind.steering.judge(stranger, mind.now)[0] is False
+
+
+# --- standbys ---------------------------------------------------------------------------------------------------------
+
+
+def backed(*standbys, wanted=1):
+    return Mind(Opinion(terms=Terms(stages_min=2, standbys=wanted), standbys=standbys))
+
+
+def standbys(me, plan):
+    return [tuple(me.names.index(node) for node in stage.standbys) for stage in plan.stages]
+
+
+def test_a_standby_that_stays_away_is_replaced_and_no_block_moves():
+    mind = backed((2,), (3,))
+    mind.think()
+    assert mind.stood(3, Standing.DEAD) == []
+    assert mind.think_for(STANDBY_S - 2) == [], "restarts are common"
+    plan = wished(mind.think_for(4))
+    assert (plan.cause, plan.epoch) == (Cause.THIN, 1)
+    stages = [(stage.node, stage.first_block, stage.last_block) for stage in plan.stages]
+    assert stages == [(stage.node, stage.first_block, stage.last_block) for stage in mind.me.head.plan.stages]
+    ((first,), (second,)) = standbys(mind.me, plan)
+    assert (first, second not in (1, 3)) == (2, True)
+    assert plan.reason == f"standby {mind.me.names[3][:8]} is dead; 1 of 2 standbys are there"
+    assert mind.think_for(10) == [], "it is wished once"
+    mind.stood(3, Standing.ALIVE)
+    assert mind.think(EVALUATE_S) == [Unwish(TOY)]
+
+
+def test_a_standby_nobody_can_replace_is_waited_for():
+    mind = backed((2,), (3,))
+    for index in (2, 4):
+        mind.me.record(mind.me.names[index], memory=1000)
+    for index in (0, 1):
+        mind.me.record(mind.me.names[index], memory=5 * (1000 + 64 * 512), hosted=mind.me.head.plan.stages[index])
+    mind.think()
+    mind.stood(3, Standing.DEAD)
+    assert mind.think_for(60) == []
+
+
+def test_where_there_is_room_now_standbys_are_added_once_the_plan_is_of_age():
+    mind = backed((), ())
+    mind.me.head.since = mind.now
+    mind.think()
+    assert mind.think_for(STANDBY_S - 4) == []
+    plan = wished(mind.think_for(6))
+    assert (plan.cause, standbys(mind.me, plan)) == (Cause.THIN, [(2,), (3,)])
+    assert plan.reason == "0 of 2 standbys are there"
+
+
+def test_a_plan_that_has_all_it_asks_for_is_left_alone():
+    assert backed((2,), (3,)).think_for(100) == []
+    assert backed((), (), wanted=0).think_for(100) == []
+    assert backed((2, 3), (3, 2), wanted=2).think_for(100) == []
+
+
+def test_while_a_host_or_a_standby_is_only_suspected_nothing_is_added():
+    for index in (1, 2):
+        mind = backed((2,), ())
+        mind.me.record(mind.me.names[index], standing=Standing.SUSPECT)
+        assert mind.think_for(60) == []
+
+
+def test_a_witness_and_a_standby_are_replaced_together():
+    mind = backed((2,), (3,))
+    (witness,) = set(mind.me.head.plan.voters) - set(mind.me.names[:2])
+    mind.think()
+    mind.stood(mind.me.names.index(witness), Standing.DEAD)
+    plan = wished(mind.think_for(WITNESS_S + 2))
+    assert plan.cause is Cause.HOST_LOST
+    assert witness not in (*plan.voters, *(node for stage in plan.stages for node in stage.standbys))
+    assert all(stage.standbys for stage in plan.stages)
+
+
+def test_a_witness_nobody_can_replace_does_not_keep_a_standby_from_it():
+    mind = backed((2,), (3,))
+    (witness,) = set(mind.me.head.plan.voters) - set(mind.me.names[:2])
+    for name in mind.me.names[2:]:
+        if name != witness:
+            mind.me.record(name, standing=Standing.DEAD)
+            mind.do(lambda now, out, name=name: mind.steering.stood(name, Standing.DEAD, now, out))
+    mind.think()
+    mind.stood(mind.me.names.index(witness), Standing.DEAD)
+    plan = wished(mind.think_for(2 * STANDBY_S)[-1:])
+    assert (plan.cause, standbys(mind.me, plan)) == (Cause.THIN, [(1,), (0,)])
+
+
+def test_a_standby_takes_the_place_of_a_dead_host():
+    """Its blocks are open, and the sessions are there already."""
+    mind = backed((3,), (4,))
+    for index in (2, 4):
+        mind.me.record(mind.me.names[index], speed=int(1.1 * SPEED))
+    mind.me.record(mind.me.names[3], hosted=mind.me.head.plan.stages[0])
+    mind.think()
+    plan = wished(mind.stood(1, Standing.DEAD))
+    assert hosts(mind.me, plan) == [0, 4]
+    assert standbys(mind.me, plan)[0] == (3,), "and the other one stays where it is"
+    assert "moving 0 blocks" not in plan.reason, "its record does not say that it has them"
+    mind = backed((3,), (4,))
+    mind.me.record(mind.me.names[4], hosted=mind.me.head.plan.stages[1])
+    mind.think()
+    assert "moving 0 blocks" in wished(mind.stood(1, Standing.DEAD)).reason

@@ -297,3 +297,93 @@ def test_missed_deadlines_ask_for_any_gain_at_once(eager):
     assert judge(eager, replace(better(eager), cause=Cause.SLOW))[0] is True
     eager.record(eager.names[2], speed=SPEED // 2)
     assert judge(eager, replace(better(eager), cause=Cause.SLOW))[0] is False
+
+
+# --- standbys ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def thin():
+    """A plan whose terms ask for two standbys and that has one for its first stage."""
+    return Opinion(terms=Terms(stages_min=2, standbys=2, zones=("home",)), standbys=((2,), ()))
+
+
+def backed(me, *standbys, **changes):
+    return me.after((0, 0, 3), (1, 4, 7), standbys=standbys, **({"cause": Cause.THIN} | changes))
+
+
+def test_more_standbys_that_are_there_are_welcome(thin):
+    assert judge(thin, backed(thin, (2,), (3,))) == (True, "")
+    assert judge(thin, backed(thin, (3,), (2,))) == (True, "")
+    assert judge(thin, backed(thin, (), (3,))) == (None, "unseen: 1 standbys are there, and 1 then")
+
+
+def test_one_that_is_gone_is_worth_nothing(thin):
+    assert judge(thin, backed(thin, (3,), ()))[0] is None
+    thin.record(thin.names[2], standing=Standing.DEAD)
+    assert judge(thin, backed(thin, (3,), ())) == (True, "")
+    assert judge(thin, backed(thin, (2,), (3,))) == (False, f"host-gone: {thin.names[2][:8]}")
+
+
+def test_one_that_is_silent_is_no_reason_against_the_others(thin):
+    thin.record(thin.names[2], standing=Standing.SUSPECT)
+    assert judge(thin, backed(thin, (2,), (3,))) == (True, "")
+
+
+def test_for_standbys_no_stage_may_change(thin):
+    swapped = thin.after((1, 0, 3), (0, 4, 7), standbys=((2,), (3,)), cause=Cause.THIN)
+    other = thin.after((0, 0, 4), (1, 5, 7), standbys=((2,), (3,)), cause=Cause.THIN)
+    for plan in (swapped, other):
+        assert judge(thin, plan) == (False, "invalid: THIN leaves the stages as they are")
+
+
+def test_a_plan_that_did_not_serve_yet_is_waited_for(thin):
+    thin.head.served = None
+    assert judge(thin, backed(thin, (2,), (3,))) == (None, "unseen: the head did not serve yet")
+
+
+def test_no_lock_and_no_cool_down_postpones_it(thin):
+    thin.record(thin.names[1], locked=True)
+    thin.head.since = NOW
+    assert judge(thin, backed(thin, (2,), (3,))) == (True, "")
+
+
+def test_standbys_are_agents_in_allowed_zones_and_no_more_than_asked(thin):
+    assert judge(thin, backed(thin, (2,), (4,))) == (False, f"zone: {thin.names[4][:8]} is not in home")
+    assert judge(thin, backed(thin, (2,), (5,))) == (False, f"invalid: {thin.names[5]} is no agent")
+    few = Opinion(standbys=((), ()))
+    assert judge(few, backed(few, (2,), ())) == (False, "invalid: a stage has more standbys than 0")
+
+
+def test_my_memory_holds_all_my_stages_in_the_end(thin):
+    plan = backed(thin, (2,), (0,))
+    needed = 8 * (1000 + KV)
+    thin.sense(memory_bytes=needed)
+    assert judge(thin, plan, kv_bytes_max=4 * KV) == (True, ""), "proposers do not know how much of it KV may take"
+    thin.sense(memory_bytes=needed - 1)
+    beside = "beside 0-3 of epoch 1"
+    assert judge(thin, plan) == (False, f"capacity: blocks 4-7 need {needed} bytes {beside}, {needed - 1} are offered")
+
+
+def test_blocks_of_the_epoch_before_are_no_reason_against_standing_by(thin):
+    plan = thin.after((2, 0, 3), (1, 4, 7), standbys=((3,), (0,)))
+    thin.sense(memory_bytes=4 * (1000 + KV))
+    thin.record(thin.names[0], phase=NodePhase.READY)
+    assert judge(thin, plan) == (None, "unseen: no HOST_LOST here")
+
+
+def test_a_lock_keeps_new_blocks_away_from_a_standby_too(thin):
+    me = Opinion(terms=Terms(stages_min=2, standbys=1))
+    me.head.mine, me.head.held = None, {}
+    me.record(me.here, locked=True)
+    plan = me.after((2, 0, 3), (1, 4, 7), standbys=((0,), ()), cause=Cause.GAIN)
+    assert judge(me, plan) == (False, "locked: this node takes no new blocks")
+
+
+def test_a_disk_holds_what_is_stood_by_for(thin):
+    me = Opinion(terms=Terms(stages_min=2, standbys=1))
+    me.head.mine, me.head.held = None, {}
+    me.record(me.here, models=())
+    me.sense(disk_free_bytes=7999)
+    plan = me.after((2, 0, 3), (1, 4, 7), standbys=((0,), (0,)))
+    assert judge(me, plan) == (False, "disk: 8000 bytes are needed, 7999 are free")

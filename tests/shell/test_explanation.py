@@ -59,6 +59,7 @@ def test_the_newest_plan_says_what_caused_it_and_who_decided(repaired):
         "zones": [],
         "faulty": 0,
         "gain": 0.2,
+        "standbys": 1,
     }
 
 
@@ -66,7 +67,19 @@ def test_it_says_how_long_staging_took(repaired):
     outcome = explained(repaired, repaired.names[1])["outcome"]
     assert outcome["serving"]
     assert 0 < outcome["served_after_s"] < 5
-    assert [host["phase"] for host in outcome["hosts"]] == ["ACTIVE", "ACTIVE"]
+    assert {host["phase"] for host in outcome["hosts"]} == {"ACTIVE"}
+    assert len(outcome["hosts"]) == 4, "two stages, and a standby of each"
+
+
+def test_it_says_who_stands_by_and_why_nobody_else(repaired):
+    told = explained(repaired, repaired.names[1])
+    for stage, now in zip(told["stages"], told["now"]["backing"], strict=True):
+        ((standby,)) = stage["standbys"]
+        assert (standby["open"], standby["detail"]) == (True, "")
+        assert (now["standbys"], now["why_no_more"]) == ([standby["node"]], None)
+        assert now["first_block"] == stage["first_block"]
+    older = explained(repaired, repaired.names[1], epoch=0)
+    assert [stage["standbys"] for stage in older["stages"]] == [[], []]
 
 
 def test_everybody_is_compared_or_left_out_with_a_reason(repaired):

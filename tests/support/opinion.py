@@ -62,7 +62,14 @@ def _roster(keys: list[Ed25519Sealer]) -> TrustedRoster:
 class Opinion:
     """``names[0]`` is this node; 0 and 1 are the hosts of epoch 0, 2 and 3 are spare, 4 is in another zone."""
 
-    def __init__(self, *, terms: Terms | None = None, epoch: int = 0, served: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        terms: Terms | None = None,
+        epoch: int = 0,
+        served: bool = True,
+        standbys: tuple[tuple[int, ...], ...] = ((), ()),
+    ) -> None:
         keys = sorted((Ed25519Sealer(bytes([10 + i]) * 32) for i in range(6)), key=lambda k: node_id_of(k.public_key))
         self.roster = _roster(keys)
         self.names = [node_id_of(key.public_key) for key in keys]
@@ -81,7 +88,7 @@ class Opinion:
             GENESIS_PARENT,
             MODEL,
             512,
-            (PlanStage(hosts[0], 0, 3), PlanStage(hosts[1], 4, 7)),
+            (PlanStage(hosts[0], 0, 3, self.named(standbys[0])), PlanStage(hosts[1], 4, 7, self.named(standbys[1]))),
             terms or Terms(stages_min=2, standbys=0),
             voters_for(TOY, hosts, self.names[:4], 0),
             Cause.GENESIS if epoch == 0 else Cause.GAIN,
@@ -153,10 +160,19 @@ class Opinion:
             self.tables.membership.stand(node, standing)
         return state
 
-    def after(self, *stages: tuple[int, int, int], **changes: object) -> Plan:
+    def named(self, indices: tuple[int, ...]) -> tuple[NodeId, ...]:
+        return tuple(self.names[index] for index in indices)
+
+    def after(
+        self, *stages: tuple[int, int, int], standbys: tuple[tuple[int, ...], ...] = (), **changes: object
+    ) -> Plan:
         """A plan that follows the head: (index of the node, first block, last block) for each stage."""
         plan = self.head.plan
-        parts = tuple(PlanStage(self.names[index], first, last) for index, first, last in stages)
+        backed = standbys or ((),) * len(stages)
+        parts = tuple(
+            PlanStage(self.names[index], first, last, self.named(nodes))
+            for (index, first, last), nodes in zip(stages, backed, strict=True)
+        )
         hosts = [stage.node for stage in parts]
         there = [name for name in self.names if not is_gone(self.tables, self.here, name)]
         voters = voters_for(TOY, hosts, there, plan.terms.faulty)

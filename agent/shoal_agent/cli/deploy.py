@@ -13,6 +13,7 @@ from shoal_agent.config import load_operator_config
 from shoal_agent.core.problem import CANDIDATES_EXACT_MAX
 from shoal_agent.shell.operator import DeployResult, DeployWish
 from shoal_agent.shell.operator import deploy as found
+from shoal_protocol.limits import STANDBYS_MAX
 from shoal_protocol.messages import Objective
 
 
@@ -34,6 +35,9 @@ def deploy(
     context_tokens: Annotated[int | None, typer.Option(min=1, help="Longest session to keep room for.")] = None,
     sessions: Annotated[int, typer.Option(min=1, help="Sessions of that length to keep room for.")] = 2,
     zones: Annotated[str, typer.Option(help="Trust zones that may host, with commas; any if not given.")] = "",
+    standbys: Annotated[
+        int, typer.Option(min=0, max=STANDBYS_MAX, help="Nodes that can take a stage's place, where memory permits.")
+    ] = 1,
     faulty: Annotated[int, typer.Option(min=0, max=2, help="Voters that may lie: 1 takes 4 voters, 2 take 7.")] = 0,
     gain: Annotated[int, typer.Option(min=0, max=100, help="Percent a new plan must be better by.")] = 20,
     operators: Annotated[int, typer.Option(min=1, help="Operators it takes to recover it if its voters are lost.")] = 1,
@@ -62,6 +66,7 @@ def deploy(
         faulty,
         gain * 10,
         operators,
+        standbys,
     )
     result = asyncio.run(found(settings, wish, progress))
     if as_json:
@@ -92,9 +97,11 @@ def describe(result: DeployResult) -> dict[str, Any]:
                 "time_us": stage.time_us,
                 "link_us": stage.link_us,
                 "memory_bytes": stage.memory_bytes,
+                "standbys": list(part.standbys),
             }
-            for stage in result.split.stages
+            for stage, part in zip(result.split.stages, result.plan.stages, strict=True)
         ],
+        "reason": result.plan.reason,
         "nodes_heard": [each.node for each in result.heard],
     }
 
@@ -105,9 +112,12 @@ def table(result: DeployResult) -> str:
     lines = [
         f"{result.plan.deployment}: epoch {result.plan.epoch}, {state}, {result.split.score_us / 1000:.2f} ms/token"
     ]
-    lines += [
-        f"  stage {index}  {stage.node}  blocks {stage.first_block}-{stage.last_block}  "
-        f"{stage.time_us / 1000:.2f} ms (+{stage.link_us / 1000:.2f} ms link)  {stage.memory_bytes / 2**20:.0f} MiB"
-        for index, stage in enumerate(result.split.stages)
-    ]
+    for index, (stage, part) in enumerate(zip(result.split.stages, result.plan.stages, strict=True)):
+        standbys = ", ".join(node[:8] for node in part.standbys) or "none"
+        lines.append(
+            f"  stage {index}  {stage.node}  blocks {stage.first_block}-{stage.last_block}  "
+            f"{stage.time_us / 1000:.2f} ms (+{stage.link_us / 1000:.2f} ms link)  "
+            f"{stage.memory_bytes / 2**20:.0f} MiB  standby {standbys}"
+        )
+    lines += [f"  {result.plan.reason}"] if result.plan.reason else []
     return "\n".join(lines)

@@ -30,6 +30,7 @@ _CAUSES: Final[dict[str, str]] = {
     "NOT_READY": "It repairs: a host of the epoch before could not open its blocks.",
     "SLOW": "It repairs: deadlines were missed.",
     "GAIN": "It improves: another split was better by enough, for long enough.",
+    "THIN": "It adds standbys: fewer were there than the terms ask for, and others had room.",
     "RECOVERY": "Operators replaced a plan whose voters were lost.",
 }
 
@@ -70,7 +71,8 @@ def prose(told: Json) -> Iterator[str]:
         yield _paragraph("Memory did not hold old and new blocks at once: the old epoch was broken off before.")
     yield ""
     yield "Stages:"
-    yield from (f"  blocks {_blocks(stage)} on {_name(stage['node'])}" for stage in told["stages"])
+    for stage in told["stages"]:
+        yield _paragraph(f"blocks {_blocks(stage)} on {_name(stage['node'])}; {_standbys(stage)}", "  ")
     yield _paragraph(_moved(told))
     yield ""
     yield from _decision(told)
@@ -78,9 +80,32 @@ def prose(told: Json) -> Iterator[str]:
     yield ""
     if told["now"] is not None:
         yield from _present(told["now"])
+        yield from _lacks(told)
         yield _paragraph(f"A change that is no repair must be {100 * told['terms']['gain']:.0f} % better.", "  ")
         yield ""
     yield from _story(told["story"])
+
+
+def _standbys(stage: Json) -> str:
+    """Who could take the stage's place, and who cannot yet."""
+    lines = []
+    for each in stage.get("standbys", ()):
+        detail = f" ({each['detail']})" if each["detail"] else ""
+        lines.append(_name(each["node"]) + (f", not open yet{detail}" if each["open"] is False else ""))
+    return f"standby: {'; '.join(lines)}" if lines else "no standby"
+
+
+def _lacks(told: Json) -> Iterator[str]:
+    """Stages that have fewer standbys than the terms ask for, and why."""
+    wanted = told["terms"].get("standbys", 0)
+    for stage, now in zip(told["stages"], told["now"].get("backing", ()), strict=False):
+        named, possible = len(stage.get("standbys", ())), len(now["standbys"])
+        head = f"Blocks {_blocks(stage)} have {named} of {wanted} standbys"
+        if named < wanted and possible <= named:
+            yield _paragraph(f"{head}: {now['why_no_more']}.", "  ")
+        elif named < wanted:
+            who = ", ".join(_name(node) for node in now["standbys"])
+            yield _paragraph(f"{head}; now {who} could be, which its voters will notice.", "  ")
 
 
 def _moved(told: Json) -> str:

@@ -48,7 +48,7 @@ def _show(console: Console, state: dict[str, Any]) -> None:
     console.print(_nodes(state))
     for deployment in state["deployments"]:
         told = f"{deployment['deployment']}: epoch {deployment['epoch']}, {deployment['phase'].lower()}"
-        console.print(_plain(told))
+        console.print(_plain(told + _detour(deployment)))
         console.print(_stages(deployment))
     if not state["deployments"]:
         console.print("no deployment; shoal deploy MODEL makes one")
@@ -58,7 +58,7 @@ def _show(console: Console, state: dict[str, Any]) -> None:
 
 
 def _nodes(state: dict[str, Any]) -> Table:
-    table = Table("node", "phase", "blocks", "speed", "memory", "load", "api", "version", box=SIMPLE)
+    table = Table("node", "phase", "link", "blocks", "speed", "memory", "load", "api", "version", box=SIMPLE)
     for node in state["nodes"]:
         held = ", ".join(
             f"{each['deployment']} e{each['epoch']} {each['first_block']}-{each['last_block']}"
@@ -69,6 +69,7 @@ def _nodes(state: dict[str, Any]) -> Table:
         table.add_row(
             node["node"][:NODE_CHARS] + (" *" if node["node"] == state["node"] else ""),
             node["phase"].lower() + locked if node["alive"] else Text("silent", style="red"),
+            _link(node.get("link")),
             _plain(held) or "-",
             f"{capacity['speed_macs_per_s'] / 1e9:.1f} GMAC/s",
             f"{capacity['memory_bytes'] / 2**30:.1f} GiB",
@@ -77,6 +78,14 @@ def _nodes(state: dict[str, Any]) -> Table:
             _plain(node["software"]),
         )
     return table
+
+
+def _link(link: dict[str, Any] | None) -> Text:
+    """How far a node is from the one that was asked; through brokers is worth a look."""
+    if link is None or (link["rtt_ms"] is None and not link["relayed"]):
+        return Text("-")
+    far = "?" if link["rtt_ms"] is None else f"{link['rtt_ms']:.1f} ms"
+    return Text(f"{far}, relay", style="yellow") if link["relayed"] else Text(far)
 
 
 def _stages(deployment: dict[str, Any]) -> Table:
@@ -88,6 +97,14 @@ def _stages(deployment: dict[str, Any]) -> Table:
         blocks, standbys = f"{stage['first_block']}-{stage['last_block']}", _standbys(stage.get("standbys", ()))
         table.add_row(str(index), stage["node"][:NODE_CHARS], blocks, state, standbys)
     return table
+
+
+def _detour(deployment: dict[str, Any]) -> str:
+    """Over whom requests go, if not over the nodes of the plan."""
+    route = deployment.get("route")
+    if route is None or route == [stage["node"] for stage in deployment["stages"]]:
+        return ""
+    return " over " + ", ".join(node[:NODE_CHARS] for node in route)
 
 
 def _standbys(standbys: Iterable[dict[str, Any]]) -> Text:

@@ -10,6 +10,7 @@ from shoal_agent.core.causes import Trigger
 from shoal_agent.core.decision import Choice, Decision, Hold
 from shoal_agent.core.outlook import Outlook
 from shoal_agent.core.problem import Infeasible, Split, SplitProblem
+from shoal_agent.core.standbys import Backing
 from shoal_agent.core.tenure import Tenure
 from shoal_protocol.ids import Epoch, Instant, NodeId
 from shoal_protocol.messages import Cause, Plan
@@ -52,6 +53,8 @@ class Account:
     trigger: str | None
     """What is broken."""
     outlook: Outlook | None
+    backing: Backing | None
+    """The standbys its stages would get now, and what is lacking."""
     considered: str | None
     """The last decision, with its numbers."""
     held_s: float

@@ -6,8 +6,13 @@ is not "it is not so" before time has passed: that is the caller's to say.
 
 A voter that hosts nothing and is gone is a cause too, though nothing breaks: with it goes one of the few that can
 decide the next repair. It has ``WITNESS_S`` to come back, because restarts are common and epochs are not free.
+
+Nor does a standby that is gone break anything: whoever lays a route takes another, or none. It has ``STANDBY_S``. What
+counts is how many standbys are there: a plan that keeps the stages and has more of them is worth an epoch, and only
+such a one, so this comes to an end when there are as many as the terms ask for, or as there is room for.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,10 +20,12 @@ from shoal_agent.core.facts import Standing
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure
 from shoal_protocol.ids import Instant, NodeId
-from shoal_protocol.messages import Cause, DeploymentPhase, NodePhase
+from shoal_protocol.messages import Cause, DeploymentPhase, NodePhase, Plan
 
 WITNESS_S: Final = 10.0
 """How long a voter without blocks may be gone."""
+STANDBY_S: Final = 15.0
+"""How long a standby may be gone; and how old a plan must be before others are looked for: an agent restarts faster."""
 GONE: Final = (Standing.DEAD, Standing.LEFT)
 _LEAVING: Final = (NodePhase.DRAINING, NodePhase.DISCONNECTED)
 
@@ -47,6 +54,23 @@ def is_gone(tables: Tables, here: NodeId, node: NodeId) -> bool:
     return dead or phase_of(tables, here, node) in _LEAVING
 
 
+def standbys_there(tables: Tables, here: NodeId, plan: Plan) -> int:
+    """How many standbys ``plan`` has, over all stages, that are not gone."""
+    return sum(not is_gone(tables, here, node) for stage in plan.stages for node in stage.standbys)
+
+
+def missed_standbys(
+    tables: Tables, here: NodeId, plan: Plan, gone_since: Mapping[NodeId, Instant], now: Instant
+) -> tuple[NodeId, ...]:
+    """Standbys of ``plan`` that have been gone for too long; each as often as it is named."""
+    return tuple(
+        node
+        for stage in plan.stages
+        for node in stage.standbys
+        if is_gone(tables, here, node) and node in gone_since and now >= gone_since[node] + STANDBY_S
+    )
+
+
 def late_hosts(head: Tenure, now: Instant) -> tuple[NodeId, ...]:
     """Hosts that should be ready by now: counted from the plan, or from when they began again."""
     late = []
@@ -59,13 +83,13 @@ def late_hosts(head: Tenure, now: Instant) -> tuple[NodeId, ...]:
 
 
 def trigger_of(
-    tables: Tables, here: NodeId, head: Tenure, gone_since: dict[NodeId, Instant], now: Instant
+    tables: Tables, here: NodeId, head: Tenure, gone_since: Mapping[NodeId, Instant], now: Instant
 ) -> Trigger | None:
     """The gravest cause to replace ``head``; None while all is well. A gain is not looked for here."""
     hosts = [stage.node for stage in head.plan.stages]
     gone = tuple(node for node in hosts if is_gone(tables, here, node))
     if gone:
-        told = ", ".join(f"{node[:8]} is {_state(tables, here, node)}" for node in gone)
+        told = ", ".join(f"{node[:8]} is {state_of(tables, here, node)}" for node in gone)
         return Trigger(Cause.HOST_LOST, gone, f"host {told}")
     failed = tuple(node for node in hosts if head.phase_of(node) is DeploymentPhase.FAILED)
     late = late_hosts(head, now)
@@ -79,11 +103,12 @@ def trigger_of(
         if node in gone_since and now >= gone_since[node] + WITNESS_S and is_gone(tables, here, node)
     )
     if witnesses:
-        told = ", ".join(f"{node[:8]} is {_state(tables, here, node)}" for node in witnesses)
+        told = ", ".join(f"{node[:8]} is {state_of(tables, here, node)}" for node in witnesses)
         return Trigger(Cause.HOST_LOST, witnesses, f"voter {told}", stays=True)
     return None
 
 
-def _state(tables: Tables, here: NodeId, node: NodeId) -> str:
+def state_of(tables: Tables, here: NodeId, node: NodeId) -> str:
+    """In a word, how ``node`` is gone."""
     standing = tables.membership.standing(node)
     return str(standing.value) if node != here and standing in GONE else "leaving"

@@ -6,7 +6,8 @@ Three classes of answers, cheapest first (fewest bytes move):
     REDISTRIBUTE   the same cuts on other nodes
     RESPLIT        other cuts
 
-The incumbent is the plan that runs, or nothing if it cannot run any more. Each class in turn may displace it::
+The incumbent is the plan that runs, or nothing if it cannot run any more. Of redistributions the cheapest is that a
+standby becomes the primary: it has the blocks, and the sessions are there already. Each class in turn may displace it::
 
     gain   = (score of the incumbent - score of the option) / score of the incumbent
     price  = time to move what changes owner / predicted validity
@@ -132,6 +133,25 @@ def redistributed(problem: SplitProblem, held: Sequence[PlanStage], answer: Spli
     split = price(problem, [replace(stage, node=node) for stage, node in zip(held, nodes, strict=True)])
     assert split is not None, "an answer names candidates only"
     return split
+
+
+def promoted(problem: SplitProblem, held: Sequence[PlanStage]) -> Split | None:
+    """The stages ``held`` with a standby in place of each node that is no candidate any more: its blocks are open.
+
+    None if nobody is lost, or somebody has no standby that has no stage of its own.
+    """
+    known, memory = {c.node: c for c in problem.candidates if usable(c)}, Memory(problem)
+    stages = list(held)
+    for index, stage in enumerate(held):
+        if stage.node in known:
+            continue
+        needed = memory.needed(stage.first_block, stage.last_block + 1)
+        hosts = [other.node for other in stages]
+        free = [n for n in stage.standbys if n in known and n not in hosts and needed <= known[n].memory_bytes]
+        if not free:
+            return None
+        stages[index] = replace(stage, node=free[0])
+    return None if stages == list(held) else price(problem, stages)
 
 
 def refilled(problem: SplitProblem, held: Sequence[PlanStage]) -> Split | None:

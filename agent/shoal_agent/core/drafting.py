@@ -1,7 +1,11 @@
 """A decision as a plan that can be proposed: who hosts, who votes next, how the switch is made, by when, and why.
 
+Primaries are the decision's; who stands by for them is found here, out of whoever has room left. Where somebody is
+lacking, the plan's reason says so.
+
 *Break before make* is for the one case in which it cannot be avoided: some host cannot hold the blocks it has beside
-those it gets. Every host knows best what it has room for, and says so when it votes; this is the proposer's estimate.
+those it gets; what it only stands by with it can give back. Every host knows best what it has room for, and says so
+when it votes; this is the proposer's estimate.
 """
 
 from shoal_agent.core.costs import Memory
@@ -9,46 +13,51 @@ from shoal_agent.core.decision import Option, staging_ms
 from shoal_agent.core.outlook import Outlook
 from shoal_agent.core.plan import voters_for
 from shoal_agent.core.problem import stages_of
+from shoal_agent.core.standbys import back_up
 from shoal_agent.core.tenure import Tenure
 from shoal_protocol.ids import Epoch
 from shoal_protocol.limits import REASON_CHARS_MAX
-from shoal_protocol.messages import Cause, Plan, SwitchMode
+from shoal_protocol.messages import Cause, Plan, PlanStage, SwitchMode
 
 
 def draft(head: Tenure, outlook: Outlook, option: Option, cause: Cause, reason: str) -> Plan:
     """The plan after ``head`` that ``option`` is."""
     before, stages = head.plan, stages_of(option.split)
     hosts = [stage.node for stage in stages]
+    backing = back_up(outlook.problem, stages, before.terms.standbys, before.stages)
     return Plan(
         before.deployment,
         Epoch(before.epoch + 1),
         head.digest,
         before.model,
         before.context_tokens_max,
-        stages,
+        backing.stages,
         before.terms,
         voters_for(before.deployment, hosts, outlook.witnesses, before.terms.faulty, before.voters),
         cause,
-        _mode(outlook, option),
+        _mode(before, outlook, option),
         staging_ms(option.move),
         option.split.score_us,
-        _short(reason),
+        _short(reason, backing.text),
     )
 
 
-def _short(reason: str) -> str:
-    """As many whole clauses as fit; the story has the rest."""
-    if len(reason) <= REASON_CHARS_MAX:
-        return reason
-    return reason[:REASON_CHARS_MAX].rpartition("; ")[0] or reason[:REASON_CHARS_MAX]
+def _short(reason: str, last: str) -> str:
+    """As many whole clauses as fit, and the ``last`` one; the story has the rest."""
+    end = f"; {last}" if last else ""
+    chars_max = REASON_CHARS_MAX - len(end)
+    if len(reason) > chars_max:
+        reason = reason[:chars_max].rpartition("; ")[0] or reason[:chars_max]
+    return reason + end
 
 
-def _mode(outlook: Outlook, option: Option) -> SwitchMode:
+def _mode(before: Plan, outlook: Outlook, option: Option) -> SwitchMode:
+    spare = [PlanStage(node, s.first_block, s.last_block) for s in before.stages for node in s.standbys]
     problem, memory = outlook.problem, Memory(outlook.problem)
     offered = {candidate.node: candidate.memory_bytes for candidate in problem.candidates}
     for stage in option.split.stages:
         new = range(stage.first_block, stage.last_block + 1)
-        parts = [part for part in outlook.owned if part.node == stage.node]
+        parts = [part for part in outlook.owned if part.node == stage.node and part not in spare]
         owned = sorted({index for part in parts for index in range(part.first_block, part.last_block + 1)})
         beside = sum(problem.blocks[index].resident_bytes for index in owned if index not in new)
         if memory.needed(stage.first_block, stage.last_block + 1) + beside > offered[stage.node]:

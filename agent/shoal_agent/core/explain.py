@@ -29,12 +29,16 @@ class Decided:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an epoch, as far as this node saw. ``served_s``: from hearing of the plan until all were ready."""
+    """What became of an epoch, as far as this node saw. ``served_s``: from hearing of the plan until all were ready.
+
+    ``open``: of each stage, the standbys that could serve it now.
+    """
 
     age_s: float
     serving: bool
     served_s: float | None
     reports: tuple[tuple[NodeId, HostReport], ...]
+    open: tuple[tuple[NodeId, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,4 +116,9 @@ def _outcome(tables: Tables, deployment: DeploymentId, epoch: Epoch, now: Instan
         return None
     served_s = None if tenure.served is None else tenure.served - tenure.since
     reports = tuple((node, tenure.reports[node]) for node in sorted(tenure.reports))
-    return Outcome(now - tenure.since, tenure.serving(tables.tenures.lost), served_s, reports)
+    lost = tables.tenures.lost
+    able = tuple(
+        tuple(node for node in stage.standbys if tenure.stands_by(node, index) and node not in lost)
+        for index, stage in enumerate(tenure.plan.stages)
+    )
+    return Outcome(now - tenure.since, tenure.serving(lost), served_s, reports, able)

@@ -6,11 +6,12 @@
       ─► keep, redistribute or re-split                                            decision
       ─► Wish(plan), or Unwish
 
-A repair is wished at once; missed deadlines (``lateness``) ask for whatever is better, at once too. A gain has to be
-there for a minute without a break, a minute after the last certificate, with no operator's lock among the hosts and
-voters; while the newest epoch is not ready, or a host is only suspected, nothing is gained. A node that failed to open
-its blocks is no host of that deployment for ``BARRED_S``: without that the planner, to whom it looks as good as ever,
-would name it again. Terms bind: but if no plan of as many stages as they ask for fits any more, a repair may have
+A repair is wished at once; so are standbys in the place of those that are missing (``causes``), once a plan is
+``STANDBY_S`` old: the stages stay. Missed deadlines (``lateness``) ask for whatever is better, at once too. A gain has
+to be there for a minute without a break, a minute after the last certificate, with no operator's lock among the hosts
+and voters; while the newest epoch is not ready, or a host is only suspected, nothing is gained. A node that failed to
+open its blocks is no host of that deployment for ``BARRED_S``: without that the planner, to whom it looks as good as
+ever, would name it again. Terms bind: but if no plan of as many stages as they ask for fits any more, a repair may have
 fewer, because serving comes first.
 
 Another's plan is judged by ``validity``, which looks at the same figures.
@@ -24,7 +25,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from shoal_agent.core.case import BARRED_S, Account, Case, Scene, barred_by, case_of
-from shoal_agent.core.causes import Trigger, is_gone, trigger_of
+from shoal_agent.core.causes import STANDBY_S, Trigger, is_gone, missed_standbys, state_of, trigger_of
 from shoal_agent.core.costs import price
 from shoal_agent.core.decision import (
     Choice,
@@ -32,6 +33,7 @@ from shoal_agent.core.decision import (
     Option,
     decide,
     move_of,
+    promoted,
     redistributed,
     refilled,
     same_cuts,
@@ -44,6 +46,7 @@ from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.outlook import Outlooks
 from shoal_agent.core.plan import rendezvous_order, stage_of
 from shoal_agent.core.problem import Infeasible, Split, SplitProblem
+from shoal_agent.core.standbys import back_up
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure
 from shoal_agent.core.timers import Routine
@@ -234,7 +237,8 @@ class Steering:
         if trigger is not None:
             return self._repair(scene, decision, now)
         assert decision is not None, "the plan that runs can be kept"
-        return self._gain(scene, decision, now)
+        backed = self._back_up(scene, now)
+        return self._gain(scene, decision, now) if backed is None else backed
 
     def _relax(self, case: Case, problem: SplitProblem, out: Outbox) -> bool:
         """Nothing fits in as many stages as the terms ask for: ask for as many as there are nodes, then for any."""
@@ -250,7 +254,10 @@ class Steering:
     def _options(scene: Scene, *, broken: bool) -> list[Option]:
         """Every way to go on, cheapest class first."""
         outlook, held, answers = scene.outlook, scene.head.plan.stages, scene.case.answers
-        splits = [(Choice.REDISTRIBUTE, refilled(outlook.problem, held))] if broken else []
+        splits: list[tuple[Choice, Split | None]] = []
+        if broken:
+            known = promoted(outlook.problem, held), refilled(outlook.problem, held)
+            splits = [(Choice.REDISTRIBUTE, split) for split in dict.fromkeys(known)]
         moved, other = answers[Choice.REDISTRIBUTE], answers[Choice.RESPLIT]
         if isinstance(moved, Split):
             splits.append((Choice.REDISTRIBUTE, redistributed(outlook.problem, held, moved)))
@@ -278,8 +285,28 @@ class Steering:
         if decision.option.choice is Choice.KEEP and (
             trigger.cause is Cause.SLOW or (trigger.stays and after <= before)
         ):
-            return self._withdraw(scene.case, scene.head)  # there is nothing better, and nobody for the voter's place
+            backed = self._back_up(scene, now) if trigger.stays else None
+            # There is nothing better, and nobody for the voter's place.
+            return self._withdraw(scene.case, scene.head) if backed is None else backed
         return self._wish(scene, plan, now)
+
+    def _back_up(self, scene: Scene, now: Instant) -> list[SteeringFact] | None:
+        """If standbys are missing and others can take their places, wish that; None if nothing is to be done."""
+        tables, head, outlook = self._tables, scene.head, scene.outlook
+        named = [node for stage in head.plan.stages for node in stage.standbys]
+        missed = missed_standbys(tables, self._here, head.plan, self._gone_since, now)
+        there, wanted = len(named) - len(missed), len(head.plan.stages) * head.plan.terms.standbys
+        settled = head.complete(tables.tenures.lost) and now >= head.since + STANDBY_S
+        doubted = [n for n in named if outlook.why_not(n) is not None and not is_gone(tables, self._here, n)]
+        current = price(outlook.problem, head.plan.stages)
+        if there >= wanted or not settled or doubted or current is None:
+            return None
+        told = [f"standby {node[:8]} is {state_of(tables, self._here, node)}" for node in dict.fromkeys(missed)]
+        text = "; ".join([*told, f"{there} of {wanted} standbys are there"])
+        plan = draft(head, outlook, Option(Choice.KEEP, current), Cause.THIN, text)
+        if sum(len(stage.standbys) for stage in plan.stages) <= there:
+            return None
+        return self._wish(replace(scene, trigger=Trigger(Cause.THIN, missed, text, stays=True)), plan, now)
 
     def _gain(self, scene: Scene, decision: Decision, now: Instant) -> list[SteeringFact]:
         case, head = scene.case, scene.head
@@ -320,7 +347,7 @@ class Steering:
         if scene.case.told != text:
             scene.case.told = text
             plan, story, trigger = scene.head.plan, self._tables.story, scene.trigger
-            cause = None if trigger is None else story.last(trigger.nodes[0])
+            cause = None if trigger is None or not trigger.nodes else story.last(trigger.nodes[0])
             story.tell(now, f"{plan.deployment}/{plan.epoch + 1}", text, cause=cause)
 
     # --- looking in -------------------------------------------------------------------------------------------------
@@ -329,13 +356,15 @@ class Steering:
         """How the deployment of ``head`` looks from here now, whether this node votes about it or not."""
         case, facts = self._case(head, now), self._tables.models.get(head.plan.model)
         trigger = trigger_of(self._tables, self._here, head, self._gone_since, now)
-        outlook = None
+        outlook = backing = None
         if facts is not None:
-            outlook = self._outlooks.of(head.plan, facts, barred_by(case, head, trigger, now), now)
+            outlook, plan = self._outlooks.of(head.plan, facts, barred_by(case, head, trigger, now), now), head.plan
+            backing = back_up(outlook.problem, plan.stages, plan.terms.standbys, plan.stages)
         return Account(
             votes=self._here in head.plan.voters,
             trigger=None if trigger is None else trigger.text,
             outlook=outlook,
+            backing=backing,
             considered=None if case.decision is None else case.decision.text,
             held_s=case.hold.held_s(now),
             cool_down_s=max(0.0, head.since + COOL_DOWN_S - now),

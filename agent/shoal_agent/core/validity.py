@@ -6,12 +6,14 @@ proposal waits, so it asks to be asked again.
 
     follows the head          same deployment, terms, model, context; my head is its parent
     covers the model          from block 0 to the last
-    hosts                     agents of the roster, in an allowed zone, not gone; silent ones: not yet
+    hosts                     agents of the roster, in an allowed zone, not gone; silent primaries: not yet
     me, if I am a host        my memory with all I hold, my disk for what I lack, my operator's lock
+    me, as a standby          my memory for all my stages in the end; until then I do without
     voters                    hosts first, as many as there should be, none gone
     cause                     HOST_LOST: one of the head's hosts (or voters) is gone, as I see it, else not yet
                               NOT_READY: I heard FAILED, or its time is up by my clock, else not yet
                               SLOW:      it is better by my figures
+                              THIN:      the stages stay, and more of its standbys are there than of the head's
                               GAIN:      it is better by my figures by what the terms ask, its move included;
                                          the head had a minute, and no operator holds a lock
 
@@ -22,13 +24,26 @@ arithmetic is on integers.
 from dataclasses import dataclass
 from typing import Final
 
-from shoal_agent.core.causes import Trigger, is_gone
+from shoal_agent.core.causes import Trigger, is_gone, standbys_there
 from shoal_agent.core.costs import price
 from shoal_agent.core.decision import gain_permille, move_of, price_permille
-from shoal_agent.core.facts import Standing
+from shoal_agent.core.facts import ModelFacts, Standing
 from shoal_agent.core.outlook import Outlook
-from shoal_agent.core.plan import faults_for_host, faults_of, faults_of_successor, stage_of, voter_count
-from shoal_agent.core.room import room_for
+from shoal_agent.core.plan import (
+    Room,
+    faults_for_host,
+    faults_of,
+    faults_of_spans,
+    faults_of_successor,
+    resident_bytes,
+    servers_of,
+    span_of,
+    stage_of,
+    stages_on,
+    standby_stages,
+    voter_count,
+)
+from shoal_agent.core.room import room_for, taken_bytes
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure
 from shoal_agent.core.voice import Voice
@@ -89,12 +104,12 @@ class Validity:
 
     def _hosts(self, plan: Plan) -> Answer:
         zones = plan.terms.zones
-        for stage in plan.stages:
-            member = self._voice.identity.roster.member(stage.node)
+        for node in servers_of(plan):
+            member = self._voice.identity.roster.member(node)
             if zones and (member is None or member.zone not in zones):
-                return False, f"zone: {stage.node[:8]} is not in {', '.join(zones)}"
-            if is_gone(self._tables, self._here, stage.node):
-                return False, f"host-gone: {stage.node[:8]}"
+                return False, f"zone: {node[:8]} is not in {', '.join(zones)}"
+            if is_gone(self._tables, self._here, node):
+                return False, f"host-gone: {node[:8]}"
         silent = [stage.node for stage in plan.stages if self._silent(stage.node)]
         return (None, f"host-silent: {silent[0][:8]}") if silent else YES
 
@@ -102,8 +117,8 @@ class Validity:
         return node != self._here and self._tables.membership.standing(node) is Standing.SUSPECT
 
     def _myself(self, plan: Plan) -> Answer:
-        stage = stage_of(plan, self._here)
-        if stage is None:
+        stages = stages_on(plan, self._here)
+        if not stages:
             return YES
         held = [tenure for tenure in self._tables.tenures.of(plan.deployment) if tenure.asked]
         if self._tables.locked and not held:
@@ -112,16 +127,30 @@ class Validity:
         if facts is None:
             return YES  # it will be fetched; whether it fits is found when it is there
         capacity = self._voice.sampled.capacity
-        room = room_for(self._tables, self._here, plan, capacity.memory_bytes, self._kv_bytes_max)
-        faults = faults_for_host(plan, self._here, facts, room)
+        spans = [span_of(plan, stage) for stage in stages]
+        faults = self._room_faults(plan, facts, capacity.memory_bytes)
         if faults:
             return False, f"capacity: {faults[0]}"
         if not held:
-            part = plan.stages[stage]
-            needed = sum(block.resident_bytes for block in facts.blocks[part.first_block : part.last_block + 1])
+            needed = resident_bytes(facts, *spans) - facts.shared_bytes
             if needed > capacity.disk_free_bytes and not self._stored(plan):
                 return False, f"disk: {needed} bytes are needed, {capacity.disk_free_bytes} are free"
         return YES
+
+    def _room_faults(self, plan: Plan, facts: ModelFacts, memory_bytes: int) -> list[str]:
+        """For a stage of its own the room there is now; to stand by, what there will be when earlier epochs are over.
+
+        How much of it KV may take is not asked for standbys: proposers do not know, and a plan must not fail for that.
+        """
+        faults = []
+        if stage_of(plan, self._here) is not None:
+            room = room_for(self._tables, self._here, plan, memory_bytes, self._kv_bytes_max)
+            faults = faults_for_host(plan, self._here, facts, room)
+        if standby_stages(plan, self._here):
+            spans = [span_of(plan, stage) for stage in stages_on(plan, self._here)]
+            taken = taken_bytes(self._tables, self._here, plan.deployment)
+            faults += faults_of_spans(plan, spans, facts, Room(memory_bytes, memory_bytes, taken))
+        return faults
 
     def _stored(self, plan: Plan) -> bool:
         return self._tables.state is not None and plan.model in self._tables.state.models
@@ -150,11 +179,22 @@ class Validity:
             case Cause.HOST_LOST | Cause.NOT_READY:
                 seen = trigger is not None and trigger.cause in (plan.cause, Cause.HOST_LOST)
                 return YES if seen else (None, f"unseen: no {plan.cause.name} here")
+            case Cause.THIN:
+                return self._backed(plan, sight.head)
             case Cause.SLOW:
                 return self._better(plan, sight, 1)
             case _:
                 hold = self._postponed(sight.head, now)
                 return self._better(plan, sight, plan.terms.gain_permille) if hold[0] is True else hold
+
+    def _backed(self, plan: Plan, head: Tenure) -> Answer:
+        before, after = ([(s.node, s.first_block, s.last_block) for s in p.stages] for p in (head.plan, plan))
+        if before != after:
+            return False, "invalid: THIN leaves the stages as they are"
+        if head.served is None:
+            return None, "unseen: the head did not serve yet"
+        known, offered = (standbys_there(self._tables, self._here, each) for each in (head.plan, plan))
+        return YES if offered > known else (None, f"unseen: {known} standbys are there, and {offered} then")
 
     def _postponed(self, head: Tenure, now: Instant) -> Answer:
         left_s = head.since + COOL_DOWN_S - now

@@ -11,8 +11,9 @@ from shoal_agent.core.case import Account
 from shoal_agent.core.costs import idle_permille
 from shoal_agent.core.explain import Explanation, Outcome
 from shoal_agent.core.problem import Infeasible, Split
+from shoal_agent.core.standbys import Backing
 from shoal_protocol.ids import Instant, NodeId
-from shoal_protocol.messages import Plan, PlanStage
+from shoal_protocol.messages import Plan
 
 Json = dict[str, Any]
 
@@ -33,7 +34,7 @@ def explanation_json(told: Explanation, best: Split | Infeasible | None, now: In
         "score_us": plan.score_us,
         "staging_s_max": plan.staging_ms / 1000,
         "terms": _terms(plan),
-        "stages": [_stage(stage) for stage in plan.stages],
+        "stages": [_stage(told, index) for index in range(len(plan.stages))],
         "moved": _moved(told.before, plan),
         "voters": list(plan.voters),
         "decided": None if decided is None else {"round": decided.round, "ballots": list(decided.voters)},
@@ -62,11 +63,42 @@ def _terms(plan: Plan) -> Json:
         "zones": list(terms.zones),
         "faulty": terms.faulty,
         "gain": terms.gain_permille / 1000,
+        "standbys": terms.standbys,
     }
 
 
-def _stage(stage: PlanStage) -> Json:
-    return {"node": stage.node, "first_block": stage.first_block, "last_block": stage.last_block}
+def _stage(told: Explanation, index: int) -> Json:
+    stage, outcome = told.plan.stages[index], told.outcome
+    reports = {} if outcome is None else dict(outcome.reports)
+    return {
+        "node": stage.node,
+        "first_block": stage.first_block,
+        "last_block": stage.last_block,
+        "standbys": [
+            {
+                "node": node,
+                "open": None if outcome is None else node in outcome.open[index],
+                "detail": reports[node].detail if node in reports else "",
+            }
+            for node in stage.standbys
+        ],
+    }
+
+
+def _backing(backing: Backing | None) -> list[Json]:
+    """For each stage the standbys it would get now, and why no more; empty if the model is not known here."""
+    if backing is None:
+        return []
+    whys = {lack.stage: lack.why for lack in backing.lacks}
+    return [
+        {
+            "first_block": stage.first_block,
+            "last_block": stage.last_block,
+            "standbys": list(stage.standbys),
+            "why_no_more": whys.get(index),
+        }
+        for index, stage in enumerate(backing.stages)
+    ]
 
 
 def _moved(before: Plan | None, plan: Plan) -> list[Json]:
@@ -120,6 +152,7 @@ def _present(told: Explanation, account: Account, best: Split | Infeasible | Non
         "validity_s": round(account.validity_s, 3),
         "score_us": None if current is None else current.score_us,
         "best": _best(best),
+        "backing": _backing(account.backing),
         "candidates": []
         if outlook is None
         else [

@@ -58,6 +58,8 @@ class DeployWish:
     gain_permille: int = 200
     operators_min: int = 1
     """Operators it takes to recover the deployment when its voters are lost."""
+    standbys: int = 1
+    """Nodes that can take the place of each stage's own, where there is memory for them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +174,7 @@ def terms_of(wish: DeployWish) -> Terms:
         faulty=wish.faulty,
         operators_min=wish.operators_min,
         gain_permille=wish.gain_permille,
+        standbys=wish.standbys,
     )
 
 

@@ -21,6 +21,7 @@ from shoal_agent.config import OperatorConfig
 from shoal_agent.core.facts import ModelFacts
 from shoal_agent.core.planner import split_model
 from shoal_agent.core.problem import Infeasible, problem_of, stages_of
+from shoal_agent.core.standbys import back_up
 from shoal_agent.errors import ConfigError, DeniedError, FailedError
 from shoal_agent.shell.desk import ANNOUNCE_S, Desk, InForce, Operator, Publish, Tell, open_desk
 from shoal_agent.shell.files import write_public
@@ -32,7 +33,7 @@ from shoal_models.package import Store
 from shoal_protocol.codec import KIND_OF, decode_message, decode_plan, encode_message, encode_plan
 from shoal_protocol.errors import BadSignature, RemoteProtocolError
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Instant, NodeId, digest_of
-from shoal_protocol.limits import ENVELOPE_BYTES_MAX, EPOCH_LEAP
+from shoal_protocol.limits import ENVELOPE_BYTES_MAX, EPOCH_LEAP, REASON_CHARS_MAX
 from shoal_protocol.messages import Cause, Plan, RecoveryOrdered
 from shoal_protocol.roster import Role
 from shoal_protocol.votes import open_recovery, sign_recovery, verify_approval
@@ -136,16 +137,17 @@ class Recovering:
                 split = split_model(replace(problem, stages_min=fewer))
         if isinstance(split, Infeasible):
             raise able.no_plan(split)
-        stages = stages_of(split)
+        backing = back_up(problem, stages_of(split), before.terms.standbys, before.stages)
+        reason = f"{REASON}; {backing.text}" if backing.lacks else REASON
         return replace(
             before,
             epoch=Epoch(before.epoch + EPOCH_LEAP),
             parent=known.digest,
-            stages=stages,
-            voters=able.voters_of(before.deployment, before.terms)(tuple(stage.node for stage in stages)),
+            stages=backing.stages,
+            voters=able.voters_of(before.deployment, before.terms)(tuple(stage.node for stage in split.stages)),
             cause=Cause.RECOVERY,
             score_us=split.score_us,
-            reason=REASON,
+            reason=reason[:REASON_CHARS_MAX],
         )
 
     def _package(self, model: Digest) -> tuple[ModelFacts, Package]:
