@@ -38,13 +38,13 @@ QUICK: Final = Settings(SHOAL, sittings=1, rounds=1, decode_tokens=32, prefills=
 
 
 async def measure(sides: Sides, settings: Settings, blow: Blow, folder: Path) -> dict[str, Any]:
-    """Speeds, then kills."""
+    """Speeds, then kills; either may be none."""
     found = await speeds.measure(sides, settings, folder, _tell)
     trials = await _kills(sides, blow, folder)
     return {
         **found,
-        "speeds": report.speeds(found["rounds"], settings.prefill_tokens),
-        "kills": {name: {"totals": totals(each), "trials": each} for name, each in trials.items()},
+        "speeds": report.speeds(found["rounds"], settings.prefill_tokens) if found["rounds"] else {},
+        "kills": {name: {"totals": totals(each), "trials": each} for name, each in trials.items() if each},
     }
 
 
@@ -71,9 +71,11 @@ def _asked(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests.bench.peers.llamacpp", description="Shoal beside llama.cpp RPC.")
     parser.add_argument("--build", type=Path, help="where llama.cpp is built (default: the user's cache)")
     parser.add_argument("--jobs", type=int, default=1, help="compilers at once, should it have to be built")
-    parser.add_argument("--sittings", type=int, default=FULL.sittings, help="times that everything is started anew")
+    parser.add_argument(
+        "--sittings", type=int, default=FULL.sittings, help="times that everything is started anew; 0: no speeds"
+    )
     parser.add_argument("--rounds", type=int, default=FULL.rounds, help="rounds per sitting, each of every variant")
-    parser.add_argument("--kills", type=int, default=Blow().kills, help="hosts killed of each system")
+    parser.add_argument("--kills", type=int, default=Blow().kills, help="hosts killed of each system; 0: no kills")
     parser.add_argument("--quick", action="store_true", help="one short round and two kills: does it still work?")
     parser.add_argument("--realtime", action="store_true", help="let nothing else run before what is measured (root)")
     parser.add_argument("--json", action="store_true", help="print the JSON object instead of Markdown")
