@@ -20,6 +20,7 @@ from shoal_agent.core.events import CancelRequested, RequestArrived, ServiceFail
 from shoal_agent.core.facts import FinishReason, RejectCode, Standing, Usage
 from shoal_agent.core.journey import Failed, Journey
 from shoal_agent.core.ledger import NEVER, Entry, Failure, Ledger, Step
+from shoal_agent.core.membership import PRESENT
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.rescue import AWAY
 from shoal_agent.core.scribe import Encoded, Ready, Scribe, Shown, Told
@@ -70,7 +71,7 @@ class Ingress:
         entry = Entry(request, tenure.plan, deadline, Step.RENDERING)
         self._ledger.add(entry)
         self._timers.set(RequestDeadline(request.session), deadline)
-        self._heed(entry, self.scribe.begin(entry, now, out), out)
+        self._heed(entry, self.scribe.begin(entry, now, out), now, out)
 
     def owns(self, event: ServiceReturned | ServiceFailed) -> bool:
         """Whether a request here waits for this answer."""
@@ -85,7 +86,7 @@ class Ingress:
             case Shown(piece, stopped):
                 out.add(Emit(entry.session, piece))
                 if stopped:
-                    self._finish(entry, FinishReason.STOP, "", "", out)
+                    self._finish(entry, FinishReason.STOP, "", "", now, out)
                     return
             case Encoded(tokens):
                 self._encoded(entry, tokens, now, out)
@@ -94,10 +95,10 @@ class Ingress:
                 self._begin(entry, now, out)
             case Told(tail):
                 reason = FinishReason.LENGTH if entry.full() else FinishReason.STOP
-                self._finish(entry, reason, tail, "", out)
+                self._finish(entry, reason, tail, "", now, out)
                 return
             case Failure():
-                self._heed(entry, word, out)
+                self._heed(entry, word, now, out)
                 return
             case None if isinstance(event, ServiceFailed):
                 self._journey.look_soon(entry, now)
@@ -106,7 +107,7 @@ class Ingress:
 
     def _write(self, entry: Entry, now: Instant, out: Outbox) -> None:
         """Ask for what comes next in the request's text."""
-        self._heed(entry, self.scribe.advance(entry, now, out), out)
+        self._heed(entry, self.scribe.advance(entry, now, out), now, out)
 
     # --- opening --------------------------------------------------------------------------------------------------
 
@@ -116,7 +117,7 @@ class Ingress:
         if failure is None:
             entry.begin(tokens)
             failure = self.scribe.advance(entry, now, out) or self._journey.lay(entry, now, out)
-        self._heed(entry, failure, out)
+        self._heed(entry, failure, now, out)
 
     def opened(self, peer: NodeId, header: SessionOpened, now: Instant, out: Outbox) -> None:
         """A stage is there."""
@@ -162,30 +163,36 @@ class Ingress:
 
     def refused(self, peer: NodeId, header: SessionRefused, now: Instant, out: Outbox) -> None:
         """A stage will not serve, or not go on with, a session."""
-        self._bury((self._journey.refused(peer, header, now, out),), out)
+        self._bury((self._journey.refused(peer, header, now, out),), now, out)
 
     def broken(self, peer: NodeId, header: PathBroken, now: Instant, out: Outbox) -> None:
         """A stage does not reach its neighbour."""
-        self._bury((self._journey.broken(peer, header, now, out),), out)
+        self._bury((self._journey.broken(peer, header, now, out),), now, out)
 
     def handed(self, peer: NodeId, header: HandedOver, now: Instant, out: Outbox) -> None:
         """A stage's KV is where the session moves to."""
-        self._bury((self._journey.handed(peer, header, now, out),), out)
+        self._bury((self._journey.handed(peer, header, now, out),), now, out)
 
     def stood(self, node: NodeId, standing: Standing, now: Instant, out: Outbox) -> None:
         """``node`` is seen in another way."""
         if standing in AWAY:
             self.lost(node, f"it is {standing.value}", now, out)
+        elif standing in PRESENT:
+            self.back(node, now, out)
+
+    def back(self, node: NodeId, now: Instant, out: Outbox) -> None:
+        """``node`` can be reached."""
+        self._journey.back(node, now, out)
 
     def lost(self, node: NodeId, why: str, now: Instant, out: Outbox) -> None:
         """``node`` is out of reach: whatever it did for a request is done elsewhere."""
-        self._bury(self._journey.lost(node, why, now, out), out)
+        self._bury(self._journey.lost(node, why, now, out), now, out)
         for entry in self._ledger.entries():
-            self._heed(entry, self.scribe.lost(entry, node, now, out), out)
+            self._heed(entry, self.scribe.lost(entry, node, now, out), now, out)
 
     def settled(self, now: Instant, out: Outbox) -> None:
         """Plans, or what hosts report of them, have changed."""
-        self._bury(self._journey.settled(now, out), out)
+        self._bury(self._journey.settled(now, out), now, out)
 
     def due(self, session: SessionId, now: Instant, out: Outbox) -> Iterable[NodeId]:
         """Something of a request may be overdue; nodes of whom it is doubted that they live."""
@@ -195,47 +202,47 @@ class Ingress:
         entry.due_at = NEVER
         if self.scribe.waits(entry):
             self._journey.look_soon(entry, now)
-            self._heed(entry, self.scribe.again(entry, now, out), out)
+            self._heed(entry, self.scribe.again(entry, now, out), now, out)
         if self._ledger.get(session) is None or not entry.routed:
             return ()
         failure, doubted = self._journey.due(entry, now, out)
-        self._heed(entry, failure, out)
+        self._heed(entry, failure, now, out)
         return doubted
 
     # --- ending ---------------------------------------------------------------------------------------------------
 
-    def cancel(self, event: CancelRequested, out: Outbox) -> None:
+    def cancel(self, event: CancelRequested, now: Instant, out: Outbox) -> None:
         """The client went away."""
         entry = self._ledger.get(event.session)
         if entry is not None:
-            self._finish(entry, FinishReason.CANCELLED, "", "the client cancelled", out)
+            self._finish(entry, FinishReason.CANCELLED, "", "the client cancelled", now, out)
 
-    def expired(self, session: SessionId, out: Outbox) -> None:
+    def expired(self, session: SessionId, now: Instant, out: Outbox) -> None:
         """The deadline of a request has come."""
         entry = self._ledger.get(session)
         if entry is not None:
             detail = f"not done within {entry.request.deadline_s:g} s"
-            self._heed(entry, Failure(RejectCode.DEADLINE, detail), out)
+            self._heed(entry, Failure(RejectCode.DEADLINE, detail), now, out)
 
-    def stop(self, out: Outbox) -> None:
+    def stop(self, now: Instant, out: Outbox) -> None:
         """The node ends: nobody is left without an ending."""
         for entry in self._ledger.entries():
-            self._heed(entry, Failure(RejectCode.NOT_READY, "this node is stopping"), out)
+            self._heed(entry, Failure(RejectCode.NOT_READY, "this node is stopping"), now, out)
 
-    def _bury(self, failed: Iterable[Failed | None], out: Outbox) -> None:
+    def _bury(self, failed: Iterable[Failed | None], now: Instant, out: Outbox) -> None:
         for pair in failed:
             if pair is not None:
-                self._heed(*pair, out)
+                self._heed(*pair, now, out)
 
-    def _heed(self, entry: Entry, failure: Failure | None, out: Outbox) -> None:
+    def _heed(self, entry: Entry, failure: Failure | None, now: Instant, out: Outbox) -> None:
         """End early if there is a reason: as a rejection while nothing was promised, as a failed stream afterwards."""
         if failure is None:
             return
         late = failure.code is RejectCode.DEADLINE
         if entry.accepted:
-            self._finish(entry, FinishReason.DEADLINE if late else FinishReason.FAILED, "", failure.detail, out)
+            self._finish(entry, FinishReason.DEADLINE if late else FinishReason.FAILED, "", failure.detail, now, out)
         else:
-            self._leave(entry, CloseReason.DEADLINE if late else CloseReason.FAILED, out)
+            self._leave(entry, CloseReason.DEADLINE if late else CloseReason.FAILED, now, out)
             self._reject(entry.session, failure.code, failure.detail, out)
 
     @staticmethod
@@ -243,17 +250,17 @@ class Ingress:
         out.count("requests_rejected", code.value)
         out.add(Reject(session, code, detail, RETRY_AFTER_S if code in _RETRY else None))
 
-    def _finish(self, entry: Entry, reason: FinishReason, tail: str, detail: str, out: Outbox) -> None:
+    def _finish(self, entry: Entry, reason: FinishReason, tail: str, detail: str, now: Instant, out: Outbox) -> None:
         close = {
             FinishReason.CANCELLED: CloseReason.CANCELLED,
             FinishReason.DEADLINE: CloseReason.DEADLINE,
             FinishReason.FAILED: CloseReason.FAILED,
         }.get(reason, CloseReason.FINISHED)
-        self._leave(entry, close, out)
+        self._leave(entry, close, now, out)
         out.count("requests_finished", reason.value)
         out.add(Finish(entry.session, reason, tail, Usage(entry.prompt_tokens, entry.shown), detail))
 
-    def _leave(self, entry: Entry, reason: CloseReason, out: Outbox) -> None:
+    def _leave(self, entry: Entry, reason: CloseReason, now: Instant, out: Outbox) -> None:
         """Take the request out of the book and free what it holds anywhere."""
         self.scribe.leave(entry, out)
         self._ledger.remove(entry.session)
@@ -261,7 +268,7 @@ class Ingress:
             self._lateness.ended(entry.plan.deployment, late=reason is CloseReason.DEADLINE)
         self._timers.clear(RequestDeadline(entry.session))
         self._timers.clear(RequestDue(entry.session))
-        self._journey.leave(entry, reason, out)
+        self._journey.leave(entry, reason, now, out)
 
     # --- looking in -----------------------------------------------------------------------------------------------
 

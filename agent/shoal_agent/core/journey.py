@@ -106,9 +106,13 @@ class Journey:
         """Nothing more is asked of the stages."""
         self._migration.call_off(entry, now, out)
 
-    def leave(self, entry: Entry, reason: CloseReason, out: Outbox) -> None:
+    def leave(self, entry: Entry, reason: CloseReason, now: Instant, out: Outbox) -> None:
         """The request is over: everybody who may hold something of it frees it."""
-        self._rescue.close(entry, entry.plans, reason, out)
+        self._rescue.close(entry, reason, now, out)
+
+    def back(self, node: NodeId, now: Instant, out: Outbox) -> None:
+        """``node`` can be reached again."""
+        self._rescue.back(node, now, out)
 
     # --- trouble ----------------------------------------------------------------------------------------------------
 
@@ -157,6 +161,7 @@ class Journey:
 
     def lost(self, node: NodeId, why: str, now: Instant, out: Outbox) -> list[Failed]:
         """``node`` is out of reach; the requests that end with that."""
+        self._rescue.lost(node, now)
         failed: list[Failed | None] = []
         entries = self._ledger.entries()
         hit = [entry for entry in entries if entry.on_way() and node in entry.route]

@@ -21,7 +21,7 @@ from shoal_agent.core.ledger import Entry, Failure, Move, Step
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.rescue import Elsewhere, Rescue
 from shoal_agent.core.tables import Tables
-from shoal_protocol.headers import CloseReason, HandedOver, HandOver
+from shoal_protocol.headers import HandedOver, HandOver
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.messages import Plan
 
@@ -205,4 +205,4 @@ class Migration:
         if move is None:
             return
         out.count("sessions_migrated", move.plan.deployment)
-        self._rescue.close(entry, (move.old,), CloseReason.FINISHED, out, move.old.epoch)
+        self._rescue.close_epoch(entry, move.old, out)

@@ -173,14 +173,15 @@ class Node:
             case RequestArrived():
                 self._ingress.arrived(event, now, out)
             case CancelRequested():
-                self._ingress.cancel(event, out)
+                self._ingress.cancel(event, now, out)
             case PeerLost():
                 self._peer_lost(event, now, out)
             case PeerConnected():
                 out.count("links_opened", "data")
                 self._citizen.link_up(event.peer, now)
+                self._ingress.back(event.peer, now, out)
             case PeerRelayed(peer, relayed):
-                out.note("warning" if relayed else "info", "relayed" if relayed else "reached directly again", peer=peer)
+                out.note("info", "reached through brokers" if relayed else "reached directly again", peer=peer)
                 self._citizen.watch.relayed(peer, now, relayed=relayed)
             case PeerMisbehaved():
                 self._misbehaved(event, out)
@@ -225,7 +226,7 @@ class Node:
         if self._citizen.staging.needed() and Routine.LEAVE in timers:
             timers.set(Routine.SETTLE, Instant(now + SETTLE_S))
             return
-        self._ingress.stop(out)
+        self._ingress.stop(now, out)
         self._tables.phase = NodePhase.DISCONNECTED
         self._citizen.publish(now, out)
         out.add(Stop())
@@ -276,7 +277,7 @@ class Node:
                 case Routine.LEAVE:
                     self._leave(now, out)
                 case RequestDeadline(session):
-                    self._ingress.expired(session, out)
+                    self._ingress.expired(session, now, out)
                 case RequestDue(session):
                     for node in self._ingress.due(session, now, out):
                         self._citizen.watch.doubt(node, now, out)

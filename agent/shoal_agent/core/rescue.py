@@ -15,11 +15,11 @@ route is laid once more, whoever is to blame: what is there is kept, so this cos
 """
 
 from array import array
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
 from shoal_agent.core.facts import RejectCode, Standing
+from shoal_agent.core.farewells import Farewells
 from shoal_agent.core.ledger import STALL_S, Entry, Failure, Gap, Step
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.plan import decode_macs, servers_of, span_of
@@ -28,7 +28,7 @@ from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure, route_of
 from shoal_agent.core.timers import RequestDue
 from shoal_protocol.headers import Activation, CloseReason, CloseSession, OpenSession, Resume
-from shoal_protocol.ids import Epoch, Instant, NodeId
+from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.limits import ATTEMPTS_MAX, PREFILL_CHUNK_TOKENS
 from shoal_protocol.messages import Plan
 from shoal_protocol.tensors import Dtype
@@ -64,6 +64,7 @@ class Rescue:
         self._node = node
         self._tables = tables
         self._tenures = tables.tenures
+        self._farewells = Farewells()
 
     # --- laying ---------------------------------------------------------------------------------------------------
 
@@ -228,13 +229,29 @@ class Rescue:
             return 0.0
         return state.capacity.speed_macs_per_s * 1000 / (state.stage_permille or 1000)
 
+    def close(self, entry: Entry, reason: CloseReason, now: Instant, out: Outbox) -> None:
+        """Have everybody who may hold something of the session free it."""
+        nodes = tuple(dict.fromkeys(node for plan in entry.plans for node in servers_of(plan)))
+        for node in nodes:
+            out.send(node, CloseSession(entry.session, reason))
+        if nodes:
+            self._farewells.say(entry.session, nodes, entry.deadline, now)
+
     @staticmethod
-    def close(
-        entry: Entry, plans: Iterable[Plan], reason: CloseReason, out: Outbox, epoch: Epoch | None = None
-    ) -> None:
-        """Have everybody who may hold something of the session free it: all of it, or what belongs to ``epoch``."""
-        for node in dict.fromkeys(node for plan in plans for node in servers_of(plan)):
-            out.send(node, CloseSession(entry.session, reason, epoch))
+    def close_epoch(entry: Entry, plan: Plan, out: Outbox) -> None:
+        """The session moved: what belongs to the epoch of ``plan`` is not needed any more."""
+        for node in servers_of(plan):
+            out.send(node, CloseSession(entry.session, CloseReason.FINISHED, plan.epoch))
+
+    def lost(self, node: NodeId, now: Instant) -> None:
+        """What was said to ``node`` lately may not have arrived."""
+        self._farewells.lost(node, now)
+
+    def back(self, node: NodeId, now: Instant, out: Outbox) -> None:
+        """``node`` can be reached: say what may not have arrived."""
+        for session, deadline in self._farewells.back(node, now):
+            out.send(node, CloseSession(session, CloseReason.FINISHED))
+            self._farewells.say(session, (node,), deadline, now)
 
     # --- waiting --------------------------------------------------------------------------------------------------
 
