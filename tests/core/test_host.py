@@ -3,15 +3,19 @@ from dataclasses import replace
 import pytest
 
 from shoal_agent.core import runner
+from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.events import StageFailed
 from shoal_agent.core.holdings import DEADLINE_GRACE_S
 from shoal_agent.core.ingress import PROMPT_TOKENS_MAX
+from shoal_agent.core.outbox import Outbox
+from shoal_agent.core.plan import slot_of
 from shoal_protocol.headers import (
     Activation,
     CloseReason,
     CloseSession,
     PathBroken,
     RefusalCode,
+    Resume,
     SessionOpened,
     SessionRefused,
     Token,
@@ -25,10 +29,11 @@ from shoal_protocol.limits import (
     SESSIONS_MAX,
 )
 from shoal_protocol.tensors import Dtype
-from tests.support.stand import OPEN, PROMPT, SESSION, STEP, Stand
+from tests.support.stand import OPEN, PROMPT, SESSION, STEP, TOY, Stand, ids
 from tests.support.toy import toy_blocks, toy_tokens
 
 ANOTHER = SessionId(b"t" * 16)
+RESUME = Resume(TOY, Epoch(0), SESSION, 0, 1, 0, 0)
 KV = 4 * 64
 """Bytes of KV per token on one stage: half of the toy's blocks."""
 
@@ -429,3 +434,205 @@ def test_hidden_states_travel_from_stage_to_stage_as_they_are(stand):
     hidden = [toy_blocks(token, 0, 7, memory) for token in PROMPT]
     assert [token.token for token in stand.heard(Token)] == [hidden[-1] % 257]
     stand.close()
+
+
+# --- attempts ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_later_attempt_of_a_session_nobody_knew_begins_at_nothing(stand):
+    stand.say(replace(OPEN, attempt=3))
+    assert stand.heard() == [SessionOpened(SESSION, 0, 3, 0, 0)]
+    stand.feed(replace(STEP, attempt=3))
+    assert not stand.runs(), "it was not told to go on"
+    stand.say(replace(RESUME, attempt=3))
+    assert len(stand.runs()) == 1
+    stand.world.run(0.1)
+    stand.close()
+
+
+@pytest.mark.parametrize("attempt", [0, 1])
+def test_an_older_attempt_is_refused(stand, attempt):
+    stand.say(replace(OPEN, attempt=2))
+    stand.say(replace(OPEN, attempt=attempt))
+    assert (stand.refusal().code, stand.refusal().attempt) == (RefusalCode.OLD_ATTEMPT, attempt)
+    stand.close()
+
+
+def test_an_opening_said_again_is_answered_again(stand):
+    stand.say(replace(OPEN, attempt=2))
+    stand.say(replace(OPEN, attempt=2))
+    assert stand.heard() == [SessionOpened(SESSION, 0, 2, 0, 0)] * 2
+    stand.close()
+
+
+def test_a_session_that_broke_is_not_open(stand):
+    stand.open_both()
+    stand.world.break_link(stand.first, stand.last)
+    stand.world.run(0.1)
+    stand.say(OPEN)
+    assert len(stand.heard(SessionOpened)) == 2
+    stand.close()
+
+
+def test_the_last_stage_opens_its_sampler_anew_with_every_token(stand):
+    stand.open_both()
+    stand.say(replace(OPEN, stage=1, attempt=1), ids((*PROMPT, 9, 8)), to=stand.last)
+    stand.world.run(0.1)
+    assert stand.cell(stand.last).services.drawing[SESSION][0] == 5
+    stand.close()
+
+
+def test_a_stage_without_state_lacks_nothing(stand):
+    facts = stand.world.facts
+    blocks = tuple(replace(block, kv_bytes_per_token=64 * (index < 4)) for index, block in enumerate(facts.blocks))
+    stand.cell(stand.last).node._tables.models[facts.model] = replace(facts, blocks=blocks)
+    stand.say(replace(OPEN, stage=1, attempt=1), ids(PROMPT), to=stand.last)
+    stand.world.run(0.1)
+    assert stand.heard() == [SessionOpened(SESSION, 1, 1, 100, 100)]
+    stand.say(replace(RESUME, stage=1), to=stand.last)
+    stand.close()
+
+
+def test_a_session_can_be_longer_than_its_shadow_but_not_than_it_was():
+    stand = Stand()
+    stand.say(OPEN)
+    stand.say(replace(OPEN, attempt=1, tokens_max=101))
+    assert stand.refusal().code is RefusalCode.KV_FULL
+    stand.say(replace(OPEN, attempt=2, tokens_max=99))
+    assert stand.heard()[-1] == SessionOpened(SESSION, 0, 2, 0, 0)
+    stand.close()
+    stand.world.check_idle()
+
+
+ROUTES = {
+    "too short": lambda stand: (stand.first,),
+    "too long": lambda stand: (stand.first, stand.last, stand.last),
+    "past this node": lambda stand: (stand.last, stand.first),
+    "through a stranger": lambda stand: (stand.first, stand.stranger),
+}
+
+
+@pytest.mark.parametrize("route", ROUTES.values(), ids=ROUTES)
+def test_a_route_that_leads_elsewhere_is_refused(stand, route):
+    stand.say(replace(OPEN, route=route(stand)))
+    assert stand.refusal().code is RefusalCode.NOT_HOSTED
+
+
+def test_an_epoch_that_closes_takes_no_new_session_and_keeps_those_it_has(stand):
+    stand.say(OPEN)
+    stand.tenure(stand.first).closing = stand.world.now
+    stand.say(replace(OPEN, session=ANOTHER))
+    assert stand.refusal().code is RefusalCode.STALE_EPOCH
+    stand.say(replace(OPEN, attempt=1))
+    stand.say(replace(OPEN, session=ANOTHER, attempt=1))
+    assert [header.attempt for header in stand.heard(SessionOpened)] == [0, 1, 1]
+    stand.close()
+    stand.close(ANOTHER)
+    stand.tenure(stand.first).closing = None
+
+
+WRONG_WORDS = {
+    "another attempt": {"attempt": 2},
+    "another epoch": {"epoch": Epoch(1)},
+    "another deployment": {"deployment": DeploymentId("no")},
+    "another session": {"session": ANOTHER},
+    "another stage": {"stage": 1},
+}
+
+
+@pytest.mark.parametrize("change", WRONG_WORDS.values(), ids=WRONG_WORDS)
+def test_nobody_goes_on_by_a_word_that_is_not_for_it(stand, change):
+    stand.say(replace(OPEN, attempt=1))
+    stand.feed(replace(STEP, attempt=1))
+    stand.say(replace(RESUME, **change))
+    stand.say(RESUME, by=stand.stranger)
+    assert stand.cell().counts["frames_dropped", "resume"] == 2
+    assert not stand.runs()
+    stand.close()
+
+
+def test_the_word_to_go_on_is_said_once(stand):
+    stand.say(RESUME)
+    stand.open_both()
+    stand.say(replace(RESUME, attempt=0))
+    assert stand.cell().counts["frames_dropped", "resume"] == 2
+    stand.close()
+
+
+@pytest.mark.parametrize(("position", "replay_from"), [(4, 4), (2**31 - 1, 0), (3, 0)])
+def test_nobody_goes_on_from_where_it_never_was(stand, position, replay_from):
+    stand.open_both()
+    stand.feed()
+    stand.world.run(0.1)
+    stand.say(replace(OPEN, attempt=1))
+    stand.cell().node._host._holdings.release(
+        stand.cell().node._host._holdings.retention.drop((SESSION, 0)), Outbox(stand.first)
+    )
+    stand.cell().tensors.clear()
+    stand.say(replace(RESUME, position=position, replay_from=replay_from))
+    assert (stand.refusal().code, stand.refusal().attempt) == (RefusalCode.OUT_OF_ORDER, 1)
+    stand.say(replace(OPEN, attempt=2))
+    assert stand.heard(SessionOpened)[-1] == SessionOpened(SESSION, 0, 2, 3, 3), "and nothing of it is lost"
+    stand.close()
+
+
+# --- epochs -----------------------------------------------------------------------------------------------------------
+
+
+def test_one_session_has_a_stage_in_each_epoch_and_each_is_closed_alone(stand):
+    stand.adopt(stand.hosts)
+    stand.open_both()
+    stand.say(replace(OPEN, epoch=Epoch(1), attempt=1))
+    stand.say(replace(OPEN, epoch=Epoch(1), attempt=1, stage=1), ids(PROMPT), to=stand.last)
+    stand.world.run(0.1)
+    assert {key[1] for key in stand.cell().stages} == {0, slot_of(Epoch(1), 0)}
+    stand.feed()
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED, Epoch(0)))
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED, Epoch(0)), to=stand.last)
+    assert stand.sessions() == stand.sessions(stand.last) == 1
+    assert SESSION in stand.cell(stand.last).services.drawing, "the sampler is the other epoch's as well"
+    stand.close()
+
+
+def test_sessions_of_an_epoch_make_room_and_others_stay(stand):
+    stand.adopt(stand.hosts)
+    stand.open_both()
+    stand.say(replace(OPEN, epoch=Epoch(1), attempt=1))
+    out = Outbox(stand.first)
+    stand.cell().node._host.evict(TOY, Epoch(0), (1,), out)
+    assert not out.effects
+    stand.cell().node._host.evict(TOY, Epoch(0), (0, 1), out)
+    (refused,) = [effect.header for effect in out.effects if isinstance(effect, SendFrame)]
+    assert (refused.code, refused.stage) == (RefusalCode.STALE_EPOCH, 0)
+    for effect in out.effects:
+        stand.cell().perform(effect)
+    assert stand.sessions() == 1
+    stand.close()
+
+
+# --- orphans ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_ingress_that_is_known_to_be_dead_may_be_followed(stand):
+    stand.say(OPEN)
+    stand.cell().node._tables.tenures.lost.add(stand.by_hand)
+    stand.say(replace(OPEN, attempt=1), by=stand.stranger)
+    assert stand.heard(SessionOpened, stand.stranger) == [SessionOpened(SESSION, 0, 1, 0, 0)]
+    stand.cell().node._tables.tenures.lost.clear()
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED), by=stand.stranger)
+
+
+def test_an_orphan_is_freed_by_whoever_asks(stand):
+    stand.open_both()
+    stand.world.break_link(stand.by_hand, stand.first)
+    stand.world.run(0.1)
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED), by=stand.stranger)
+    assert stand.sessions() == 0
+    stand.close()
+
+
+def test_an_orphan_ends_no_later_than_its_session(stand):
+    stand.say(replace(OPEN, deadline_ms=5_000))
+    stand.world.break_link(stand.by_hand, stand.first)
+    stand.world.run(5.0 + DEADLINE_GRACE_S + 0.1)
+    assert stand.sessions() == 0

@@ -1,0 +1,445 @@
+"""KV that goes out: to a standby, and to the heirs of a session that moves."""
+
+from dataclasses import replace
+
+import pytest
+
+from shoal_agent.core.copies import LOOK_S, REFUSED_REST_S
+from shoal_agent.core.effects import SendFrame
+from shoal_agent.core.events import KvExported
+from shoal_agent.core.kv_stream import INCREMENT_TOKENS, NEAR_TOKENS, STALLS_MAX
+from shoal_protocol.headers import (
+    CloseReason,
+    CloseSession,
+    HandedOver,
+    HandOver,
+    KvKept,
+    KvRows,
+    PathBroken,
+    RefusalCode,
+    SessionOpened,
+)
+from shoal_protocol.ids import Epoch, NodeId, SessionId
+from tests.support.stand import SESSION, TOY, Rider, Stand
+from tests.support.toy import toy_tokens
+
+N = INCREMENT_TOKENS
+
+
+@pytest.fixture
+def stand():
+    return Stand(backed=True)
+
+
+def sent(stand, name=None, kind=KvRows, since=0):
+    frames = [effect for effect in stand.cell(name).asked(SendFrame) if isinstance(effect.header, kind)]
+    return frames[since:]
+
+
+def spans(stand, name=None, peer=None):
+    return [
+        (frame.header.position, frame.header.token_count) for frame in sent(stand, name) if peer in (None, frame.peer)
+    ]
+
+
+def ride(stand, answer, **options):
+    rider = Rider(stand, **options)
+    rider.lay()
+    stand.world.run_until(lambda: len(rider.answer) >= answer)
+    return rider
+
+
+def tokens(rider):
+    return toy_tokens(rider.prompt, 8, rider.length)
+
+
+# --- to a standby -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_follow_a_few_tokens_behind(stand):
+    rider = ride(stand, 30)
+    assert spans(stand)[:3] == [(0, 3), (3, N), (3 + N, N)]
+    (shadow,) = stand.cell(stand.last).node._host._holdings.of(SESSION)[1:]
+    assert 31 - NEAR_TOKENS <= shadow.finished <= 31
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_prompt_goes_at_once_after_the_first_frame_asked(stand):
+    rider = ride(stand, 1, prompt=tuple(range(100)), length=2)
+    stand.world.run(0.1)
+    assert spans(stand)[:2] == [(0, N), (N, 100 - N)]
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_plan_without_standbys_exports_nothing():
+    stand = Stand()
+    rider = ride(stand, 30)
+    assert not stand.exports()
+    assert rider.finish() == tokens(rider)
+
+
+def test_whoever_serves_in_place_of_the_primary_sends_to_it(stand):
+    rider = Rider(stand, length=30)
+    rider.lay([stand.last, stand.last])
+    stand.world.run_until(lambda: rider.done)
+    assert spans(stand, stand.last, stand.first), "both of its stages have the other host beside it"
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_standby_that_does_not_stand_by_is_not_asked(stand):
+    tenure = stand.tenure(stand.first)
+    tenure.reports[stand.last] = replace(tenure.reports[stand.last], standing_by=())
+    rider = ride(stand, 20)
+    assert not stand.exports()
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_lost_standby_is_not_asked_and_found_again(stand):
+    lost = stand.cell(stand.first).node._tables.tenures.lost
+    lost.add(stand.last)
+    rider = ride(stand, 12, length=1000, tokens_max=500)
+    assert not stand.exports()
+    lost.discard(stand.last)
+    began = stand.world.now
+    stand.world.run_until(lambda: bool(stand.exports()))
+    assert stand.world.now - began <= LOOK_S + 0.1
+    rider.length = len(rider.answer) + 1
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_standby_that_is_lost_meanwhile_is_left_at_once(stand):
+    rider = ride(stand, 20, length=30)
+    stand.cell(stand.first).node._tables.tenures.lost.add(stand.last)
+    before = len(spans(stand))
+    stand.world.run_until(lambda: rider.done)
+    assert len(spans(stand)) <= before + 1
+    assert rider.finish() == tokens(rider)
+
+
+def three(**options):
+    """Two standbys for the first stage."""
+    stand = Stand(3, **options)
+    plan = stand.adopt(stand.hosts, ((stand.hosts[1], stand.hosts[2]), (), ()))
+    rider = Rider(stand, length=60, epoch=plan.epoch)
+    return stand, rider
+
+
+def test_a_standby_that_refuses_is_let_alone_and_the_next_one_asked():
+    stand, rider = three()
+    stand.tenure(stand.hosts[1], 1).held.pop(0)
+    rider.lay()
+    stand.world.run_until(lambda: rider.done)
+    assert spans(stand, peer=stand.hosts[1]) == [(0, 3)]
+    assert spans(stand, peer=stand.hosts[2])[0][0] == 0
+    assert stand.cell().counts["kv_rows_refused", "NOT_HOSTED"] == 1
+    assert len([note for note in stand.cell().notes if note.text == "no copy kept"]) == 1
+    assert stand.shadows(stand.hosts[2]) == 1
+    stand.tenure(stand.hosts[1], 1).held[0] = stand.tenure(stand.hosts[1], 1).held.get(1)
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_standby_whose_link_broke_begins_anew(stand):
+    rider = ride(stand, 20, length=10**6, tokens_max=500)
+    stand.world.break_link(stand.first, stand.last)
+    stand.world.run(0.1)
+    assert len(stand.heard(PathBroken)) == 2
+    stand.world.cut.clear()
+    before = len(spans(stand, peer=stand.last))
+    rider.lay()
+    stand.world.run(LOOK_S + 0.5)
+    following = spans(stand, peer=stand.last)[before:]
+    assert following[0] == (0, N)
+    assert following[1][0] > N, "what is there already is not sent again"
+    rider.length = len(rider.answer) + 1
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_standby_that_keeps_forgetting_is_given_up(stand):
+    stand.world.loses = lambda header: isinstance(header, KvRows)
+    rider = ride(stand, 20, length=10**6, tokens_max=500)
+    for _ in range(STALLS_MAX + 2):
+        sending = [frame.header for frame in sent(stand)][-1]
+        stand.say(KvKept(TOY, Epoch(0), SESSION, 0, 0, 3, 0, None), by=stand.last)
+        stand.world.run(0.01)
+    assert stand.cell().counts["kv_rows_refused", "OUT_OF_ORDER"] == 1
+    assert sending.position == 0
+    rider.length = len(rider.answer) + 1
+    stand.world.loses = lambda header: False
+    assert rider.finish() == tokens(rider)
+
+
+def test_whoever_refused_is_asked_again_after_a_rest(stand):
+    stand.tenure(stand.last).held.pop(0)
+    rider = ride(stand, 20, length=10**6, tokens_max=500)
+    assert spans(stand) == [(0, 3)]
+    stand.tenure(stand.last).held[0] = stand.tenure(stand.last).held.get(1)
+    for name in stand.hosts:
+        stand.cell(name).run_s = 0.5
+    stand.world.run(REFUSED_REST_S + 2.0)
+    assert len(spans(stand)) > 1
+    rider.length = len(rider.answer) + 1
+    assert rider.finish() == tokens(rider)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        KvKept(TOY, Epoch(0), SESSION, 0, 0, 3, 5, None),
+        KvKept(TOY, Epoch(0), SessionId(b"x" * 16), 0, 0, 3, 5, None),
+        KvKept(TOY, Epoch(9), SESSION, 63, 0, 3, 5, RefusalCode.KV_FULL),
+    ],
+)
+def test_an_answer_to_nothing_is_dropped(stand, answer):
+    rider = ride(stand, 3, length=4)
+    for peer in (stand.last, stand.stranger):
+        stand.say(answer, by=peer)
+    assert stand.cell().counts["frames_dropped", "kv_kept"] == 2
+    assert rider.finish() == tokens(rider)
+
+
+def test_no_answer_makes_a_stream_go_beyond_what_there_is(stand):
+    rider = ride(stand, 20, length=10**6, tokens_max=500)
+    stand.world.loses = lambda header: isinstance(header, KvRows)
+    while not stand.cell().node._host._holdings.of(SESSION)[0].standby.sent:
+        stand.world.step()
+    stand.say(KvKept(TOY, Epoch(0), SESSION, 0, 0, 3, 2**31 - 1, None), by=stand.last)
+    stand.cell().node.check()
+    stand.world.loses = lambda header: False
+    rider.length = len(rider.answer) + 1
+    assert rider.finish() == tokens(rider)
+
+
+def test_rows_that_cannot_be_copied_end_the_stream_and_nothing_else(stand):
+    cell = stand.cell()
+
+    def no_memory(effect):
+        asked = (effect.session, effect.stage, effect.first_block, effect.last_block)
+        cell.later(0.001, KvExported(*asked, effect.position, effect.token_count, None, 0, "no memory"))
+
+    cell.export = no_memory
+    rider = ride(stand, 20, length=30)
+    assert cell.counts["kv_rows_refused", "STAGE_FAILED"] == 1
+    assert not sent(stand)
+    assert rider.finish() == tokens(rider)
+
+
+def test_rows_of_a_session_that_closed_meanwhile_are_released(stand):
+    stand.cell().copy_s = 0.5
+    rider = ride(stand, 10)
+    assert stand.exports()
+    rider.close()
+    stand.world.run(0.1)
+    assert not stand.cell().node._host.idle(), "an answer is due"
+    stand.world.run(1.0)
+    stand.world.check_idle()
+
+
+def test_rows_on_their_way_when_the_session_closes_are_no_shadow_for_nobody(stand):
+    rider = ride(stand, 8)
+    stand.world.run_until(lambda: bool(sent(stand)))
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED), to=stand.last)
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED))
+    stand.world.run(0.5)
+    assert stand.shadows(stand.last) == 0
+    rider.close()
+    stand.world.check_idle()
+
+
+def test_an_orphan_that_is_given_up_takes_its_copy_along(stand):
+    ride(stand, 12)
+    stand.world.run(0.1)
+    for host in stand.hosts:
+        stand.world.break_link(stand.by_hand, host)
+    stand.world.run(1.0)
+    assert stand.shadows(stand.first) + stand.shadows(stand.last) == 2
+    stand.world.run(40.0)
+    stand.world.check_idle()
+
+
+# --- moving -----------------------------------------------------------------------------------------------------------
+
+
+def moving(hosts, *, stages=2, length=60, run_s=0.02, backed=True):
+    """A session that goes on while the next epoch, of ``hosts``, is opened."""
+    stand = Stand(stages, backed=backed)
+    rider = Rider(stand, length=length)
+    for cell in stand.world.cells.values():
+        cell.run_s = run_s
+    rider.lay()
+    plan = stand.adopt(hosts(stand))
+    return stand, rider, plan
+
+
+MOVES = {
+    "swapped": lambda stand: stand.hosts[::-1],
+    "the same": lambda stand: stand.hosts,
+    "finer": lambda stand: [stand.hosts[1], stand.stranger, stand.hosts[0]],
+    "together": lambda stand: [stand.stranger],
+    "to one of them": lambda stand: [stand.first],
+}
+
+
+@pytest.mark.parametrize("hosts", MOVES.values(), ids=MOVES)
+def test_a_session_moves_with_its_kv(hosts):
+    stand, rider, plan = moving(hosts)
+    rider.hand_over(plan, last=False)
+    stand.world.run_until(lambda: len(rider.handed(last=False)) == 2)
+    assert all(said.refusal is None for said in rider.handed(last=False))
+    rider.hand_over(plan, last=True)
+    stand.world.run_until(lambda: len(rider.handed(last=True)) == 2)
+    reached = {said.stage: said.position for said in rider.handed(last=True)}
+    assert min(reached.values()) >= len(rider.tokens) - 1
+    rider.lay(epoch=1)
+    stand.world.run_until(lambda: rider.going)
+    assert min(resume.position for resume in rider.resumed[-1]) >= len(rider.tokens) - 2
+    rider.close(epoch=0)
+    stand.world.run_until(lambda: rider.done)
+    assert stand.tenure(stand.first).sessions == 0
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_session_goes_on_while_its_kv_goes_ahead():
+    stand, rider, plan = moving(MOVES["swapped"], length=80)
+    rider.hand_over(plan, last=False)
+    stand.world.run_until(lambda: len(rider.answer) == 60)
+    assert len(rider.handed(last=False)) == 2, "it is said once"
+    shadows = [hosted for hosted in stand.cell().node._host._holdings.all() if hosted.plan.epoch == 1]
+    assert shadows[0].finished >= 60 - NEAR_TOKENS
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_move_that_is_called_off_costs_nothing():
+    stand, rider, plan = moving(MOVES["swapped"])
+    rider.hand_over(plan, last=True)
+    stand.world.run_until(lambda: len(rider.handed(last=True)) == 2)
+    rider.holding = False
+    stand.world.run(0.2)
+    rider.feed(len(rider.tokens) - 1, len(rider.tokens))
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_move_can_be_called_off_by_a_later_attempt():
+    stand, rider, plan = moving(MOVES["swapped"])
+    rider.hand_over(plan, last=True)
+    stand.world.run(0.05)
+    rider.lay()
+    assert rider.finish() == tokens(rider)
+
+
+def test_what_is_left_of_a_broken_route_can_be_moved():
+    stand, rider, plan = moving(lambda stand: [stand.stranger], backed=False)
+    stand.world.kill(stand.last)
+    stand.world.run(0.1)
+    assert len(stand.heard(PathBroken)) == 1
+    rider.hand_over(plan, last=True)
+    stand.world.run_until(lambda: bool(rider.handed(last=True)))
+    (said,) = rider.handed(last=True)
+    assert (said.stage, said.refusal) == (0, None)
+    rider.lay(epoch=1)
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_shadow_can_be_moved_too():
+    stand, rider, plan = moving(lambda stand: [stand.stranger])
+    stand.world.run_until(lambda: len(rider.answer) >= 30)
+    stand.world.kill(stand.first)
+    stand.world.run(0.1)
+    assert stand.shadows(stand.last) == 1
+    route = (stand.stranger,)
+    for stage in (0, 1):
+        asked = HandOver(TOY, Epoch(0), SESSION, stage, rider.attempt, plan.epoch, route, last=True)
+        stand.say(asked, to=stand.last)
+    stand.world.run_until(lambda: len(rider.handed(last=True)) == 2)
+    rider.lay(epoch=1)
+    stand.world.run_until(lambda: rider.going)
+    assert rider.resumed[-1][0].position >= 16
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_later_wish_replaces_the_one_before():
+    stand, rider, plan = moving(MOVES["swapped"])
+    other = stand.adopt([stand.stranger])
+    rider.hand_over(plan, last=False)
+    stand.world.run_until(lambda: len(rider.handed(last=False)) == 2)
+    rider.hand_over(other, last=False)
+    stand.world.run_until(lambda: len(rider.handed(last=False)) == 4)
+    held = stand.cell(stand.stranger).node._host._holdings.all()
+    assert [hosted.plan.epoch for hosted in held] == [2]
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_wish_said_again_is_answered_again():
+    stand, rider, plan = moving(MOVES["together"])
+    for count in (2, 4):
+        rider.hand_over(plan, last=False)
+        stand.world.run_until(lambda: len(rider.handed(last=False)) == count)  # noqa: B023 - it runs at once
+    assert rider.finish() == tokens(rider)
+
+
+def test_an_heir_that_refuses_ends_the_move_and_not_the_session():
+    stand, rider, plan = moving(MOVES["together"])
+    stand.tenure(stand.stranger, 1).held.clear()
+    rider.hand_over(plan, last=False)
+    stand.world.run_until(lambda: len(rider.handed(last=False)) == 2)
+    assert {said.refusal for said in rider.handed(last=False)} == {RefusalCode.NOT_HOSTED}
+    assert rider.finish() == tokens(rider)
+
+
+def test_an_heir_that_is_lost_ends_the_move_and_not_the_session():
+    stand, rider, plan = moving(MOVES["together"])
+    stand.world.loses = lambda header: isinstance(header, KvRows)
+    rider.hand_over(plan, last=False)
+    stand.world.run(0.1)
+    stand.world.kill(stand.stranger)
+    stand.world.run_until(lambda: len(rider.handed(last=False)) == 2)
+    assert {said.refusal for said in rider.handed(last=False)} == {RefusalCode.STAGE_FAILED}
+    stand.world.loses = lambda header: False
+    assert rider.finish() == tokens(rider)
+
+
+ASKED = HandOver(TOY, Epoch(0), SESSION, 0, 0, Epoch(1), (), last=False)
+NOWHERE = {
+    "a session nobody knows": ({"session": SessionId(b"x" * 16)}, RefusalCode.UNKNOWN_SESSION),
+    "a stage that is not here": ({"stage": 63}, RefusalCode.UNKNOWN_SESSION),
+    "an older attempt": ({"attempt": 3}, RefusalCode.OLD_ATTEMPT),
+    "an epoch nobody knows": ({"target_epoch": Epoch(9)}, RefusalCode.STALE_EPOCH),
+    "the same epoch": ({"target_epoch": Epoch(0)}, RefusalCode.NOT_HOSTED),
+    "too short a route": ({"route": ()}, RefusalCode.NOT_HOSTED),
+    "a route to strangers": ({"route": (NodeId("x" * 32), NodeId("y" * 32))}, RefusalCode.NOT_HOSTED),
+}
+
+
+@pytest.mark.parametrize(("change", "code"), NOWHERE.values(), ids=NOWHERE)
+def test_a_move_to_nowhere_is_refused_and_counted(change, code):
+    stand, rider, plan = moving(MOVES["swapped"])
+    good = replace(ASKED, route=tuple(stage.node for stage in plan.stages))
+    stand.say(replace(good, **change))
+    (said,) = [header for header in stand.heard(HandedOver) if header.refusal is not None]
+    assert (said.refusal, said.position) == (code, 0)
+    assert stand.cell().counts["kv_rows_refused", code.name] == 1
+    assert rider.finish() == tokens(rider)
+
+
+def test_only_the_ingress_moves_a_session():
+    stand, rider, plan = moving(MOVES["swapped"])
+    good = replace(ASKED, route=tuple(stage.node for stage in plan.stages))
+    stand.say(good, by=stand.stranger)
+    assert stand.cell().counts["frames_dropped", "hand_over"] == 1
+    assert not stand.heard(HandedOver, stand.stranger)
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_stage_without_state_has_nothing_to_hand_over():
+    stand = Stand()
+    facts = stand.world.facts
+    blocks = tuple(replace(block, kv_bytes_per_token=64 * (index < 4)) for index, block in enumerate(facts.blocks))
+    for cell in stand.world.cells.values():
+        cell.node._tables.models[facts.model] = replace(facts, blocks=blocks)
+    plan = stand.adopt([stand.stranger])
+    stand.open_both()
+    stand.say(replace(ASKED, stage=1, route=(stand.stranger,), last=True), to=stand.last)
+    assert stand.heard(HandedOver) == [HandedOver(SESSION, 1, 0, 0, last=True, refusal=None)]
+    assert plan.epoch == 1
+    assert len(stand.heard(SessionOpened)) == 2
+    stand.close()
+    stand.world.check_idle()
