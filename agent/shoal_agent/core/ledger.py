@@ -41,6 +41,8 @@ STALL_TOKENS: Final = 8
 """A token is overdue after the longer of STALL_S and the usual time of so many tokens."""
 KICK_DOUBLINGS_MAX: Final = 6
 """Each time that was no reason for anything but beginning again, it is overdue later."""
+BEGIN_S_MAX: Final = 15.0
+"""A request whose client was promised nothing waits no longer for machines: a new plan is ready by then, or late."""
 NEVER: Final = Instant(inf)
 BEGINNING: Final = Instant(0.0)
 
@@ -181,6 +183,8 @@ class Entry:
     """Somebody of the route does not answer, and was asked whether it lives."""
     until: Instant = NEVER
     """Until then the step under way may last: an answer of every stage, or the next look for a route."""
+    lost_at: Instant = NEVER
+    """When it first lost a machine."""
     move_at: Instant = BEGINNING
     """Not before then it may move."""
     due_at: Instant = NEVER

@@ -74,20 +74,17 @@ class Migration:
 
     def _begin(self, entry: Entry, plan: Plan, route: tuple[NodeId, ...], now: Instant, out: Outbox) -> None:
         stages = dict.fromkeys(range(len(entry.route)))
-        entry.move = Move(entry.plan, plan, route, stages, Instant(now + COPY_S))
-        self._ask(entry, out)
+        move = entry.move = Move(entry.plan, plan, route, stages, Instant(now + COPY_S))
+        self._await(entry, move, out)
 
     def _worth(self, entry: Entry) -> bool:
         going = any(is_gone(self._tables, self._node, node) for node in entry.route)
         return going or (entry.tokens_max - len(entry.tokens)) * entry.usual_s > MIGRATE_S
 
-    def _ask(self, entry: Entry, out: Outbox) -> None:
-        """Say HandOver to every stage that is awaited."""
-        move = entry.move
-        assert move is not None
-        if move.plan not in entry.plans:
-            entry.plans.append(move.plan)
-        for stage in move.awaited:
+    @staticmethod
+    def _ask(entry: Entry, move: Move, stages: Iterable[int], out: Outbox) -> None:
+        """Say HandOver to ``stages``."""
+        for stage in stages:
             header = HandOver(
                 move.old.deployment,
                 move.old.epoch,
@@ -99,6 +96,12 @@ class Migration:
                 last=move.last,
             )
             out.send(entry.route[stage], header)
+
+    def _await(self, entry: Entry, move: Move, out: Outbox) -> None:
+        """Ask every stage that is awaited, and wait for all of them."""
+        if move.plan not in entry.plans:
+            entry.plans.append(move.plan)
+        self._ask(entry, move, move.awaited, out)
         self._rescue.until(entry, move.until)
 
     def evacuate(self, entry: Entry, where: Elsewhere, now: Instant, out: Outbox) -> Failure | None:
@@ -111,10 +114,11 @@ class Migration:
         self._rescue.stop(entry, None, now)
         entry.step = Step.WAITING
         until = Instant(now + EVACUATE_S)
-        entry.move = Move(entry.plan, where.plan, where.route, dict.fromkeys(left), until, last=True, forced=True)
+        awaited = dict.fromkeys(left)
+        move = entry.move = Move(entry.plan, where.plan, where.route, awaited, until, last=True, forced=True)
         if not left:
             return self._arrive(entry, now, out)
-        self._ask(entry, out)
+        self._await(entry, move, out)
         return None
 
     # --- going on -------------------------------------------------------------------------------------------------
@@ -127,7 +131,7 @@ class Migration:
         move.last, move.until = True, Instant(now + HOLD_S)
         move.awaited = dict.fromkeys(range(len(entry.route)))
         self._rescue.stop(entry, None, now, moved=True)
-        self._ask(entry, out)
+        self._await(entry, move, out)
         return True
 
     def handed(self, peer: NodeId, header: HandedOver, entry: Entry, now: Instant, out: Outbox) -> Failure | None:
@@ -189,7 +193,9 @@ class Migration:
         entry.move_at = Instant(now + AGAIN_S)
         out.count("moves_called_off", entry.plan.deployment)
         if move.last and entry.step is Step.STREAMING and not entry.ending:
-            entry.gap = None
+            # There will be more after all, and no hurry.
+            entry.gap, move.last = None, False
+            self._ask(entry, move, range(len(entry.route)), out)
             self._rescue.feed(entry, now, out)
             self._rescue.until(entry, Instant(now + entry.span_s))
 

@@ -20,7 +20,7 @@ from typing import Final
 
 from shoal_agent.core.facts import RejectCode, Standing
 from shoal_agent.core.farewells import Farewells
-from shoal_agent.core.ledger import STALL_S, Entry, Failure, Gap, Step
+from shoal_agent.core.ledger import BEGIN_S_MAX, STALL_S, Entry, Failure, Gap, Step
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.plan import decode_macs, servers_of, span_of
 from shoal_agent.core.resume import Reach, Speed, Start, restart_of
@@ -35,8 +35,6 @@ from shoal_protocol.tensors import Dtype
 
 LOOK_S: Final = 0.25
 """How often a session without a route looks for one; news of a plan make it look at once."""
-BEGIN_S_MAX: Final = 15.0
-"""A request whose client was promised nothing waits no longer for machines: a new plan is ready by then, or late."""
 OPEN_S: Final = 2.0
 """Until then every stage of a new route should have answered; whoever did not is asked whether it lives."""
 KICKS: Final = 8
@@ -73,10 +71,19 @@ class Rescue:
         return node in self._tenures.lost or self._tables.membership.standing(node) in AWAY
 
     def route(self, entry: Entry, tenure: Tenure, now: Instant) -> tuple[NodeId, ...] | None:
-        """The nodes to serve ``entry`` in an epoch, stage by stage; None if some stage has nobody."""
-        nodes = servers_of(tenure.plan)
+        """The nodes to serve ``entry`` in an epoch, stage by stage; None if some stage has nobody.
+
+        A stage stays where it is as long as it can: its KV is there.
+        """
+        nodes, lost = servers_of(tenure.plan), self._tenures.lost
         avoid = [node for node in nodes if self.away(node) or entry.shuns(node, now)]
-        return route_of(tenure, self._tenures.lost, avoid)
+        route = route_of(tenure, lost, avoid)
+        if route is None or not entry.route or tenure.plan.epoch != entry.plan.epoch:
+            return route
+        return tuple(
+            old if old not in avoid and old not in lost and tenure.able(old, stage) else new
+            for stage, (old, new) in enumerate(zip(entry.route, route, strict=True))
+        )
 
     def _find(self, entry: Entry, now: Instant) -> tuple[Plan, tuple[NodeId, ...]] | None:
         """A route in the session's own epoch, else in the newest one that has any."""
@@ -94,7 +101,7 @@ class Rescue:
 
     def lay(self, entry: Entry, now: Instant, out: Outbox) -> Failure | Elsewhere | None:
         """Lay a route if there is one, else wait for one."""
-        if not entry.accepted and entry.gap is not None and now - entry.gap.noticed >= BEGIN_S_MAX:
+        if not entry.accepted and now >= entry.lost_at + BEGIN_S_MAX:
             return Failure(RejectCode.STAGE_LOST, f"for {BEGIN_S_MAX:g} s there was no machine for some stage")
         found = self._find(entry, now)
         if found is None:
@@ -109,6 +116,7 @@ class Rescue:
 
     def stop(self, entry: Entry, cause: int | None, now: Instant, *, moved: bool = False) -> None:
         """The session stands still from now on, or still does."""
+        entry.lost_at = min(entry.lost_at, now)
         if entry.gap is None:
             since = entry.heard_at if entry.step is Step.STREAMING else now
             entry.gap = Gap(since, now, cause, moved)

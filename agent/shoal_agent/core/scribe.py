@@ -20,7 +20,7 @@ from shoal_agent.core.dispatch import place
 from shoal_agent.core.effects import CloseService
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import ChatPrompt, Piece, RejectCode, TextPrompt, TokenLogprob
-from shoal_agent.core.ledger import Asked, Entry, Failure, Ledger, Step
+from shoal_agent.core.ledger import BEGIN_S_MAX, Asked, Entry, Failure, Ledger, Step
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.plan import servers_of
 from shoal_agent.core.services import Method, ServiceKind
@@ -117,8 +117,8 @@ class Scribe:
         where = entry.detokenizer if kind is ServiceKind.DETOKENIZER else None
         where = where or self._place(entry, service, now)
         if where is None:
-            # Whoever was promised an answer waits until somebody runs it: the ingress looks again.
-            waits = entry.accepted or entry.mishaps > 0
+            # Whoever was promised an answer waits until somebody runs it, and who lost somebody for a while.
+            waits = entry.accepted or entry.lost_at <= now < entry.lost_at + BEGIN_S_MAX
             return None if waits else Failure(RejectCode.NOT_READY, f"no node runs {service}")
         if kind is ServiceKind.DETOKENIZER:
             entry.detokenizer = where
@@ -159,7 +159,7 @@ class Scribe:
         elif not called:
             return None
         entry.shun(node, now)
-        entry.mishaps = max(entry.mishaps, 1)
+        entry.lost_at = min(entry.lost_at, now)
         return self.again(entry, now, out)
 
     def _drop(self, entry: Entry) -> None:

@@ -144,6 +144,11 @@ class Tenure:
         report = self.reports.get(node)
         return report is not None and report.phase in _SERVING and stage in report.standing_by
 
+    def able(self, node: NodeId, stage: int) -> bool:
+        """Whether ``node`` said last that it can serve ``stage``."""
+        part = self.plan.stages[stage]
+        return self.ready(node) if node == part.node else node in part.standbys and self.stands_by(node, stage)
+
     def phase_of(self, node: NodeId) -> DeploymentPhase | None:
         """What the host ``node`` said last; None if nothing yet."""
         report = self.reports.get(node)
@@ -161,8 +166,7 @@ def route_of(tenure: Tenure, lost: Container[NodeId], avoid: Container[NodeId] =
     """
     route = []
     for index, stage in enumerate(tenure.plan.stages):
-        able = [stage.node] if tenure.ready(stage.node) else []
-        able += [node for node in stage.standbys if tenure.stands_by(node, index)]
+        able = (node for node in (stage.node, *stage.standbys) if tenure.able(node, index))
         chosen = next((node for node in able if node not in lost and node not in avoid), None)
         if chosen is None:
             return None
