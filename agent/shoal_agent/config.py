@@ -155,6 +155,8 @@ class DataSection(_Section):
     host: str = "0.0.0.0"  # noqa: S104  (peers come from outside; every connection is mutually authenticated)
     port: Port = 7600
     advertise_host: str = ""
+    relay: bool = True
+    """Reach peers through the brokers, sealed, where no direct connection can be made; and let them reach us."""
 
     @field_validator("advertise_host")
     @classmethod

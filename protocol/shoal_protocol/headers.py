@@ -7,9 +7,8 @@ may hold floats. Times are always *remaining* milliseconds: clocks of two machin
 Every frame of a session carries (deployment, epoch): a stage refuses an epoch it does not hold (``STALE_EPOCH``),
 so an imperfect switch costs a retry and never a wrong answer.
 
-A session outlives its hosts. Its *route* names the node that serves each stage: the plan's primary or a standby. The
-ingress lays it, and lays it anew when a node is lost; each time counts as one more *attempt*, and whatever was said
-under an older attempt is dropped. So an attempt is to a session what the epoch is to a deployment: a fence.
+A session outlives its hosts. Its *route* names the node that serves each stage; the ingress lays it, and lays it anew
+when a node is lost. Each time is one more *attempt*: to a session what the epoch is to a deployment, a fence.
 """
 
 from dataclasses import dataclass
@@ -34,11 +33,7 @@ class RefusalCode(IntEnum):
 
 
 class ServiceFault(IntEnum):
-    """Why a light service gave no answer.
-
-    REFUSED: the request is wrong, and would be refused again. BUSY: the same call may be answered later.
-    FAILED: the service is at fault.
-    """
+    """Why a light service gave no answer: REFUSED, a wrong request; BUSY, ask again later; FAILED, its own fault."""
 
     REFUSED = 1
     BUSY = 2
@@ -298,10 +293,7 @@ class ProbeAnswered:
 
 @dataclass(frozen=True, slots=True)
 class ServiceCall:
-    """Run ``method`` of light service ``service`` (e.g. ``tokenizer:0123456789abcdef``) on the payload.
-
-    The payload is msgpack, the service's own.
-    """
+    """Run ``method`` of light service ``service`` (as ``tokenizer:0123456789abcdef``) on the payload, its msgpack."""
 
     call: int
     service: str
@@ -320,10 +312,7 @@ class ServiceResult:
 
 @dataclass(frozen=True, slots=True)
 class Gossip:
-    """A control message by another road: the payload is a sealed envelope, ``topic`` the one it belongs on.
-
-    The link to a peer is treated as one more broker, so whatever the brokers carry survives the loss of all of them.
-    """
+    """A control message, the link being one more broker: payload is a sealed envelope, ``topic`` where it belongs."""
 
     topic: str
 

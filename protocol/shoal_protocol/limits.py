@@ -151,9 +151,9 @@ EPHEMERAL_BYTES: Final = 32
 """An X25519 public key."""
 RELAY_MESSAGE_BYTES_MAX: Final = ENVELOPE_BYTES_MAX
 """One MQTT payload of a relayed link, sealed: no larger than what brokers carry for us anyway."""
-RELAY_WINDOW_BYTES: Final = 2 * RELAY_MESSAGE_BYTES_MAX
+RELAY_WINDOW_BYTES_MAX: Final = 2 * RELAY_MESSAGE_BYTES_MAX
 """Sent on one relayed link and not acknowledged: so much of it lies at a broker, before others' messages."""
-RELAY_WINDOW_MESSAGES: Final = 64
+RELAY_WINDOW_MESSAGES_MAX: Final = 64
 """The same in messages: an acknowledgement names each of them with a bit."""
 RELAY_CREDIT_BYTES: Final = 2 * 1024 * 1024
 """Credit on a relayed link: a slow way needs a small one, and what is granted is held in memory."""

@@ -53,7 +53,7 @@ from shoal_protocol.limits import (
     EPHEMERAL_BYTES,
     INTEGER_MAX,
     RELAY_MESSAGE_BYTES_MAX,
-    RELAY_WINDOW_MESSAGES,
+    RELAY_WINDOW_MESSAGES_MAX,
 )
 from shoal_protocol.roster import Role, TrustedRoster
 from shoal_protocol.sealing import Sealer, pae, verify
@@ -228,4 +228,4 @@ def decode_ack(body: bytes) -> Ack:
     return Ack(*_ACK.unpack(body))
 
 
-assert 8 * struct.calcsize(">Q") >= RELAY_WINDOW_MESSAGES, "each message of the window has its bit"
+assert 8 * struct.calcsize(">Q") >= RELAY_WINDOW_MESSAGES_MAX, "each message of the window has its bit"

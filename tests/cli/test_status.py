@@ -103,6 +103,23 @@ def test_standbys_and_the_way_around_a_lost_host(server):
     assert " over " not in shoal("status", "--api", server.url, "--key", KEY).out
 
 
+def test_how_far_the_others_are_and_who_is_reached_through_brokers(server):
+    def row() -> str:
+        out = shoal("status", "--api", server.url, "--key", KEY).out
+        return next(line for line in out.splitlines() if BOB[:NODE_CHARS] in line)
+
+    bob = server.state["nodes"][1]
+    for link, shown in (
+        ({"rtt_ms": 0.84, "relayed": False}, " 0.8 ms "),
+        ({"rtt_ms": 4.1, "relayed": True}, "4.1 ms, relay"),
+        ({"rtt_ms": None, "relayed": True}, "?, relay"),
+        ({"rtt_ms": None, "relayed": False}, " - "),
+    ):
+        bob["link"] = link
+        assert shown in row()
+        assert ("relay" in row()) == link["relayed"]
+
+
 def test_for_scripts_it_is_the_state_itself(server, monkeypatch):
     monkeypatch.setenv("SHOAL_API", server.url)
     monkeypatch.setenv("SHOAL_API_KEY", KEY)

@@ -15,7 +15,7 @@ from shoal_agent.core.events import FrameReceived, PeerConnected, PeerLost, Peer
 from shoal_agent.core.facts import LinkFault
 from shoal_agent.shell import dataplane
 from shoal_agent.shell.faults import Fault
-from shoal_agent.shell.links import Pace
+from shoal_agent.shell.link_ends import Pace
 from shoal_agent.shell.sockets import listen
 from shoal_protocol.headers import Activation, CloseReason, CloseSession, Credit, Hello, OpenSession, Sampling
 from shoal_protocol.ids import DeploymentId, Epoch, SessionId
@@ -114,7 +114,7 @@ async def test_more_than_the_window_and_larger_than_the_window_arrive(anna, bert
         events = await b.until(FrameReceived, 12)
         assert [e.header.position for e in events] == list(range(12))
         assert all(np.frombuffer(b.tensors.take(e.payload), "<f4")[-1] == e.header.shape[2] - 1 for e in events)
-        link = a.plane._outgoing[bert.node]
+        link = a.plane._outgoing[bert.node, False]
         assert not link._queue
         assert link._rest is None
 
@@ -132,7 +132,7 @@ async def test_nagle_is_off_at_both_ends(anna, bert):
     async with pair(anna, bert) as (a, b):
         a.plane.send(SendFrame(bert.node, CLOSE, None))
         await b.until(FrameReceived)
-        for link in (a.plane._outgoing[bert.node], b.plane._incoming[anna.node]):
+        for link in (a.plane._outgoing[bert.node, False], b.plane._incoming[anna.node, False]):
             sock = link._transport.get_extra_info("socket")
             assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
@@ -196,7 +196,7 @@ async def test_what_was_sent_before_the_end_still_arrives(anna, bert):
             stranger = await take_call()
             stranger.hello(bert.node)
             await a.until(PeerConnected)
-            sending = a.plane._outgoing[bert.node]._transport.get_extra_info("socket")
+            sending = a.plane._outgoing[bert.node, False]._transport.get_extra_info("socket")
             sending.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
             stranger.writer.transport.pause_reading()
             for position in range(40):

@@ -17,7 +17,7 @@ from shoal_agent.core.events import FrameReceived, PeerConnected, PeerLost
 from shoal_agent.core.facts import LinkFault
 from shoal_agent.shell import dataplane
 from shoal_agent.shell.faults import link_fault_of
-from shoal_agent.shell.links import Pace
+from shoal_agent.shell.link_ends import Pace
 from shoal_protocol.headers import Ping
 from shoal_protocol.messages import Endpoint
 from tests.support.house import ROOT

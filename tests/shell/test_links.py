@@ -10,7 +10,7 @@ import pytest
 from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.events import FrameReceived, PeerConnected, PeerLost, PeerMisbehaved
 from shoal_agent.shell.faults import Fault
-from shoal_agent.shell.links import Pace
+from shoal_agent.shell.link_ends import Pace
 from shoal_protocol.frames import encode_frame
 from shoal_protocol.headers import (
     Activation,
@@ -149,7 +149,7 @@ async def test_sending_without_credit_ends_the_link(anna, bert):
         async with call(here.endpoint, tls_of(bert, anna).client) as stranger:
             stranger.hello(bert.node)
             await stranger.hear(Hello)
-            here.plane._incoming[bert.node]._receiving.receive(link_credit)
+            here.plane._incoming[bert.node, False]._receiving.receive(link_credit)
             stranger.say(CLOSE)
             await stranger.gone()
         assert [e.reason for e in await here.until(PeerMisbehaved)] == [Fault.CREDIT]
@@ -172,8 +172,8 @@ async def test_a_sender_stops_at_the_window_and_goes_on_with_credit(anna, bert):
         stranger = await take_call()
         stranger.hello(bert.node, credit_bytes=4 * frame_bytes + 1)
         assert len(await stranger.hear(Activation, 4)) == 4
-        assert here.plane._outgoing[bert.node]._sending.in_flight == 4 * frame_bytes
-        assert len(here.plane._outgoing[bert.node]._queue) == 6
+        assert here.plane._outgoing[bert.node, False]._sending.in_flight == 4 * frame_bytes
+        assert len(here.plane._outgoing[bert.node, False]._queue) == 6
         assert len(here.tensors) == 0, "what waits belongs to the link, not to the table"
         stranger.say(Credit(2 * frame_bytes))
         assert len(await stranger.hear(Activation, 6)) == 6
@@ -227,7 +227,7 @@ async def test_a_ping_overtakes_what_waits_for_credit(anna, bert):
         pings = await stranger.hear(Ping, URGENT_FRAMES_MAX)
         assert pings[-1].nonce == 2 * URGENT_FRAMES_MAX - 1, "those dropped are the older ones"
         assert len([frame for frame in stranger.frames if isinstance(frame.header, Activation)]) <= 1
-        assert here.plane._outgoing[bert.node]._sending.in_flight < 10_000, "a ping takes no credit"
+        assert here.plane._outgoing[bert.node, False]._sending.in_flight < 10_000, "a ping takes no credit"
 
 
 async def test_a_larger_grant_than_ours_is_not_used(anna, bert):
@@ -241,7 +241,7 @@ async def test_a_larger_grant_than_ours_is_not_used(anna, bert):
         stranger = await take_call()
         stranger.hello(bert.node, credit_bytes=2**32 - 1)
         await stranger.hear(Activation, 4)
-        link = here.plane._outgoing[bert.node]
+        link = here.plane._outgoing[bert.node, False]
         assert (len(link._queue), link._rest) == (2, None)
         assert link._sending.in_flight <= CREDIT_BYTES
 
@@ -283,7 +283,7 @@ async def test_a_peer_that_reads_nothing_fills_no_memory_and_is_lost(anna, bert)
         stranger.hello(bert.node, credit_bytes=2**32 - 1)
         await here.until(PeerConnected)
         stranger.writer.transport.pause_reading()
-        link = here.plane._outgoing[bert.node]
+        link = here.plane._outgoing[bert.node, False]
         for _ in range(8):
             handle = here.tensors.put(np.zeros((1, 1, 1 << 20), np.float32))
             here.plane.send(SendFrame(bert.node, activation(1 << 20), handle))
@@ -344,7 +344,7 @@ async def test_our_own_sleep_is_nobodys_silence(anna, bert):
     async with station(anna, bert, pace=QUICK) as here, call(here.endpoint, tls_of(bert, anna).client) as stranger:
         stranger.hello(bert.node)
         await here.until(PeerConnected)
-        link = here.plane._incoming[bert.node]
+        link = here.plane._incoming[bert.node, False]
         link._heard_at -= 10.0
         link.excuse(asyncio.get_running_loop().time())
         link.tick(asyncio.get_running_loop().time(), QUICK)
@@ -356,7 +356,7 @@ async def test_a_call_to_the_wrong_end_is_our_own_mistake(anna, bert):
         stranger.hello(bert.node)
         await here.until(PeerConnected)
         with pytest.raises(AssertionError):
-            here.plane._incoming[bert.node].send(CLOSE, None)
+            here.plane._incoming[bert.node, False].send(CLOSE, None)
 
 
 async def test_a_flood_of_probes_that_reads_no_answers_ends_the_link(anna, bert):
@@ -364,7 +364,7 @@ async def test_a_flood_of_probes_that_reads_no_answers_ends_the_link(anna, bert)
         stranger.hello(bert.node)
         await here.until(PeerConnected)
         # Small kernel buffers: what does not fit there is what would pile up in the process.
-        here_socket = here.plane._incoming[bert.node]._transport.get_extra_info("socket")
+        here_socket = here.plane._incoming[bert.node, False]._transport.get_extra_info("socket")
         here_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
         stranger.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         stranger.writer.transport.pause_reading()

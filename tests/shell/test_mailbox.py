@@ -115,3 +115,36 @@ async def test_emptied_waits_for_the_last_message(end):
     else:
         mailbox.forget_passing()
     await asyncio.wait_for(waiting, 5)
+
+
+async def test_what_waits_aside_leaves_when_nothing_else_wants_to():
+    mailbox = Mailbox(10, 2)
+    beats, relayed = [passing(b"1"), passing(b"2")], [passing(b"r1"), passing(b"r2")]
+    assert mailbox.put_aside(relayed[0])
+    mailbox.put(beats[0])
+    assert mailbox.put_aside(relayed[1])
+    assert not mailbox.put_aside(passing(b"r3")), "whoever misses it sends it again"
+    first = await mailbox.first()
+    assert first is beats[0]
+    mailbox.sent(first)
+    second = await mailbox.first()
+    assert second is relayed[0]
+    mailbox.put(beats[1])
+    mailbox.sent(second)
+    third = await mailbox.first()
+    assert third is beats[1], "a heartbeat waits for one of them at most"
+    mailbox.sent(third)
+    assert await mailbox.first() is relayed[1]
+    await asyncio.wait_for(mailbox.emptied(), 1.0)  # a goodbye does not wait for what lies aside
+    mailbox.forget_passing()
+    mailbox.put(beats[0])
+    assert await mailbox.first() is beats[0]
+
+
+async def test_somebody_waits_for_the_first_message_aside():
+    mailbox = Mailbox(10, 2)
+    waiting = asyncio.create_task(mailbox.first())
+    await asyncio.sleep(0)
+    message = passing(b"r")
+    mailbox.put_aside(message)
+    assert await asyncio.wait_for(waiting, 1.0) is message

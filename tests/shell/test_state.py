@@ -2,6 +2,7 @@
 
 import json
 
+from shoal_agent.core.events import PeerRelayed
 from shoal_agent.shell.state import state_json
 from tests.support.world import CLUSTER, world_of
 
@@ -36,6 +37,21 @@ def test_a_silent_node_is_not_alive_and_a_stage_that_waits_is_not_ready():
     (lost,) = [node for node in state["nodes"] if node["node"] == gone]
     assert not lost["alive"]
     assert lost["silent_s"] > 5
+
+
+def test_links_are_told_as_they_are_measured_and_which_way_they_go():
+    world = world_of(2)
+    here, there = world.names[:2]
+    world.run(5.0)
+    links = {node["node"]: node["link"] for node in told(world, here)["nodes"]}
+    assert links[here] == {"rtt_ms": None, "relayed": False}
+    assert links[there]["rtt_ms"] > 0
+    assert not links[there]["relayed"]
+    world.cells[here].post(PeerRelayed(there, relayed=True))
+    world.run(2.0)
+    links = {node["node"]: node["link"] for node in told(world, here)["nodes"]}
+    assert links[there]["relayed"]
+    assert links[there]["rtt_ms"] > 0, "measured anew"
 
 
 def test_temperature_is_null_where_there_is_no_sensor():

@@ -12,7 +12,8 @@ from typing import Final
 from shoal_agent.core.events import Event
 from shoal_agent.shell.certificates import Credentials, make_node_certificate
 from shoal_agent.shell.dataplane import DataPlane
-from shoal_agent.shell.links import Pace
+from shoal_agent.shell.link_ends import Pace
+from shoal_agent.shell.ports import Relays
 from shoal_agent.shell.sockets import listen
 from shoal_agent.shell.tensors import Tensors
 from shoal_agent.shell.tls import DataTls, data_tls
@@ -32,9 +33,13 @@ class Person:
     """A node's identity and where its certificate and key lie."""
 
     node: NodeId
-    public_key: bytes
+    sealer: Ed25519Sealer
     credentials: Credentials
     folder: Path
+
+    @property
+    def public_key(self) -> bytes:
+        return self.sealer.public_key
 
     @property
     def certificate_file(self) -> Path:
@@ -46,9 +51,9 @@ class Person:
 
 
 def person(folder: Path, number: int) -> Person:
-    public_key = Ed25519Sealer(bytes([number]) * 32).public_key
-    node = node_id_of(public_key)
-    made = Person(node, public_key, make_node_certificate(node), folder / f"{number}")
+    sealer = Ed25519Sealer(bytes([number]) * 32)
+    node = node_id_of(sealer.public_key)
+    made = Person(node, sealer, make_node_certificate(node), folder / f"{number}")
     made.folder.mkdir(parents=True)
     made.credentials.write(made.certificate_file, made.key_file)
     return made
@@ -98,26 +103,31 @@ class Station:
         return Endpoint("127.0.0.1", self.plane.port)
 
 
-def station_at_rest(one: Person, *roster: Person, pace: Pace | None = None) -> Station:
+def station_at_rest(
+    one: Person, *roster: Person, pace: Pace | None = None, relays: Relays | None = None, life: int = 1
+) -> Station:
     """A data plane that nobody runs yet."""
     made = Station(one)
     made.plane = DataPlane(
         one.node,
-        Incarnation(1),
+        Incarnation(life),
         tls_of(one, *roster),
         listen("127.0.0.1", 0),
         made.tensors,
         made.addresses.get,
         made.post,
         pace,
+        relays,
     )
     return made
 
 
 @contextlib.asynccontextmanager
-async def station(one: Person, *roster: Person, pace: Pace | None = None) -> AsyncIterator[Station]:
+async def station(
+    one: Person, *roster: Person, pace: Pace | None = None, relays: Relays | None = None, life: int = 1
+) -> AsyncIterator[Station]:
     """A data plane that trusts ``roster``; afterwards nothing of it is left."""
-    made = station_at_rest(one, *roster, pace=pace)
+    made = station_at_rest(one, *roster, pace=pace, relays=relays, life=life)
     running = asyncio.create_task(made.plane.run())
     await asyncio.sleep(0)  # a task that is cancelled before its first step would not close the listener
     try:
@@ -209,9 +219,9 @@ async def answering(context: ssl.SSLContext) -> AsyncIterator[tuple[Endpoint, Ca
 
 def known(number: int, folder: Path) -> Person:
     """The person that another process made in ``folder``."""
-    public_key = Ed25519Sealer(bytes([number]) * 32).public_key
+    sealer = Ed25519Sealer(bytes([number]) * 32)
     credentials = Credentials((folder / "data.key").read_bytes(), (folder / "data.crt").read_bytes())
-    return Person(node_id_of(public_key), public_key, credentials, folder)
+    return Person(node_id_of(sealer.public_key), sealer, credentials, folder)
 
 
 async def serve(here: Person, peer: Person) -> None:

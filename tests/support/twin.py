@@ -76,6 +76,7 @@ class TwinIngress:
             tensors=0,
             requests=len(self.open),
             nodes=1,
+            relays=0,
             brokers={"mqtt://one": True},
             ready=self.serving,
         )

@@ -15,7 +15,7 @@ from shoal_agent.core.pace import Pace
 from shoal_agent.core.story import Story
 from shoal_agent.core.tenure import Tenures
 from shoal_agent.core.timers import Routine, Timers
-from shoal_protocol.ids import Digest, Instant
+from shoal_protocol.ids import Digest, Instant, NodeId
 from shoal_protocol.messages import LinkMeasured, NodePhase, NodeState
 
 RECORD_SPACING_S: Final = 0.5
@@ -31,7 +31,9 @@ class Tables:
     models: dict[Digest, ModelFacts] = field(default_factory=dict)
     services: tuple[str, ...] = ()
     links: tuple[LinkMeasured, ...] = ()
-    """The direct links of this node as it measured them, by peer."""
+    """The links of this node as it measured them, by peer."""
+    relayed: set[NodeId] = field(default_factory=set)
+    """Peers that our frames reach through brokers only."""
     isolated: bool = False
     """Half of the living are silent at once: rather this node is cut off, and proposes nothing."""
     pace: Pace = field(default_factory=Pace)

@@ -51,13 +51,18 @@ class DeploymentView:
 
 @dataclass(frozen=True, slots=True)
 class PeerView:
-    """One node of the cluster. ``silent_s``: since it was last heard; 0 for this node."""
+    """One node of the cluster. ``silent_s``: since it was last heard; 0 for this node.
+
+    ``rtt_us``: of our link to it, if it was measured; ``relayed``: that link goes through the brokers.
+    """
 
     node: NodeId
     incarnation: Incarnation
     state: NodeState
     present: bool
     silent_s: float
+    rtt_us: int | None = None
+    relayed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +134,7 @@ def _stages(tenure: Tenure, lost: Container[NodeId]) -> Iterator[StageView]:
 
 
 def _nodes(identity: Identity, tables: Tables, now: Instant) -> list[PeerView]:
+    trips = {link.peer: link.rtt_us for link in tables.links}
     views = [
         PeerView(
             peer.node,
@@ -136,6 +142,8 @@ def _nodes(identity: Identity, tables: Tables, now: Instant) -> list[PeerView]:
             peer.state,
             tables.membership.present(peer.node, now),
             now - peer.heard,
+            trips.get(peer.node),
+            peer.node in tables.relayed,
         )
         for peer in tables.membership.peers()
     ]

@@ -69,7 +69,6 @@ class Watch:
         self._asking = Asking(self._sights, tables.timers, self._detector, self._verdicts, rng)
         self._look_at = Instant(0.0)
         """When SILENCE rings."""
-        self._relayed: set[NodeId] = set()
         self._turn = 0
         self._refuted_at = Instant(-REFUTE_SPACING_S)
 
@@ -248,7 +247,7 @@ class Watch:
     def _measured(self) -> None:
         """Keep the record's links up to date; it is published when they have moved enough."""
         trips = [(node, self.rtt_us(node)) for node in self._verdicts.circle]
-        links = (LinkMeasured(node, rtt_us, node in self._relayed) for node, rtt_us in trips if rtt_us)
+        links = (LinkMeasured(node, rtt_us, node in self._tables.relayed) for node, rtt_us in trips if rtt_us)
         self._tables.links = tuple(links)[:LINKS_MAX]
 
     def _reported(self, helper: NodeId, report: PingReported, now: Instant) -> Changes:
@@ -279,7 +278,7 @@ class Watch:
 
     def relayed(self, peer: NodeId, now: Instant, *, relayed: bool) -> None:
         """Our frames to ``peer`` take another way: what was measured was another link."""
-        (self._relayed.add if relayed else self._relayed.discard)(peer)
+        (self._tables.relayed.add if relayed else self._tables.relayed.discard)(peer)
         self._asking.pings.anew(peer)
         sight = self._sights.get(peer)
         if sight is not None and not sight.over:

@@ -47,6 +47,7 @@ from shoal_agent.shell.mqtt import MqttControlPlane
 from shoal_agent.shell.mqtt_address import broker_address
 from shoal_agent.shell.packages import Packages
 from shoal_agent.shell.recorder import FLIGHT_FILE, Recorder, RecordingSealer
+from shoal_agent.shell.relay import Relay
 from shoal_agent.shell.runtime import Drivers, Runtime
 from shoal_agent.shell.sensors import Sensors, cores
 from shoal_agent.shell.services.host import ServiceHost
@@ -59,11 +60,11 @@ from shoal_agent.shell.tls import data_tls
 from shoal_agent.shell.window import Window
 from shoal_models.errors import ModelError
 from shoal_models.package import Store
-from shoal_protocol.ids import Instant
+from shoal_protocol.ids import ClusterId, Instant, NodeId
 from shoal_protocol.messages import Endpoint
 from shoal_protocol.roster import Role
 from shoal_protocol.sealing import Sealer
-from shoal_protocol.topics import agent_filters, home_shard
+from shoal_protocol.topics import agent_filters, home_shard, relay_filter
 
 VERSION: Final = version("shoal")
 SAMPLE_S: Final = 5.0
@@ -86,6 +87,8 @@ class _Ground:
 
     config: Config
     identity: Identity
+    sealer: Sealer
+    """The node's own, without the recorder: for what is signed outside of the node."""
     state: StateDir
     log: Log
     clock: Clock
@@ -98,19 +101,18 @@ class _Ground:
 async def run_agent(config: Config) -> None:
     """Run one agent until SIGTERM or SIGINT. UserError for what an operator can mend."""
     sealer: Sealer = open_sealer(config.node.key_file)
-    if config.node.flight_bytes_max is not None:
-        sealer = RecordingSealer(sealer)
+    recorded = sealer if config.node.flight_bytes_max is None else RecordingSealer(sealer)
     roster = open_roster(config.cluster)
     member = member_in(roster, sealer, Role.AGENT)
     log = Log(config.log, member.node)
     log.adopt_libraries()
     with StateDir.open(config.node.state_dir) as state:
-        identity = Identity(member.node, state.next_incarnation(), sealer, roster)
+        identity = Identity(member.node, state.next_incarnation(), recorded, roster)
         data_socket = listen(config.data.host, config.data.port)
         api_socket = listen(config.api.host, config.api.port) if config.api.enabled else None
         sensors = Sensors(config.models.store_dir, config.engine.memory_bytes_max)
         store = Store(config.models.store_dir)
-        ground = _Ground(config, identity, state, log, Clock(), store, sensors, data_socket, api_socket)
+        ground = _Ground(config, identity, sealer, state, log, Clock(), store, sensors, data_socket, api_socket)
         ort.configure(config.engine.threads or max(1, cores() - 1))
         speed = await _speed(state)
         async with _connected(ground, speed) as (runtime, node, tasks):
@@ -147,7 +149,7 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     services = ServiceHost(tensors, runtime.post)
     window = Window(node, ground.clock, identity.roster.cluster, engine, tensors)
     metrics = Metrics(window.readings, VERSION)
-    filters_of = partial(agent_filters, identity.roster.cluster, identity.node)
+    filters_of = partial(_filters, identity.roster.cluster, identity.node, config.data.relay)
     control = MqttControlPlane(
         identity.node,
         [broker_address(section) for section in config.brokers],
@@ -160,7 +162,14 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     )
     tls = data_tls(identity.node, config.data.certificate_file, config.data.key_file, identity.roster)
     data = DataPlane(
-        identity.node, identity.incarnation, tls, ground.data_socket, tensors, window.resolve, runtime.post
+        identity.node,
+        identity.incarnation,
+        tls,
+        ground.data_socket,
+        tensors,
+        window.resolve,
+        runtime.post,
+        relays=_relay(ground, control, metrics) if config.data.relay else None,
     )
     tasks = _Tasks(runtime)
     packages = Packages(ground.store, services, runtime.post)
@@ -188,6 +197,19 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
         await blocks.close()
         await solver.close()
         await services.shut_down()
+
+
+def _filters(cluster: ClusterId, node: NodeId, relay: bool, shards: tuple[int, ...]) -> tuple[str, ...]:  # noqa: FBT001
+    """What this agent subscribes to."""
+    return (*agent_filters(cluster, node, shards), *([relay_filter(cluster, node)] if relay else []))
+
+
+def _relay(ground: _Ground, control: MqttControlPlane, metrics: Metrics) -> Relay:
+    """The way to peers that cannot be reached directly."""
+    identity = ground.identity
+    relay = Relay(identity.node, identity.roster, ground.sealer, control, metrics.count)
+    control.divert(relay_filter(identity.roster.cluster, identity.node).removesuffix("+"), relay.arrived)
+    return relay
 
 
 def _content(

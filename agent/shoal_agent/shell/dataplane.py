@@ -1,4 +1,6 @@
-"""The data plane: TLS links between nodes that the roster knows, one per pair and direction.
+"""The data plane: links between nodes that the roster knows, one per pair and direction.
+
+A link is a TLS connection, or a circuit through the brokers where there is no direct way (``ways``, ``relay``).
 
 ``send`` finds the link to a peer or dials one, ``run`` accepts the others'. Whoever calls us again replaces the link
 it had: a node has one process, so the older connection is a leftover of a crash or of a network that forgot it.
@@ -19,13 +21,15 @@ from typing import Final
 import numpy as np
 
 from shoal_agent.core.effects import SendFrame
-from shoal_agent.core.events import FrameReceived, PeerConnected, PeerLost, PeerMisbehaved
+from shoal_agent.core.events import FrameReceived, PeerConnected, PeerLost, PeerMisbehaved, PeerRelayed
 from shoal_agent.core.facts import LinkFault
 from shoal_agent.shell.faults import Fault, link_fault_of
-from shoal_agent.shell.links import Here, Link, Pace
-from shoal_agent.shell.ports import ContentHeader, ContentPeer, Post, TensorTable
+from shoal_agent.shell.link_ends import Here, Pace
+from shoal_agent.shell.links import Link
+from shoal_agent.shell.ports import ContentHeader, ContentPeer, Post, Relays, TensorTable
 from shoal_agent.shell.sockets import port_of
 from shoal_agent.shell.tls import DataTls
+from shoal_agent.shell.ways import PATIENCE_S, Way
 from shoal_protocol.frames import Frame, Payload
 from shoal_protocol.headers import Activation, ContentRequested, ContentServed, KvRows
 from shoal_protocol.ids import Incarnation, NodeId
@@ -34,6 +38,7 @@ from shoal_protocol.limits import (
     LINK_CONNECT_S_MAX,
     LINK_HANDSHAKE_S_MAX,
     LINK_HANDSHAKES_MAX,
+    RELAY_CREDIT_BYTES,
 )
 from shoal_protocol.messages import Endpoint
 from shoal_protocol.tensors import payload_of
@@ -43,6 +48,9 @@ ACCEPT_PAUSE_S: Final = 0.2
 
 SLEPT_TICKS: Final = 2
 """A look at the clock that comes so late says that this process slept, not that its peers were silent."""
+
+Lane = tuple[NodeId, bool]
+"""A peer, and whether the link to it is relayed."""
 
 Resolve = Callable[[NodeId], Endpoint | None]
 """Where a node says its data plane listens; None while it has not said."""
@@ -61,8 +69,10 @@ class DataPlane:
         resolve: Resolve,
         post: Post,
         pace: Pace | None = None,
+        relays: Relays | None = None,
     ) -> None:
         self._here = Here(node, incarnation, tls.members.get)
+        self._here_relayed = Here(node, incarnation, tls.members.get, RELAY_CREDIT_BYTES)
         self._tls = tls
         self._listener = listener
         self._tensors = tensors
@@ -71,8 +81,12 @@ class DataPlane:
         self._content: ContentPeer | None = None
         self._pace = pace if pace is not None else Pace()
         self._loop = asyncio.get_running_loop()
-        self._outgoing: dict[NodeId, Link] = {}
-        self._incoming: dict[NodeId, Link] = {}
+        self._outgoing: dict[Lane, Link] = {}
+        self._incoming: dict[Lane, Link] = {}
+        self._ways: dict[NodeId, Way] = {}
+        self._relays = relays
+        if relays is not None:
+            relays.attach(lambda _: Link(self._here_relayed, self, None, relayed=True))
         self._tasks: set[asyncio.Task[None]] = set()
         self._handshakes = 0
         self._broken: asyncio.Future[None] = self._loop.create_future()
@@ -110,14 +124,48 @@ class DataPlane:
             link.send_bulk(header, payload)
 
     def _link(self, peer: NodeId) -> Link:
-        """The link to ``peer``, dialled if there is none yet."""
+        """The link to ``peer`` that frames go by now; dialled if there is none yet."""
         assert peer != self._here.node, "frames to ourselves never leave the core"
-        link = self._outgoing.get(peer)
-        if link is None:
-            link = Link(self._here, self, peer)
-            self._outgoing[peer] = link
-            self._spawn(self._dial(link, peer))
+        relayed, direct = self._outgoing.get((peer, True)), self._outgoing.get((peer, False))
+        if relayed is not None and relayed.was_open:
+            if direct is None or not direct.was_open or not self._drained(relayed):
+                return relayed
+            relayed.end("the direct way is open")
+        return direct if direct is not None else self._dial(peer)
+
+    def _dial(self, peer: NodeId) -> Link:
+        """Begin to connect directly."""
+        link = self._outgoing[peer, False] = Link(self._here, self, peer)
+        self._spawn(self._connect(link, peer))
+        if self._relays is not None:
+            self._loop.call_later(PATIENCE_S, self._look_round, link)
         return link
+
+    # --- the way through the brokers ---------------------------------------------------------------------------------
+
+    def _look_round(self, link: Link) -> None:
+        """``link`` was dialled a while ago."""
+        assert link.dialled is not None
+        if self._outgoing.get((link.dialled, False)) is link and not link.was_open:
+            self._detour(link.dialled)
+
+    def _detour(self, peer: NodeId) -> None:
+        """Open a link to ``peer`` through the brokers, unless there is one."""
+        if self._relays is not None and (peer, True) not in self._outgoing and not self._broken.done():
+            link = self._outgoing[peer, True] = Link(self._here_relayed, self, peer, relayed=True)
+            self._relays.dial(link, peer)
+
+    def _drained(self, relayed: Link) -> bool:
+        assert self._relays is not None
+        return relayed.idle and self._relays.drained(relayed)
+
+    def _reconsider(self, now: float) -> None:
+        """Try the direct way to those who have none, and take it where it is open and nothing is under way."""
+        for peer in [peer for peer, relayed in self._outgoing if relayed]:
+            if (peer, False) in self._outgoing:
+                self._link(peer)
+            elif self._outgoing[peer, True].was_open and now >= self._ways[peer].retry_at:
+                self._dial(peer)
 
     async def run(self) -> None:
         """Accept links and watch over them until cancelled; then close all of them."""
@@ -149,7 +197,7 @@ class DataPlane:
 
     # --- connections -------------------------------------------------------------------------------------------------
 
-    async def _dial(self, link: Link, peer: NodeId) -> None:
+    async def _connect(self, link: Link, peer: NodeId) -> None:
         endpoint = self._resolve(peer)
         if endpoint is None:
             link.end("no address is known")
@@ -216,6 +264,7 @@ class DataPlane:
                 if slept:
                     link.excuse(now)
                 link.tick(now, self._pace)
+            self._reconsider(now)
 
     async def _close(self) -> None:
         for task in self._tasks:
@@ -232,19 +281,48 @@ class DataPlane:
     # --- what links tell ---------------------------------------------------------------------------------------------
 
     def identified(self, link: Link) -> None:
-        """A handshake succeeded; whoever called again replaces what it had."""
+        """A handshake succeeded; whoever called again by the same way replaces what it had."""
         if link.dialled is not None:
             return
         assert link.peer is not None
-        older = self._incoming.get(link.peer)
+        older = self._incoming.get((link.peer, link.relayed))
         if older is not None:
             older.end("replaced by a newer connection")
-        self._incoming[link.peer] = link
+        self._incoming[link.peer, link.relayed] = link
 
     def opened(self, link: Link) -> None:
-        """A link stands."""
-        assert link.peer is not None
-        self._post(PeerConnected(link.peer))
+        """A link stands. It is news to the node if it is the only one of its direction."""
+        peer, other = link.peer, self._other(link)
+        assert peer is not None
+        if link.dialled is not None:
+            self._ways[peer] = self._ways.get(peer, Way()) if link.relayed else Way()
+        if other is not None and other.was_open and other.incarnation != link.incarnation:
+            other.end("the peer lives again")
+            self._lost(peer, "it lives again", LinkFault.BROKEN)
+        elif other is not None and not other.was_open and other.dialled is not None:
+            link.take_over(other.waiting)
+            other.end("there is another way")
+        if link.dialled is not None and link.relayed:
+            self._post(PeerRelayed(peer, relayed=True))
+        if not self._stands(other):
+            self._post(PeerConnected(peer))
+
+    def _lost(self, peer: NodeId, reason: str, fault: LinkFault) -> None:
+        if self._content is not None:
+            self._content.lost(peer, reason)
+        self._post(PeerLost(peer, reason, fault))
+
+    def _table(self, link: Link) -> dict[Lane, Link]:
+        return self._incoming if link.dialled is None else self._outgoing
+
+    def _other(self, link: Link) -> Link | None:
+        """The link of the same direction that goes the other way."""
+        peer = link.dialled or link.peer
+        return None if peer is None else self._table(link).get((peer, not link.relayed))
+
+    def _stands(self, link: Link | None) -> bool:
+        """Whether ``link`` carries frames still."""
+        return link is not None and link.was_open and link in self._table(link).values()
 
     def received(self, link: Link, frame: Frame) -> None:
         """A frame for the node."""
@@ -266,12 +344,18 @@ class DataPlane:
         self._post(PeerMisbehaved(link.peer, fault))
 
     def ended(self, link: Link, reason: str, fault: LinkFault) -> None:
-        """A link is over; only links the node could know of are told as lost."""
-        table, peer = (self._incoming, link.peer) if link.dialled is None else (self._outgoing, link.dialled)
-        if peer is None or table.get(peer) is not link:
+        """A link is over. The node hears of the last one of a direction, if it could know of it."""
+        table, peer = self._table(link), link.dialled or link.peer
+        if peer is None or table.get((peer, link.relayed)) is not link:
             return
-        del table[peer]
-        if link.dialled is not None or link.was_open:
-            if self._content is not None:
-                self._content.lost(peer, reason)
-            self._post(PeerLost(peer, reason, fault))
+        del table[peer, link.relayed]
+        stands = self._stands(self._other(link))
+        if link.dialled is not None and link.relayed and link.was_open:
+            self._post(PeerRelayed(peer, relayed=False))
+        if not stands and (link.was_open or (link.dialled is not None and not link.relayed)):
+            self._lost(peer, reason, fault)
+        if link.dialled is not None and not link.relayed and not link.was_open:
+            way = self._ways.setdefault(peer, Way())
+            way.failed(self._loop.time())
+            if way.blocked and not stands:
+                self._detour(peer)

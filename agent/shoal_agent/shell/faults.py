@@ -42,6 +42,8 @@ class Fault(StrEnum):
     """It sent without credit, or returned credit it never had."""
     UNREAD = "unread"
     """It sends, but reads none of our answers."""
+    CIRCUIT = "circuit"
+    """Through a broker it sent more than the window allows, or acknowledged what was never sent."""
 
 
 def link_fault_of(error: BaseException) -> LinkFault:

@@ -24,16 +24,15 @@ counted; everything a peer can do ends in one of the two, never in an exception.
 """
 
 import asyncio
-import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Final, Protocol, cast
+from typing import Final, cast
 
 from shoal_agent.core.facts import LinkFault
 from shoal_agent.shell.credit import ReceiveCredit, SendCredit
 from shoal_agent.shell.faults import Fault
+from shoal_agent.shell.link_ends import Events, Here, Pace, Wire
+from shoal_agent.shell.sockets import without_delay
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.frames import URGENT, Frame, FrameReader, Payload, encode_frame, is_metered
 from shoal_protocol.headers import ContentServed, Credit, Header, Hello, Probe, ProbeAnswered
@@ -41,9 +40,6 @@ from shoal_protocol.ids import Incarnation, NodeId
 from shoal_protocol.limits import (
     BULK_FRAMES_MAX,
     CREDIT_BYTES,
-    LINK_HELLO_S_MAX,
-    LINK_QUIET_S,
-    LINK_SILENCE_S_MAX,
     SEND_QUEUE_BYTES_MAX,
     SEND_QUEUE_FRAMES_MAX,
     URGENT_FRAMES_MAX,
@@ -58,56 +54,24 @@ BULK_SLICE_BYTES: Final = 32 * 1024
 """How much of a piece is encrypted at a time; what is encrypted cannot be overtaken."""
 WRITE_BUFFER_BYTES: Final = 16 * 1024
 """A link counts as full with so much encrypted and not taken by the socket; asyncio would let 512 KiB pile up."""
-UNSENT_BYTES: Final = 64 * 1024
-"""And the socket with so much not sent; Linux would take up to 4 MiB, and no token overtakes what it has."""
 
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """The waiting times of a link, in seconds; tests shorten them."""
-
-    hello_s: float = LINK_HELLO_S_MAX
-    quiet_s: float = LINK_QUIET_S
-    silence_s: float = LINK_SILENCE_S_MAX
-    tick_s: float = 1.0
-    """How often links look at the clock: half of the shortest time they judge."""
-
-
-@dataclass(frozen=True, slots=True)
-class Here:
-    """This end of every link. ``identify`` tells whose a certificate (DER) is."""
-
-    node: NodeId
-    incarnation: Incarnation
-    identify: Callable[[bytes], NodeId | None]
-    credit_bytes: int = CREDIT_BYTES
-
-
-class Events(Protocol):
-    """Who owns the links; called from the loop's thread, each time about one link."""
-
-    def identified(self, link: "Link") -> None:
-        """``link.peer`` is known by its certificate."""
-
-    def opened(self, link: "Link") -> None:
-        """The peer's Hello is here."""
-
-    def received(self, link: "Link", frame: Frame) -> None:
-        """A frame for the node; it counts as consumed when this returns."""
-
-    def misbehaved(self, link: "Link", fault: str) -> None:
-        """The peer broke the protocol; ``ended`` follows."""
-
-    def ended(self, link: "Link", reason: str, fault: LinkFault) -> None:
-        """The link is over, once; what was queued on it is gone."""
+Queue = deque[tuple[bytes, Payload | None, int]]
+Waiting = tuple[Queue, deque[bytes], deque[tuple[bytes, Payload, int]]]
+"""Frames as they were encoded, with what they take of the credit; pings; bulk."""
 
 
 class Link(asyncio.Protocol):
-    """One connection. ``dialled`` is whom we called, None if somebody called us. Frames may be sent from the start."""
+    """One connection. ``dialled`` is whom we called, None if somebody called us. Frames may be sent from the start.
 
-    def __init__(self, here: Here, events: Events, dialled: NodeId | None) -> None:
+    ``relayed``: through a broker, by a circuit that knows whose it is.
+    """
+
+    def __init__(self, here: Here, events: Events, dialled: NodeId | None, *, relayed: bool = False) -> None:
         self.dialled = dialled
+        self.relayed = relayed
         self.peer: NodeId | None = None
+        self.incarnation = Incarnation(0)
+        """The peer's, from its Hello."""
         self.was_open = False
         """The peer's Hello came, whatever happened since."""
         self.finished = asyncio.get_running_loop().create_future()
@@ -115,9 +79,9 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._here = here
         self._events = events
-        self._transport: asyncio.Transport | None = None
+        self._transport: Wire | None = None
         self._reader = FrameReader()
-        self._queue: deque[tuple[bytes, Payload | None, int]] = deque()
+        self._queue: Queue = deque()
         self._queued_bytes = 0
         self._urgent: deque[bytes] = deque(maxlen=URGENT_FRAMES_MAX)
         self._bulk: deque[tuple[bytes, Payload, int]] = deque()
@@ -170,6 +134,24 @@ class Link(asyncio.Protocol):
         self._bulk.append((head, payload, len(head) + memoryview(payload).nbytes))
         if self.was_open:
             self._pump()
+
+    @property
+    def waiting(self) -> Waiting:
+        """What was not begun to be written."""
+        return self._queue, self._urgent, self._bulk
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, and nothing is half written."""
+        return self._rest is None and not any(self.waiting)
+
+    def take_over(self, waiting: Waiting) -> None:
+        """Send first what waits on another link to the same peer, which never stood."""
+        queue, urgent, bulk = waiting
+        self._queue.extendleft(reversed(queue))
+        self._queued_bytes += sum(wire_bytes for _, _, wire_bytes in queue)
+        self._urgent.extend(urgent)
+        self._bulk.extend(bulk)
 
     def _write(self, head: bytes, payload: Payload | None, slice_bytes: int = SLICE_BYTES) -> None:
         """Begin a frame; of a large one only the head, the payload is left to ``_pump``."""
@@ -239,22 +221,25 @@ class Link(asyncio.Protocol):
     # --- what asyncio calls ------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """The handshake is done: learn who it is, and say Hello."""
-        self._transport = cast("asyncio.Transport", transport)
-        if self._ended:
-            self._transport.abort()
-            return
-        sock = transport.get_extra_info("socket")
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES)
-        self._transport.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        """The handshake is done: learn who it is."""
+        without_delay(transport.get_extra_info("socket"))
         session: ssl.SSLObject = transport.get_extra_info("ssl_object")
-        self.peer = self._here.identify(session.getpeercert(binary_form=True) or b"")
+        owner = self._here.identify(session.getpeercert(binary_form=True) or b"")
+        self.begin(cast("asyncio.Transport", transport), owner)
+
+    def begin(self, wire: Wire, owner: NodeId | None) -> None:
+        """There is a way to somebody, who is the member ``owner``: say Hello."""
+        self._transport = wire
+        if self._ended:
+            wire.abort()
+            return
+        wire.set_write_buffer_limits(WRITE_BUFFER_BYTES)
+        self.peer = owner
         if self.peer is None:
-            self._misbehave(Fault.CERTIFICATE, "its certificate is not in the roster")
+            self.misbehave(Fault.CERTIFICATE, "its certificate is not in the roster")
             return
         if self.dialled is not None and self.peer != self.dialled:
-            self._misbehave(Fault.IDENTITY, f"{self.peer} answered at its address")
+            self.misbehave(Fault.IDENTITY, f"{self.peer} answered at its address")
             return
         self._begun_at = self._heard_at = self._loop.time()
         self._events.identified(self)
@@ -268,7 +253,7 @@ class Link(asyncio.Protocol):
         try:
             frames = self._reader.feed(data)
         except RemoteProtocolError as fault:
-            self._misbehave(fault.reason, str(fault))
+            self.misbehave(fault.reason, str(fault))
             return
         for frame in frames:
             self._take(frame)
@@ -280,7 +265,7 @@ class Link(asyncio.Protocol):
         self._writable = False
         if self.dialled is None:
             # Answers are a few bytes per megabyte: only a peer that reads nothing can let them pile up.
-            self._misbehave(Fault.UNREAD, "it reads none of our answers")
+            self.misbehave(Fault.UNREAD, "it reads none of our answers")
 
     def resume_writing(self) -> None:
         """The peer's machine took what was waiting: it lives."""
@@ -310,13 +295,14 @@ class Link(asyncio.Protocol):
             self._return(self._receiving.settle())
             self._say(ProbeAnswered(header.nonce))
         else:
-            self._misbehave(Fault.HELLO if isinstance(header, Hello) else Fault.DIRECTION, f"{type(header).__name__}")
+            self.misbehave(Fault.HELLO if isinstance(header, Hello) else Fault.DIRECTION, f"{type(header).__name__}")
 
     def _greet(self, header: Header) -> None:
         if not isinstance(header, Hello) or header.version != HELLO_VERSION or header.node != self.peer:
-            self._misbehave(Fault.HELLO, f"no Hello of version {HELLO_VERSION} from {self.peer}")
+            self.misbehave(Fault.HELLO, f"no Hello of version {HELLO_VERSION} from {self.peer}")
             return
         self.was_open = True
+        self.incarnation = header.incarnation
         # A larger grant than ours would only let more pile up in this process.
         self._sending = SendCredit(min(header.credit_bytes, CREDIT_BYTES))
         self._events.opened(self)
@@ -326,16 +312,16 @@ class Link(asyncio.Protocol):
     def _take_answer(self, header: Header) -> None:
         if isinstance(header, Credit):
             if not self._sending.give_back(header.credit_bytes):
-                self._misbehave(Fault.CREDIT, "it returned more than it got")
+                self.misbehave(Fault.CREDIT, "it returned more than it got")
                 return
             self._asked = False
             self._pump()
         elif not isinstance(header, ProbeAnswered):
-            self._misbehave(Fault.HELLO if isinstance(header, Hello) else Fault.DIRECTION, f"{type(header).__name__}")
+            self.misbehave(Fault.HELLO if isinstance(header, Hello) else Fault.DIRECTION, f"{type(header).__name__}")
 
     def _take_metered(self, frame: Frame) -> None:
         if not self._receiving.receive(frame.wire_bytes):
-            self._misbehave(Fault.CREDIT, "it sent without credit")
+            self.misbehave(Fault.CREDIT, "it sent without credit")
             return
         self._events.received(self, frame)
         if not self._ended:
@@ -353,7 +339,7 @@ class Link(asyncio.Protocol):
             return
         quiet_s = now - self._heard_at
         if not self.was_open and now - self._begun_at >= pace.hello_s:
-            self._misbehave(Fault.HELLO, f"no Hello within {pace.hello_s} s")
+            self.misbehave(Fault.HELLO, f"no Hello within {pace.hello_s} s")
         elif quiet_s >= pace.silence_s:
             self.end(f"silent for {quiet_s:.1f} s", LinkFault.SILENT)
         elif quiet_s >= pace.quiet_s and self.was_open and self.dialled and self._writable and self._rest is None:
@@ -363,7 +349,7 @@ class Link(asyncio.Protocol):
         """This process itself was asleep: nobody else's silence counts."""
         self._heard_at = now
 
-    def _misbehave(self, fault: str, detail: str) -> None:
+    def misbehave(self, fault: str, detail: str) -> None:
         self._events.misbehaved(self, fault)
         self.end(f"{fault}: {detail}")
 

@@ -56,6 +56,8 @@ from shoal_protocol.limits import (
     MQTT_KEEPALIVE_S,
     MQTT_PACKET_BYTES_MAX,
     MQTT_SESSION_S,
+    RELAY_EXPIRY_S,
+    RELAY_WAITING_MAX,
 )
 
 PROBE_FILTER: Final = "shoal/probe"
@@ -69,6 +71,8 @@ Filters = Callable[[tuple[int, ...]], Sequence[str]]
 Will = Callable[[str, int], tuple[str, bytes]]
 """Broker and number of the connection to the topic and wire of the last will, signed in advance."""
 Counter = Callable[[str, str], None]
+Take = Callable[[str, str, bytes], None]
+"""Hears broker, topic and payload of a message that is no envelope."""
 
 
 class RefusedError(Exception):
@@ -101,6 +105,27 @@ class MqttControlPlane:
         filters = self._filters_of(shards)
         for link in self._links:
             link.listen(filters)
+
+    def divert(self, prefix: str, take: Take) -> None:
+        """From now on ``take`` hears what comes on topics that begin with ``prefix``; nobody hears what was kept."""
+        for link in self._links:
+            link.diverted = (prefix, take)
+
+    @property
+    def up(self) -> tuple[str, ...]:
+        """Brokers whose links stand, in the order of the configuration."""
+        return tuple(link.url for link in self._links if link.is_up)
+
+    def carry(self, broker: str, topic: str, message: bytes) -> None:
+        """Publish on ``broker`` alone, after all broadcasts."""
+        for link in self._links:
+            if link.url == broker:
+                link.carry(Broadcast(topic, message, retain=False, at_least_once=False, expiry_s=RELAY_EXPIRY_S))
+
+    def hurry(self, *, on: bool) -> None:
+        """Whether what arrives is to be read at once, without lulls."""
+        for link in self._links:
+            link.hurry(on=on)
 
     def publish(self, effect: Broadcast) -> None:
         """Publish on every broker; what a broker that is away misses is only kept if it is retained."""
@@ -149,11 +174,30 @@ class _Link:
         self._post = post
         self._count = count
         self._backoff = Backoff(rng)
-        self._mailbox = Mailbox(BROADCASTS_WAITING_MAX)
+        self._mailbox = Mailbox(BROADCASTS_WAITING_MAX, RELAY_WAITING_MAX)
+        self.diverted: tuple[str, Take] | None = None
+        self._hasty, self._calm = asyncio.Event(), asyncio.Event()
         self._connections = 0
         self._was_up = False
         self._up_at: float | None = None
         self._told: str | None = None
+
+    @property
+    def url(self) -> str:
+        return self._broker.url
+
+    @property
+    def is_up(self) -> bool:
+        return self._up_at is not None
+
+    def carry(self, message: Broadcast) -> None:
+        if self.is_up and not self._mailbox.put_aside(message):
+            self._count("relay_refused", "slow broker")
+
+    def hurry(self, *, on: bool) -> None:
+        begun, over = (self._hasty, self._calm) if on else (self._calm, self._hasty)
+        begun.set()
+        over.clear()
 
     def publish(self, message: Broadcast) -> None:
         if self._up_at is None and not message.retain:
@@ -246,6 +290,10 @@ class _Link:
         except UnicodeDecodeError:
             self._count("messages_rejected", "topic")
             return
+        if self.diverted is not None and topic.startswith(self.diverted[0]):
+            if not message.repeated:
+                self.diverted[1](self._broker.url, topic, message.payload)
+            return
         self._post(EnvelopeReceived(self._broker.url, topic, message.payload, message.repeated))
 
     def _wrap(self, on_publish: Any) -> Callable[..., None]:  # noqa: ANN401 - paho's union of callback versions
@@ -289,9 +337,9 @@ class _Link:
             await self._tune(client, self._held)
 
     async def _serve(self, client: aiomqtt.Client, source: Source) -> None:
-        """Write, listen, probe and watch; the first of the four to fail ends the link."""
+        """Write, listen, probe and watch; the first of them to fail ends the link."""
         parts = (self._write(client, source), self._retune(client), self._probe(client), self._watch(client))
-        work = [asyncio.create_task(part) for part in parts]
+        work = [asyncio.create_task(part) for part in (*parts, self._hasten(source))]
         try:
             done, _ = await asyncio.wait(work, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -310,6 +358,13 @@ class _Link:
                     message.topic, message.wire, int(message.at_least_once), message.retain, properties=properties
                 )
             self._mailbox.sent(message)
+
+    async def _hasten(self, source: Source) -> None:
+        """Read without lulls while somebody waits for every message."""
+        while True:
+            await self._hasty.wait()
+            with source.hurry():
+                await self._calm.wait()
 
     async def _probe(self, client: aiomqtt.Client) -> None:
         while True:

@@ -25,6 +25,7 @@ from shoal_agent.core.effects import (
 )
 from shoal_agent.core.events import Event
 from shoal_agent.core.facts import GenerationRequest, StageSpan, TensorHandle
+from shoal_agent.shell.links import Link
 from shoal_protocol.headers import ContentRequested, ContentServed
 from shoal_protocol.ids import Digest, Instant, NodeId, SessionId
 
@@ -68,6 +69,33 @@ class ControlPlane(Protocol):
         """Hear the heartbeats and records of exactly these shares of the nodes."""
 
     async def run(self) -> None: ...
+
+
+class Carrier(Protocol):
+    """What relayed messages travel by: the brokers, one at a time. Nothing is promised of a message."""
+
+    @property
+    def up(self) -> tuple[str, ...]:
+        """Those whose links stand, in the order of the configuration."""
+
+    def carry(self, broker: str, topic: str, message: bytes) -> None:
+        """Publish on ``broker``, after what matters to the whole cluster."""
+
+    def hurry(self, *, on: bool) -> None:
+        """Whether what arrives is to be taken in at once."""
+
+
+class Relays(Protocol):
+    """Links through brokers, for peers that cannot be reached directly."""
+
+    def attach(self, welcome: Callable[[NodeId], Link]) -> None:
+        """Who makes the links of peers that open a circuit to us."""
+
+    def dial(self, link: Link, peer: NodeId) -> None:
+        """Open a circuit to ``peer`` below ``link``, or end it."""
+
+    def drained(self, link: Link) -> bool:
+        """Whether everything that ``link`` wrote is acknowledged."""
 
 
 class DataPlane(Protocol):

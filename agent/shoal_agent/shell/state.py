@@ -65,6 +65,7 @@ def _node(peer: PeerView) -> Json:
         "phase": state.phase.name,
         "alive": peer.present,
         "silent_s": round(peer.silent_s, 3),
+        "link": {"rtt_ms": None if peer.rtt_us is None else peer.rtt_us / 1000, "relayed": peer.relayed},
         "api": state.api,
         "data": {"host": state.data.host, "port": state.data.port},
         "capacity": {

@@ -47,6 +47,7 @@ class Window:
             tensors=len(self._tensors),
             requests=view.requests,
             nodes=sum(peer.present for peer in view.nodes),
+            relays=sum(peer.relayed for peer in view.nodes),
             brokers=dict(view.brokers),
             ready=self._readiness(view).ready,
         )
