@@ -226,7 +226,7 @@ class Rider:
         self.send(self.route[0], header, ids(self.tokens[start:stop]))
 
     def take(self, header: Token) -> None:
-        if header.position < len(self.tokens):
+        if self.done or header.position < len(self.tokens):
             return
         assert header.position == len(self.tokens), "no token is left out"
         self.tokens.append(header.token)
