@@ -7,12 +7,14 @@ from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.events import CancelRequested, StopRequested
 from shoal_agent.core.facts import ChatPrompt, FinishReason, RejectCode, TextPrompt
 from shoal_agent.core.ingress import RETRY_AFTER_S
+from shoal_agent.core.ledger import BEGIN_S_MAX
 from shoal_protocol.headers import (
     RefusalCode,
     ServiceCall,
     ServiceResult,
     SessionRefused,
 )
+from shoal_protocol.limits import ORPHAN_S_MAX
 from tests.support.toy import toy_tokens
 from tests.support.world import World, world_of
 
@@ -68,51 +70,36 @@ def test_a_deadline_may_come_in_any_step(world, step):
 
 @pytest.mark.parametrize("lost", [0, 1])
 @pytest.mark.parametrize("step", STEPS)
-def test_a_host_may_be_lost_in_any_step(world, step, lost):
+def test_a_host_that_is_lost_and_not_replaced_costs_who_was_promised_nothing_some_patience(world, step, lost):
+    """Whoever reads already waits for a machine until the deadline; see test_survival.py for what comes of it."""
     ingress = world.cells[world.names[3]]
     world.hold(STEPS[step])
-    session = world.ask(ingress.name, CHAT)
+    session = world.ask(ingress.name, CHAT, deadline_s=20.0)
     world.run(0.1)
     world.kill(world.names[lost])
     world.run(0.1)
+    for cell in world.cells.values():
+        cell.release()
+    world.run(17.0)
     ending = ingress.ending(session)
     if step == "streaming":
-        assert ending.reason is FinishReason.FAILED
-        assert world.names[lost] in ending.detail
+        assert ending is None
+        assert world.ended(ingress.name, session).reason is FinishReason.DEADLINE
     else:
         assert (ending.code, ending.retry_after_s) == (RejectCode.STAGE_LOST, RETRY_AFTER_S)
-
-
-def test_a_host_lost_in_mid_stream_leaves_what_was_shown(world):
-    ingress = world.cells[world.names[3]]
-    session = world.ask(ingress.name, tokens_max=100)
-    world.run_until(lambda: len(ingress.tokens(session)) == 5)
-    world.kill(world.names[0])
-    ending = world.ended(ingress.name, session)
-    assert ending.reason is FinishReason.FAILED
-    assert ending.usage.completion_tokens == len(ingress.tokens(session))
-    assert ingress.tokens(session) == toy_tokens((1, 2, 3), 8, 100)[: len(ingress.tokens(session))]
 
 
 @pytest.mark.parametrize("ingress", [0, 1, 3], ids=["first host", "last host", "no host"])
 def test_a_lost_ingress_leaves_nothing_on_the_hosts(world, ingress):
     world.ask(world.names[ingress], tokens_max=100)
-    other = world.ask(world.names[2], (4, 5), tokens_max=50)
+    other = world.ask(world.names[2], (4, 5), tokens_max=50, deadline_s=5.0)
     world.run(0.1)
     world.kill(world.names[ingress])
     if ingress == 3:
         assert world.answer(world.names[2], other) == toy_tokens((4, 5), 8, 50)
     else:
-        assert world.ended(world.names[2], other).reason is FinishReason.FAILED
-
-
-def test_a_link_between_two_stages_that_breaks_fails_the_stream(world):
-    session = world.ask(world.names[3], tokens_max=100)
-    world.run(0.1)
-    world.break_link(world.names[0], world.names[1])
-    ending = world.ended(world.names[3], session)
-    assert ending.reason is FinishReason.FAILED
-    assert world.names[1] in ending.detail
+        assert world.ended(world.names[2], other).reason is FinishReason.DEADLINE
+    world.run(ORPHAN_S_MAX)
 
 
 def test_a_complete_answer_does_not_fail_with_a_stage_it_no_longer_needs(world):
@@ -168,6 +155,8 @@ def test_a_tokenizer_abroad_that_is_lost_is_not_the_clients_fault():
     session = world.ask(bare, TextPrompt("hello"))
     world.run(0.1)
     world.kill(helper)
+    begun = world.now
     ending = world.ended(bare, session)
-    assert (ending.code, ending.retry_after_s) == (RejectCode.STAGE_LOST, RETRY_AFTER_S)
-    assert ending.detail == f"the link to {helper} broke"
+    assert (ending.code, ending.retry_after_s) == (RejectCode.NOT_READY, RETRY_AFTER_S)
+    assert ending.detail.startswith("no node runs tokenizer")
+    assert world.now - begun == pytest.approx(BEGIN_S_MAX, abs=0.5)

@@ -107,7 +107,11 @@ class Ingress:
 
     def _write(self, entry: Entry, now: Instant, out: Outbox) -> None:
         """Ask for what comes next in the request's text."""
-        self._heed(entry, self.scribe.advance(entry, now, out), now, out)
+        failure = self.scribe.advance(entry, now, out)
+        if failure is not None:
+            self._heed(entry, failure, now, out)
+        elif entry.call is None and self.scribe.waits(entry):
+            self._journey.look_soon(entry, now)
 
     # --- opening --------------------------------------------------------------------------------------------------
 
@@ -117,6 +121,8 @@ class Ingress:
         if failure is None:
             entry.begin(tokens)
             failure = self.scribe.advance(entry, now, out) or self._journey.lay(entry, now, out)
+            if self.scribe.waits(entry):
+                self._journey.look_soon(entry, now)
         self._heed(entry, failure, now, out)
 
     def opened(self, peer: NodeId, header: SessionOpened, now: Instant, out: Outbox) -> None:
@@ -188,7 +194,10 @@ class Ingress:
         """``node`` is out of reach: whatever it did for a request is done elsewhere."""
         self._bury(self._journey.lost(node, why, now, out), now, out)
         for entry in self._ledger.entries():
-            self._heed(entry, self.scribe.lost(entry, node, now, out), now, out)
+            failure = self.scribe.lost(entry, node, now, out)
+            if failure is None and self.scribe.waits(entry):
+                self._journey.look_soon(entry, now)
+            self._heed(entry, failure, now, out)
 
     def settled(self, now: Instant, out: Outbox) -> None:
         """Plans, or what hosts report of them, have changed."""
