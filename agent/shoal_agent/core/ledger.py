@@ -140,7 +140,7 @@ class Entry:
     pushed: int | None = None
     """Tokens the detokenizer has turned into text; None: it is not open."""
     mishaps: int = 0
-    """Light-service calls that failed since the last one that did not."""
+    """Light-service calls that failed since one brought it forward."""
     # --- its tokens
     tokens: list[int] = field(default_factory=list)
     """Prompt and generated tokens: the session, as far as the ingress knows it."""

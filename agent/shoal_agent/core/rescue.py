@@ -41,6 +41,8 @@ KICKS: Final = 8
 """After so many overdue spans the route is laid anew though everybody on it seems to be well."""
 RUNS_AT_ONCE: Final = 256
 """Runs given to the first stage in one go; the rest a moment later, so that other sessions' tokens come between."""
+FEED_S: Final = 0.01
+"""That moment: less than so many runs take."""
 AWAY: Final = (Standing.SUSPECT, Standing.DEAD, Standing.LEFT, Standing.LINK_LOST)
 """Standings of those to whom no route leads."""
 _PREFILL_REFERENCE_TOKENS: Final = 128
@@ -186,7 +188,7 @@ class Rescue:
         end = len(entry.tokens)
         for number, (start, stop) in enumerate(entry.runs.between(entry.fed, end)):
             if number == RUNS_AT_ONCE:
-                self._arm(entry, now)
+                self._arm(entry, Instant(now + FEED_S))
                 return
             self._send(entry, start, stop, now, out)
         entry.fed = end

@@ -7,7 +7,8 @@ keep nothing, and a detokenizer's state follows from the tokens alone. So a new 
 far; what it says of those that were shown already is dropped, and the text goes on as it would have.
 
 While nothing was promised to the client a service that fails ends the request, with a word that says whose fault it is.
-Afterwards it is tried elsewhere, or again, a bounded number of times: ``MISHAPS_MAX`` in a row are no accident.
+Afterwards it is tried elsewhere, or again: without end where there is no room, a bounded number of times otherwise, for
+``MISHAPS_MAX`` failures without a word between them are no accident.
 """
 
 from collections.abc import Sequence
@@ -195,11 +196,12 @@ class Scribe:
         except RemoteProtocolError as fault:
             out.count("service_answers_rejected", fault.reason)
             return Failure(RejectCode.INTERNAL, f"a light service answered nonsense: {fault}")
-        entry.mishaps = 0
+        if isinstance(word, Encoded | Shown):
+            entry.mishaps = 0
         return word
 
     def _failed(self, entry: Entry, event: ServiceFailed, now: Instant, out: Outbox) -> Failure | None:
-        entry.mishaps += 1
+        entry.mishaps += not entry.accepted or event.fault is not ServiceFault.BUSY
         if entry.accepted and entry.mishaps <= MISHAPS_MAX:
             if entry.detokenizer is not None and entry.detokenizer != self._node:
                 entry.shun(entry.detokenizer, now)
