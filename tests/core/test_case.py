@@ -2,7 +2,16 @@ from dataclasses import replace
 
 import pytest
 
-from shoal_agent.core.case import BARRED_S, VALIDITY_MS, VALIDITY_MS_MAX, VALIDITY_MS_MIN, barred_by, case_of
+from shoal_agent.core.case import (
+    BARRED_S,
+    FORGIVEN_S,
+    TRIALS_MAX,
+    VALIDITY_MS,
+    VALIDITY_MS_MAX,
+    VALIDITY_MS_MIN,
+    barred_by,
+    case_of,
+)
 from shoal_agent.core.causes import Trigger
 from shoal_protocol.ids import Epoch, Instant
 from shoal_protocol.messages import Cause
@@ -46,10 +55,20 @@ def test_plans_are_expected_to_stand_for_a_minute_at_least(me):
 
 def test_who_failed_is_remembered_over_epochs_for_a_while(me):
     case = case_of(me.head, None, NOW)
-    case.barred[me.names[1]] = Instant(NOW + 10), "failed epoch 0: disk full"
-    after = case_of(following(me, 3600), case, Instant(NOW + 9))
-    assert barred_by(after, me.head, None, NOW) == {me.names[1]: "failed epoch 0: disk full"}
-    assert case_of(me.head, after, Instant(NOW + 10)).barred == {}
+    case.barred[me.names[1]] = NOW, "failed epoch 0: disk full"
+    after = case_of(following(me, 3600), case, Instant(NOW + BARRED_S - 1))
+    assert barred_by(after, me.head, None, Instant(NOW + BARRED_S - 1)) == {me.names[1]: "failed epoch 0: disk full"}
+    assert case_of(me.head, after, Instant(NOW + BARRED_S)).barred == {}
+
+
+def test_where_nobody_else_could_who_failed_is_asked_again_after_a_pause_that_grows(me):
+    case = case_of(me.head, None, NOW)
+    case.barred[me.names[1]] = NOW, "failed epoch 0: disk full"
+    case.alone = True
+    for trials, pause_s in ((1, FORGIVEN_S), (2, 2 * FORGIVEN_S), (3, 4 * FORGIVEN_S), (TRIALS_MAX, BARRED_S)):
+        case.trials = trials
+        assert barred_by(case, me.head, None, Instant(NOW + pause_s - 1)) != {}
+        assert barred_by(case, me.head, None, Instant(NOW + pause_s)) == {}
 
 
 def test_who_is_not_ready_counts_as_failed_before_anybody_says_so(me):

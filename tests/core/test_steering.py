@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from shoal_agent.core.case import BARRED_S
+from shoal_agent.core.case import BARRED_S, FORGIVEN_S
 from shoal_agent.core.causes import STANDBY_S, WITNESS_S
 from shoal_agent.core.decision import HOLD_S
 from shoal_agent.core.facts import Standing
@@ -84,8 +84,15 @@ def test_a_host_that_failed_is_not_named_again_for_a_while():
     mind.me.record(mind.me.here, memory=1000)
     assert mind.think(EVALUATE_S) == [Unwish(TOY)]
     assert any("no other plan is possible" in entry.text for entry in mind.me.tables.story.about("toy/1"))
-    assert mind.think_for(BARRED_S - 10) == []
-    assert hosts(mind.me, wished(mind.think_for(20))) == [1], "by now an operator may have mended it"
+    assert hosts(mind.me, wished(mind.think_for(2 * FORGIVEN_S))) == [1], "nobody else could, and it may be mended"
+
+
+def test_a_host_that_failed_has_a_long_pause_while_others_can_host():
+    mind = Mind(Opinion(served=False))
+    mind.me.report(mind.me.names[1], FAILED, "disk full")
+    facts = [*mind.failed(1), *mind.think_for(BARRED_S - 10)]
+    assert facts
+    assert all(1 not in hosts(mind.me, wished([fact])) for fact in facts if isinstance(fact, Wish))
 
 
 def test_fewer_stages_than_asked_for_if_nothing_else_fits(mind):

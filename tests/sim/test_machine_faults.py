@@ -52,6 +52,11 @@ def test_nobody_whose_zone_may_host_is_not_all_that_is_left():
     assert outcome.violations == ()
 
 
+def test_the_only_one_who_could_host_is_asked_again_when_it_failed():
+    """Found by ``shoal sim --scenario staging-failure --seeds 2088 --nodes 3``: its disk was full for a moment."""
+    assert play("staging-failure", 2088, 3).violations == ()
+
+
 def test_liars_leave_no_room_for_other_failures():
     world, _ = judged(5, 2, faulty=1, liars=1)
     assert not any(world.may_fail(name) for name in world.names)

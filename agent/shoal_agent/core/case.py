@@ -17,6 +17,10 @@ from shoal_protocol.messages import Cause, Plan
 
 BARRED_S: Final = 300.0
 """How long a node that failed is not asked again; whatever it was, an operator may have mended it by then."""
+FORGIVEN_S: Final = 15.0
+"""Where nobody else could take it: its disk may have been freed, and to wait serves nobody. Doubled by each failure."""
+TRIALS_MAX: Final = 6
+"""Failures in a row that are counted: with them the pause is as long as any."""
 VALIDITY_MS: Final = 3_600_000
 """What a plan is expected to stand before anything is known about that."""
 VALIDITY_MS_MIN: Final = 60_000
@@ -32,6 +36,11 @@ class Case:
     validity_ms: int = VALIDITY_MS
     hold: Hold = field(default_factory=Hold)
     barred: dict[NodeId, tuple[Instant, str]] = field(default_factory=dict)
+    """Who failed it, when and how."""
+    trials: int = 0
+    """Failures in a row."""
+    alone: bool = False
+    """Without those who failed no plan is possible."""
     problem: SplitProblem | None = None
     """The last one that was asked."""
     tickets: dict[int, Choice] = field(default_factory=dict)
@@ -85,14 +94,15 @@ def case_of(head: Tenure, known: Case | None, now: Instant) -> Case:
         stood_ms = int(1000 * (head.since - case.since))
         mean_ms = (3 * case.validity_ms + stood_ms) // 4
         validity_ms = min(max(mean_ms, VALIDITY_MS_MIN), VALIDITY_MS_MAX)
-        case = Case(head.plan.epoch, head.since, validity_ms, barred=case.barred)
-    case.barred = {node: entry for node, entry in case.barred.items() if entry[0] > now}
+        case = Case(head.plan.epoch, head.since, validity_ms, barred=case.barred, trials=case.trials)
+    case.barred = {node: entry for node, entry in case.barred.items() if now < entry[0] + BARRED_S}
     return case
 
 
 def barred_by(case: Case, head: Tenure, trigger: Trigger | None, now: Instant) -> dict[NodeId, str]:
     """Who failed this deployment lately, and how."""
-    barred = {node: why for node, (_, why) in case.barred.items()}
-    if trigger is not None and trigger.cause is Cause.NOT_READY and now < head.since + BARRED_S:
+    pause_s = min(FORGIVEN_S * 2 ** max(0, case.trials - 1), BARRED_S) if case.alone else BARRED_S
+    barred = {node: why for node, (since, why) in case.barred.items() if now < since + pause_s}
+    if trigger is not None and trigger.cause is Cause.NOT_READY and now < head.since + pause_s:
         barred |= {node: f"failed epoch {head.plan.epoch}" for node in trigger.nodes if node not in barred}
     return barred

@@ -11,8 +11,8 @@ A repair is wished at once; so are standbys in the place of those that are missi
 to be there for a minute without a break, a minute after the last certificate, with no operator's lock among the hosts
 and voters; while the newest epoch is not ready, or a host is only suspected, nothing is gained. A node that failed to
 open its blocks is no host of that deployment for ``BARRED_S``: without that the planner, to whom it looks as good as
-ever, would name it again. Terms bind: but if no plan of as many stages as they ask for fits any more, a repair may have
-fewer, because serving comes first.
+ever, would name it again. Where nobody else could take it, it is asked again after a pause that grows. Terms bind:
+but if no plan of as many stages as they ask for fits any more, a repair may have fewer, because serving comes first.
 
 Another's plan is judged by ``validity``, which looks at the same figures.
 
@@ -24,7 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from shoal_agent.core.case import BARRED_S, Account, Case, Scene, barred_by, case_of
+from shoal_agent.core.case import TRIALS_MAX, Account, Case, Scene, barred_by, case_of
 from shoal_agent.core.causes import STANDBY_S, Trigger, is_gone, missed_standbys, state_of, trigger_of
 from shoal_agent.core.costs import price
 from shoal_agent.core.decision import (
@@ -146,7 +146,8 @@ class Steering:
         for node in nodes:
             report = tenure.reports.get(node)
             why = report.detail if report is not None and report.detail else "not ready in time"
-            case.barred[node] = Instant(now + BARRED_S), f"failed epoch {epoch}: {why}"
+            case.barred[node] = now, f"failed epoch {epoch}: {why}"
+        case.trials = min(case.trials + 1, TRIALS_MAX)
         return self._consider(deployment, now, out)
 
     def _case(self, head: Tenure, now: Instant) -> Case:
@@ -276,6 +277,7 @@ class Steering:
             answer = scene.case.answers[Choice.RESPLIT]
             why = answer.reason if isinstance(answer, Infeasible) else "no stage fits"
             self._tell(scene, f"{trigger.text}; no other plan is possible: {why}", now)
+            scene.case.alone = True
             return self._withdraw(scene.case, scene.head)
         plan = draft(scene.head, scene.outlook, decision.option, trigger.cause, f"{trigger.text}; {decision.text}")
         before, after = (
@@ -313,6 +315,7 @@ class Steering:
         better = decision.option.choice is not Choice.KEEP
         ripe = case.hold.ripe(better, now)
         settled = head.complete(self._tables.tenures.lost) and now >= head.since + COOL_DOWN_S
+        case.trials = 0 if settled else case.trials
         locked = self._validity.locked(head.plan)
         if better:
             held = "held for long enough" if ripe else "not yet for long enough"
