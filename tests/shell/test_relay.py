@@ -323,20 +323,19 @@ async def test_who_is_dead_is_called_in_vain_and_quietly(people):
         assert a.postman.hasty[-1] is False
 
 
-async def test_a_new_life_of_the_peer_is_a_new_link(people):
+async def test_a_new_life_of_the_peer_ends_the_links_of_the_old_one_in_both_directions(people):
     office = PostOffice()
     anna, bert, _ = people
     async with remote(office, bert, anna, pace=PATIENT) as b:
         async with remote(office, anna, bert, pace=PATIENT) as a:
             await reach(a, bert)
-            await b.station.until(PeerConnected)
+            await reach(b, anna)
+            b.station.events.clear()
             del office.boxes[anna.node]
             office.fate = lambda letter: () if letter.message[0] == RelayKind.CLOSE else (DELAY_S,)
+        assert not b.station.events, "nobody told it"
         async with remote(office, anna, bert, pace=PATIENT, life=2) as a:
             await reach(a, bert)
-            await b.station.until(PeerConnected, 2)
-            assert [type(event) for event in b.station.events if not isinstance(event, FrameReceived)] == [
-                PeerConnected,
-                PeerLost,
-                PeerConnected,
-            ]
+            await b.station.until(PeerConnected)
+            told = [type(event) for event in b.station.events if not isinstance(event, FrameReceived)]
+            assert told == [PeerLost, PeerRelayed, PeerLost, PeerConnected]

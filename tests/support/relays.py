@@ -178,6 +178,6 @@ async def reach(here: Remote, peer: Person) -> None:
     for nonce in range(2):
         here.station.plane.send(SendFrame(peer.node, Ping(nonce), None))
         await here.station.until(PeerLost, nonce + 1)
-    await here.station.until(PeerConnected)
-    assert here.station.of(PeerRelayed) == [PeerRelayed(peer.node, relayed=True)]
+    assert await here.station.until(PeerRelayed) == [PeerRelayed(peer.node, relayed=True)]
+    assert here.station.of(PeerConnected)
     here.station.events.clear()

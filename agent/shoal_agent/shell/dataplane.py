@@ -294,23 +294,19 @@ class DataPlane:
         """A link stands. It is news to the node if it is the only one of its direction."""
         peer, other = link.peer, self._other(link)
         assert peer is not None
+        # Nobody resets a circuit in the name of a process that is gone.
+        for old in (self._outgoing.get((peer, True)), self._incoming.get((peer, True))):
+            if old is not None and self._stands(old) and old.incarnation != link.incarnation:
+                old.end("the peer lives again", LinkFault.BROKEN)
         if link.dialled is not None:
             self._ways[peer] = self._ways.get(peer, Way()) if link.relayed else Way()
-        if other is not None and other.was_open and other.incarnation != link.incarnation:
-            other.end("the peer lives again")
-            self._lost(peer, "it lives again", LinkFault.BROKEN)
-        elif other is not None and not other.was_open and other.dialled is not None:
-            link.take_over(other.waiting)
-            other.end("there is another way")
-        if link.dialled is not None and link.relayed:
-            self._post(PeerRelayed(peer, relayed=True))
+            if other is not None and not other.was_open:
+                link.take_over(other.waiting)
+                other.end("there is another way")
+            if link.relayed:
+                self._post(PeerRelayed(peer, relayed=True))
         if not self._stands(other):
             self._post(PeerConnected(peer))
-
-    def _lost(self, peer: NodeId, reason: str, fault: LinkFault) -> None:
-        if self._content is not None:
-            self._content.lost(peer, reason)
-        self._post(PeerLost(peer, reason, fault))
 
     def _table(self, link: Link) -> dict[Lane, Link]:
         return self._incoming if link.dialled is None else self._outgoing
@@ -322,7 +318,9 @@ class DataPlane:
 
     def _stands(self, link: Link | None) -> bool:
         """Whether ``link`` carries frames still."""
-        return link is not None and link.was_open and link in self._table(link).values()
+        if link is None or link.peer is None or not link.was_open:
+            return False
+        return self._table(link).get((link.peer, link.relayed)) is link
 
     def received(self, link: Link, frame: Frame) -> None:
         """A frame for the node."""
@@ -349,11 +347,15 @@ class DataPlane:
         if peer is None or table.get((peer, link.relayed)) is not link:
             return
         del table[peer, link.relayed]
-        stands = self._stands(self._other(link))
+        other = self._other(link)
+        same = other is not None and (not link.was_open or other.incarnation == link.incarnation)
+        stands = same and self._stands(other)
         if link.dialled is not None and link.relayed and link.was_open:
             self._post(PeerRelayed(peer, relayed=False))
         if not stands and (link.was_open or (link.dialled is not None and not link.relayed)):
-            self._lost(peer, reason, fault)
+            if self._content is not None:
+                self._content.lost(peer, reason)
+            self._post(PeerLost(peer, reason, fault))
         if link.dialled is not None and not link.relayed and not link.was_open:
             way = self._ways.setdefault(peer, Way())
             way.failed(self._loop.time())
