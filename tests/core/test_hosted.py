@@ -63,7 +63,7 @@ def test_whoever_goes_back_counts_on_nothing_beyond():
     session = hosted(stand=Stand.OPENED, lease=LEASE, finished=30, position=30)
     session.standby = stream(kept=24)
     asked = HandOver(TOY, Epoch(0), SESSION, 1, 0, Epoch(1), (THERE,), last=False)
-    session.handover = Handover(asked, HERE, [stream(kept=30)], last=False)
+    session.handover = Handover(asked, HERE, [stream(kept=30)])
     session.rewind(20)
     assert (session.finished, session.position) == (20, 20)
     assert [each.kept for each in session.streams()] == [20, 20]

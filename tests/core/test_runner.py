@@ -7,11 +7,15 @@ import pytest
 from shoal_agent.core import runner
 from shoal_agent.core.effects import CallService, ReleaseTensor, SendFrame
 from shoal_agent.core.events import StageFailed
+from shoal_agent.core.ingress import PROMPT_TOKENS_MAX
 from shoal_protocol.headers import Activation, RefusalCode, Resume, SessionOpened, SessionRefused, Token
-from shoal_protocol.ids import Epoch
+from shoal_protocol.ids import Epoch, SessionId
+from shoal_protocol.limits import PREFILL_CHUNK_TOKENS
+from shoal_protocol.tensors import Dtype
 from tests.support.stand import OPEN, PROMPT, SESSION, STEP, TOY, Rider, Stand, ids
 from tests.support.toy import toy_tokens
 
+ANOTHER = SessionId(b"t" * 16)
 RESUME = Resume(TOY, Epoch(0), SESSION, 0, 1, 0, 0)
 
 
@@ -269,6 +273,87 @@ def test_a_token_of_a_session_that_is_suspended_is_not_told(stand):
     stand.world.run(0.1)
     assert not stand.heard(Token)
     stand.close()
+
+
+# --- input that cannot be ------------------------------------------------------------------------------------------
+
+
+REFUSED_STEPS = {
+    "more tokens than it brings": (replace(STEP, token_count=PREFILL_CHUNK_TOKENS), RefusalCode.OUT_OF_ORDER),
+    "fewer tokens than it brings": (replace(STEP, token_count=1), RefusalCode.OUT_OF_ORDER),
+    "no batch": (replace(STEP, shape=(3,)), RefusalCode.OUT_OF_ORDER),
+    "two batches": (replace(STEP, shape=(2, 3)), RefusalCode.OUT_OF_ORDER),
+    "hidden states for stage 0": (replace(STEP, dtype=Dtype.F32), RefusalCode.OUT_OF_ORDER),
+}
+
+
+@pytest.mark.parametrize(("header", "code"), REFUSED_STEPS.values(), ids=REFUSED_STEPS)
+def test_a_step_that_cannot_be_ends_its_session_and_no_other(stand, header, code):
+    stand.open_both()
+    stand.open_both(ANOTHER)
+    stand.feed(header)
+    assert stand.refusal().code is code
+    assert stand.cell().counts["sessions_refused", code.name] == 1
+    assert stand.cell().node.snapshot(stand.world.now).sessions == 1
+    stand.feed(replace(STEP, session=ANOTHER))
+    stand.world.run(0.1)
+    assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
+    for session in (SESSION, ANOTHER):
+        stand.close(session)
+
+
+def test_a_step_without_payload_is_refused(stand):
+    stand.open_both()
+    stand.say(STEP)
+    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
+    assert not stand.runs()
+    stand.close()
+
+
+def test_a_step_that_comes_twice_runs_once(stand):
+    stand.open_both()
+    stand.feed()
+    stand.feed()
+    stand.world.run(0.1)
+    assert [token.token for token in stand.heard(Token)] == toy_tokens(PROMPT, 8, 1)
+    assert len(stand.runs()) == 1
+    assert stand.cell().counts["activations_repeated", "SAME"] == 1
+    stand.close()
+
+
+def test_a_gap_suspends_a_session_and_loses_nothing_of_it(stand):
+    stand.open_both()
+    stand.feed()
+    stand.feed(replace(STEP, position=4))
+    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
+    stand.world.run(0.1)
+    assert stand.cell().node.snapshot(stand.world.now).sessions == 1
+    assert not stand.heard(Activation, stand.last)
+    stand.feed(replace(STEP, position=3))
+    assert stand.cell().counts["activations_refused", "SUSPENDED"] == 1
+    stand.say(replace(OPEN, attempt=1))
+    assert stand.heard(SessionOpened)[-1] == SessionOpened(SESSION, 0, 1, 3, 0)
+    stand.close()
+
+
+def test_what_waits_is_bounded_in_tokens(monkeypatch):
+    monkeypatch.setattr(runner, "WAITING_TOKENS_MAX", 5)
+    stand = Stand()
+    stand.cell().run_s = 1.0
+    stand.open_both()
+    single = replace(STEP, token_count=1, last=False, shape=(1, 1))
+    for position in range(3):
+        stand.feed(replace(single, position=position), (1,))
+    stand.feed(replace(STEP, position=3))
+    assert not stand.heard(SessionRefused)
+    stand.feed(replace(single, position=6), (1,))
+    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
+    stand.close()
+    stand.world.check_idle()
+
+
+def test_the_longest_prompt_may_wait():
+    assert runner.WAITING_TOKENS_MAX >= PROMPT_TOKENS_MAX
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------

@@ -1,14 +1,9 @@
 """KV that goes ahead: to a standby, in case this node is lost, and to the heirs of a session that moves.
 
-Both are streams (``kv_stream``) of rows that are finished here; they differ in where to and for how long. The standby
-of a stage is the first of its primary and standbys that is another node than this one, not lost, and has the blocks
-open as far as is known. One that refuses, never keeps anything, or whose link breaks is left alone for a while, and the
-next one is asked: all of it starts at 0 there, and is spared what is there already by the first answer.
-
-*Moving.* The ingress names the nodes of a later epoch. Each whose stage overlaps this one gets the blocks they have in
-common. HandedOver says that all of them lack ``NEAR_TOKENS`` at the most, and once the ingress adds nothing any more,
-that they lack nothing. One that refuses ends the hand-over, not the session. Whoever holds rows may be asked, a shadow
-too: it is what a dead host left.
+Both are streams (``kv_stream``) of rows that are finished here; they differ in where to and for how long (``heirs``).
+The standby of a stage is the first of its primary and standbys that is another node than this one, not lost, and has
+the blocks open as far as is known. One that refuses, never keeps anything, or whose link breaks is left alone for a
+while, and the next one is asked: all of it starts at 0 there, and is spared what is there already by the first answer.
 
 Whatever holds a copy that nobody serves hears of the session's end from the ingress. Rows that are on their way just
 then would open the shadow again for nobody, so their sender says it after them.
@@ -18,16 +13,15 @@ from typing import Final
 
 from shoal_agent.core.effects import ExportKv
 from shoal_agent.core.events import KvExported
+from shoal_agent.core.heirs import Heirs
 from shoal_agent.core.holdings import Holdings
-from shoal_agent.core.hosted import Handover, Hosted, Stand
-from shoal_agent.core.kv_stream import NEAR_TOKENS, STALLS_MAX, KvStream
+from shoal_agent.core.hosted import Hosted
+from shoal_agent.core.kv_stream import STALLS_MAX, KvStream
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.plan import serves, slot_of
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure
-from shoal_protocol.headers import CloseSession, HandedOver, HandOver, KvKept, KvRows, RefusalCode
-from shoal_protocol.ids import Epoch, Instant, NodeId
-from shoal_protocol.limits import KV_ROWS_BYTES_MAX, PREFILL_CHUNK_TOKENS
+from shoal_protocol.headers import CloseSession, HandOver, KvKept, KvRows, RefusalCode
+from shoal_protocol.ids import Instant, NodeId
 
 LOOK_S: Final = 1.0
 """How often a session without a standby looks for one: a node that comes back needs seconds to open its blocks."""
@@ -44,6 +38,7 @@ class Copies:
         self._node = node
         self._tenures = tables.tenures
         self._holdings = holdings
+        self._heirs = Heirs(tables, holdings)
 
     # --- as rows are finished -------------------------------------------------------------------------------------
 
@@ -58,7 +53,15 @@ class Copies:
         if stream is not None:
             self._push(hosted, stream, out, flush=flush)
         if hosted.handover is not None:
-            self._hand_over(hosted, hosted.handover, out)
+            for heir in hosted.handover.streams:
+                self._push(hosted, heir, out, flush=hosted.handover.asked.last)
+            self._heirs.look(hosted, hosted.handover, out)
+
+    def hand_over(self, peer: NodeId, header: HandOver, now: Instant, out: Outbox) -> None:
+        """The ingress wants a session's KV in another epoch."""
+        hosted = self._heirs.ask(peer, header, out)
+        if hosted is not None:
+            self.advance(hosted, now, out)
 
     def _push(self, hosted: Hosted, stream: KvStream, out: Outbox, *, flush: bool) -> None:
         rows = stream.next(hosted.finished, flush=flush)
@@ -79,9 +82,7 @@ class Copies:
             hosted.look_at = Instant(now + LOOK_S)
             return None
         span = hosted.span
-        hosted.standby = self._stream(
-            hosted, target, hosted.plan.epoch, hosted.stage, span.first_block, span.last_block
-        )
+        hosted.standby = hosted.stream_to(target, hosted.plan.epoch, hosted.stage, span.first_block, span.last_block)
         return hosted.standby
 
     def _able(self, hosted: Hosted, tenure: Tenure, node: NodeId, now: Instant) -> bool:
@@ -89,24 +90,19 @@ class Copies:
             return False
         return node == hosted.plan.stages[hosted.stage].node or tenure.stands_by(node, hosted.stage)
 
-    @staticmethod
-    def _stream(hosted: Hosted, target: NodeId, epoch: Epoch, stage: int, first: int, last: int) -> KvStream:
-        fitting = KV_ROWS_BYTES_MAX // hosted.bytes_per_row(first, last)
-        return KvStream(target, epoch, stage, first, last, min(PREFILL_CHUNK_TOKENS, max(1, fitting)))
-
     def _shun(self, hosted: Hosted, node: NodeId, rest_s: float, now: Instant) -> None:
         """Let ``node`` alone for a while, and look for another one."""
         hosted.standby, hosted.look_at = None, now
         hosted.shunned[node] = Instant(now + rest_s)
 
-    def exported(self, event: KvExported, now: Instant, out: Outbox) -> Hosted | None:
-        """Rows are there: send them to who shall have them. The session they are of, if it is still held."""
+    def exported(self, event: KvExported, now: Instant, out: Outbox) -> None:
+        """Rows are there: send them to who shall have them."""
         key = (event.session, event.stage)
         hosted = self._holdings.get(key)
         if hosted is None:
             self._holdings.settled(key)
             out.release(event.rows)
-            return None
+            return
         hosted.due -= 1
         asked = (event.first_block, event.last_block, event.position, event.token_count)
         stream = next((stream for stream in hosted.streams() if stream.awaits(*asked)), None)
@@ -117,7 +113,6 @@ class Copies:
             self._end(hosted, stream, RefusalCode.STAGE_FAILED, now, out)
         else:
             self._send(hosted, stream, event, now, out)
-        return hosted
 
     @staticmethod
     def _send(hosted: Hosted, stream: KvStream, event: KvExported, now: Instant, out: Outbox) -> None:
@@ -167,74 +162,7 @@ class Copies:
                 out.note("warning", "no copy kept", stage=hosted.stage, standby=stream.target, why=code.name)
             self._shun(hosted, stream.target, REFUSED_REST_S, now)
         elif hosted.handover is not None:
-            self._tell(hosted, hosted.handover, code, out)
-            hosted.handover = None
-
-    # --- moving ---------------------------------------------------------------------------------------------------
-
-    def hand_over(self, peer: NodeId, header: HandOver, now: Instant, out: Outbox) -> None:
-        """The ingress wants the session's KV in another epoch."""
-        hosted = self._holdings.get((header.session, slot_of(header.epoch, header.stage)))
-        if hosted is None or hosted.plan.deployment != header.deployment:
-            self._decline(peer, header, RefusalCode.UNKNOWN_SESSION, out)
-            return
-        if hosted.lease is not None and hosted.lease.ingress != peer and hosted.stand is not Stand.ORPHANED:
-            out.count("frames_dropped", "hand_over")
-            return
-        if header.attempt != hosted.attempt and (hosted.lease is not None or header.attempt < hosted.attempt):
-            self._decline(peer, header, RefusalCode.OLD_ATTEMPT, out)
-            return
-        before = hosted.handover
-        if before is None or _course(before.asked) != _course(header) or before.ingress != peer:
-            streams = self._heirs(hosted, header)
-            if isinstance(streams, RefusalCode):
-                self._decline(peer, header, streams, out)
-                return
-            before = hosted.handover = Handover(header, peer, streams, last=False)
-        before.asked, before.last, before.told = header, header.last, False
-        self.advance(hosted, now, out)
-
-    @staticmethod
-    def _decline(peer: NodeId, header: HandOver, code: RefusalCode, out: Outbox) -> None:
-        out.count("kv_rows_refused", code.name)
-        out.send(peer, HandedOver(header.session, header.stage, header.attempt, 0, header.last, code))
-
-    def _heirs(self, hosted: Hosted, header: HandOver) -> list[KvStream] | RefusalCode:
-        """A stream for each stage of the target epoch that shares blocks with this one; or why not."""
-        tenure = self._tenures.get(header.deployment, header.target_epoch)
-        if tenure is None:
-            return RefusalCode.STALE_EPOCH
-        plan, span = tenure.plan, hosted.span
-        if header.target_epoch == header.epoch or plan.model != span.model or len(header.route) != len(plan.stages):
-            return RefusalCode.NOT_HOSTED
-        streams = []
-        for index, part in enumerate(plan.stages):
-            first, last = max(part.first_block, span.first_block), min(part.last_block, span.last_block)
-            if first > last or not hosted.bytes_per_row(first, last):
-                continue
-            if not serves(plan, index, header.route[index]):
-                return RefusalCode.NOT_HOSTED
-            streams.append(self._stream(hosted, header.route[index], header.target_epoch, index, first, last))
-        return streams
-
-    def _hand_over(self, hosted: Hosted, handover: Handover, out: Outbox) -> None:
-        """Send what is due to the heirs, and tell the ingress once they are near, or there."""
-        for stream in handover.streams:
-            self._push(hosted, stream, out, flush=handover.last)
-        if handover.told:
-            return
-        behind = max((hosted.finished - stream.kept for stream in handover.streams), default=0)
-        at_rest = hosted.running is None and not hosted.waiting
-        if (behind == 0 and at_rest) if handover.last else behind <= NEAR_TOKENS:
-            handover.told = True
-            self._tell(hosted, handover, None, out)
-
-    @staticmethod
-    def _tell(hosted: Hosted, handover: Handover, refusal: RefusalCode | None, out: Outbox) -> None:
-        position = min((stream.kept for stream in handover.streams), default=hosted.finished)
-        session, stage = hosted.key[0], hosted.stage
-        header = HandedOver(session, stage, handover.asked.attempt, position, handover.last, refusal)
-        out.send(handover.ingress, header)
+            self._heirs.fail(hosted, hosted.handover, code, out)
 
     # --- losing and closing ---------------------------------------------------------------------------------------
 
@@ -253,8 +181,3 @@ class Copies:
         for stream in hosted.streams():
             if (stream.sent or whoever) and header.epoch in (None, stream.epoch):
                 out.send(stream.target, CloseSession(header.session, header.reason, stream.epoch))
-
-
-def _course(asked: HandOver) -> tuple[object, ...]:
-    """Where to, under which attempt."""
-    return asked.attempt, asked.target_epoch, asked.route

@@ -25,7 +25,8 @@ from shoal_agent.core.facts import SessionStage, StageSpan
 from shoal_agent.core.kv_stream import KvStream
 from shoal_agent.core.outbox import Payload
 from shoal_protocol.headers import Activation, HandOver, KvRows, OpenSession
-from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.ids import Epoch, Instant, NodeId
+from shoal_protocol.limits import KV_ROWS_BYTES_MAX, PREFILL_CHUNK_TOKENS
 from shoal_protocol.messages import Plan
 
 _BEGINNING = Instant(0.0)
@@ -84,7 +85,6 @@ class Handover:
     asked: HandOver
     ingress: NodeId
     streams: list[KvStream]
-    last: bool
     told: bool = False
     """What was asked last is answered."""
 
@@ -163,6 +163,11 @@ class Hosted:
         """What one position takes on these blocks."""
         first = self.span.first_block
         return sum(self.row_bytes[first_block - first : last_block + 1 - first])
+
+    def stream_to(self, target: NodeId, epoch: Epoch, stage: int, first_block: int, last_block: int) -> KvStream:
+        """A stream of these blocks, none of which was sent."""
+        fitting = KV_ROWS_BYTES_MAX // self.bytes_per_row(first_block, last_block)
+        return KvStream(target, epoch, stage, first_block, last_block, min(PREFILL_CHUNK_TOKENS, max(1, fitting)))
 
     def depth(self, first_block: int, last_block: int) -> int:
         """Of a shadow: how far all of these blocks are written."""
