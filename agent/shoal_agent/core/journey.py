@@ -207,6 +207,8 @@ class Journey:
         failure = self._migration.due(entry, now, out)
         if failure is None and entry.step is Step.STREAMING:
             return self._stalled(entry, now, out)
+        if failure is None and entry.step is Step.WAITING and entry.move is not None:
+            self._rescue.until(entry, entry.move.until)
         return failure, ()
 
     def _late(self, entry: Entry, now: Instant, out: Outbox) -> tuple[Failure | None, Iterable[NodeId]]:
