@@ -90,7 +90,7 @@ class Broker:
             os.kill(self.process.pid, number)
 
 
-@dataclass
+@dataclass(eq=False)
 class Agent:
     """One device. ``process`` None: it does not run."""
 
@@ -267,6 +267,7 @@ async def processes(
     walled: bool = False,
     memory_bytes: Sequence[int] = (),
     speed_macs_per_s: Sequence[int] = (),
+    model: str = "tiny",
 ) -> AsyncIterator[Processes]:
     """Brokers that run and agents that do not yet. Memory and speed of agent i, where given, are its own."""
     wall = Wall()
@@ -293,7 +294,7 @@ async def processes(
         client = await stack.enter_async_context(
             httpx.AsyncClient(headers=headers, timeout=ANSWER_S_MAX, trust_env=False)
         )
-        yield Processes(lab, tuple(agents), tuple(made), wall, client, "tiny")
+        yield Processes(lab, tuple(agents), tuple(made), wall, client, model)
 
 
 def _prepare(lab: Lab, index: int, ports: tuple[int, int], walled: Sequence[Broker]) -> Agent:
