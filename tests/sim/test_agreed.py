@@ -113,9 +113,17 @@ def test_blocks_are_opened_as_the_plan_says_and_under_no_other(scene):
     host, other = scene.world.names[:2]
     session = SessionId(bytes(16))
     assert scene.does(host, LoadBlocks(span()), OpenStage(session, 0, span(), 8)) == []
+    assert scene.does(host, LoadBlocks(span(first=1))) == ["fence"]
     assert scene.does(host, LoadBlocks(span(1))) == ["fence"]
     assert scene.does(other, LoadBlocks(span())) == ["fence"]
     assert scene.does(host, OpenStage(session, 0, span(last=7), 8)) == ["fence"]
+
+
+def test_who_stands_by_opens_what_the_plan_says(scene):
+    spare = scene.world.names[2]
+    assert [stage.standbys for stage in scene.plan.stages] == [(spare,), (spare,)]
+    assert scene.does(spare, LoadBlocks(span()), LoadBlocks(span(first=4, last=7))) == []
+    assert scene.does(spare, LoadBlocks(span(last=7))) == ["fence"]
 
 
 def test_blocks_are_opened_in_their_zone(scene):

@@ -4,7 +4,17 @@ import pytest
 
 from shoal_agent.core.effects import Accept, Count, Emit, Finish, Reject, RunStage
 from shoal_agent.core.events import EnvelopeReceived, FrameReceived, TimePassed
-from shoal_agent.core.facts import ChatPrompt, FinishReason, GenerationRequest, Piece, RejectCode, TextPrompt, Usage
+from shoal_agent.core.facts import (
+    ChatPrompt,
+    FinishReason,
+    GenerationRequest,
+    Piece,
+    RejectCode,
+    TensorHandle,
+    TextPrompt,
+    Usage,
+)
+from shoal_agent.core.plan import slot_of
 from shoal_agent.core.services import ChatMessage, RenderRequest, pack
 from shoal_agent.sim.machine import Seen
 from shoal_agent.sim.oracles import LIVENESS, SAFETY, decides, prompt_tokens, views_converge
@@ -107,12 +117,15 @@ def test_a_request_without_an_ending_is_open_while_its_life_lasts(scene):
     assert judge.requests.open() == []
 
 
-@pytest.mark.parametrize(("epoch", "fires"), [(0, set()), (1, {"epoch-fence"})])
-def test_a_run_under_an_epoch_not_held_fires(scene, epoch, fires):
+@pytest.mark.parametrize(
+    ("came", "run", "fires"), [(0, 0, set()), (1, 0, {"epoch-fence"}), (1, 1, {"epoch-fence"}), (0, 1, {"epoch-fence"})]
+)
+def test_a_run_under_an_epoch_not_held_or_not_asked_for_fires(scene, came, run, fires):
     _, judge, machine = scene
-    header = Activation(TOY, Epoch(epoch), SESSION, 0, 0, 1, True, 100, Dtype.I64, (1, 1))
-    run = RunStage(SESSION, 0, 0, 1, b"12345678", True)
-    judge.handled(Seen(1.0, machine, FrameReceived(machine.name, header, b"12345678"), []))
+    header = Activation(TOY, Epoch(came), SESSION, 0, 0, 1, True, 100, Dtype.I64, (1, 1))
+    tensor = TensorHandle(7)
+    run = RunStage(SESSION, slot_of(Epoch(run), 0), 0, 1, tensor, True)
+    judge.handled(Seen(1.0, machine, FrameReceived(machine.name, header, tensor), []))
     judge.handled(Seen(1.0, machine, TimePassed(), [run]))
     assert {violation.oracle for violation in judge.violations} == fires
 
@@ -165,6 +178,25 @@ def test_a_host_that_fell_silent_is_to_be_replaced_and_missed_when_it_is_back():
     assert "which are dead" in (decides(world, judge) or "")
     world.boot(world.names[0])
     assert "does not" in (views_converge(world, judge) or "") or "not ready" in (views_converge(world, judge) or "")
+
+
+def test_a_stage_that_nobody_stands_by_for_is_missed_and_one_that_is_not_open_yet():
+    world, judge = judged(3, 2)
+    world.run(2.0)
+    assert LIVENESS["backed"](world, judge) is None
+    spare = world.names[2]
+    world.crash(spare)
+    assert LIVENESS["backed"](world, judge) == "nobody stands by for blocks 0-3 in epoch 0"
+    world.boot(spare)
+    assert LIVENESS["backed"](world, judge) == f"{spare[:8]} does not stand by for blocks 0-3"
+    world.run(15.0)
+    assert LIVENESS["backed"](world, judge) is None
+
+
+def test_where_nobody_else_is_left_nobody_is_missed():
+    world, judge = judged(2, 1)
+    world.crash(world.names[1])
+    assert LIVENESS["backed"](world, judge) is None
 
 
 def test_what_is_left_over_is_told():

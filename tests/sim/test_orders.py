@@ -16,7 +16,7 @@ ROSTER = found(SETTINGS, KEYS, OPERATOR)
 
 
 def test_the_first_plan_splits_evenly_and_names_its_voters():
-    plan = decode_plan(genesis(SETTINGS, NAMES[:3], NAMES).plan)
+    plan = decode_plan(genesis(SETTINGS, NAMES[:3], NAMES, NAMES).plan)
     assert (plan.deployment, plan.epoch, plan.model, plan.terms.faulty) == (TOY, 0, MODEL, 0)
     assert [stage.node for stage in plan.stages] == NAMES[:3]
     assert plan.stages[-1].last_block == SETTINGS.blocks - 1
@@ -25,8 +25,18 @@ def test_the_first_plan_splits_evenly_and_names_its_voters():
     assert faults_of(plan, ROSTER) == []
 
 
+def test_who_is_able_to_host_stands_by():
+    def standbys(hosts, able):
+        plan = decode_plan(genesis(SETTINGS, NAMES[:hosts], NAMES, NAMES[:able]).plan)
+        return [[NAMES.index(node) for node in stage.standbys] for stage in plan.stages]
+
+    assert sorted(standbys(2, 4)) == [[2], [3]]
+    assert standbys(2, 2) == [[1], [0]]
+    assert standbys(1, 1) == [[]]
+
+
 def test_a_recovery_replaces_the_lost_by_the_living():
-    known = genesis(SETTINGS, NAMES[:3], NAMES)
+    known = genesis(SETTINGS, NAMES[:3], NAMES, NAMES)
     order = recovery(SETTINGS, decode_plan(known.plan), NAMES[3:], OPERATOR)
     plan = open_recovery(order, known.plan, ROSTER, CLUSTER)
     assert plan.epoch == EPOCH_LEAP

@@ -5,8 +5,8 @@
     certificates  there is one plan per (deployment, epoch)
     unproven      what is shown as decided is proven by a quorum of the voters of the plan before, back to the genesis
                   that an operator signed
-    fence         blocks are opened and sessions begun only under a plan that is certified, by the host that it names,
-                  with the blocks it names, in a trust zone that its terms allow
+    fence         blocks are opened and sessions begun only under a plan that is certified, by a primary or standby
+                  that it names, with the blocks it names, in a trust zone that its terms allow
     epochs        what a node knows to be decided, and what it opens, never goes back in one life
 
 The liars of a world say what they like; only honest nodes are held to this, and what they accept from liars shows in
@@ -18,6 +18,7 @@ from typing import Final
 
 from shoal_agent.core.effects import Broadcast, LoadBlocks, Note, OpenStage
 from shoal_agent.core.facts import StageSpan
+from shoal_agent.core.plan import stage_at
 from shoal_agent.core.seat import WISHED
 from shoal_agent.sim.machine import Machine, Seen
 from shoal_agent.sim.world import World
@@ -29,7 +30,6 @@ from shoal_protocol.messages import (
     Certified,
     Plan,
     PlanAnnounced,
-    PlanStage,
     Proposed,
     RecoveryOrdered,
     VoteCast,
@@ -155,7 +155,9 @@ class Agreed:
             yield "fence", f"blocks under {span.deployment}/{span.epoch}, which nobody certified"
             return
         plan, member = known[2], self._roster.member(machine.name)
-        if PlanStage(machine.name, span.first_block, span.last_block) not in plan.stages:
+        stage = stage_at(plan, span.first_block)
+        own = stage is not None and machine.name in (plan.stages[stage].node, *plan.stages[stage].standbys)
+        if stage is None or not own or span.last_block != plan.stages[stage].last_block:
             yield "fence", f"blocks {span.first_block}-{span.last_block} are not its own in epoch {span.epoch}"
         if plan.terms.zones and (member is None or member.zone not in plan.terms.zones):
             yield "fence", f"blocks outside the trust zones {plan.terms.zones}"

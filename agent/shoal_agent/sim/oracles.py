@@ -6,7 +6,7 @@ new rule is a new entry, and every entry has a name, by which a violation is rep
 
     requests     each gets one ending, and nothing after it; Accept stands before the first token
     tokens       what a client is shown is what the unsplit model says: a prefix, and all of it when it ended by itself
-    epoch-fence  no block runs for an activation of an epoch that its host does not hold
+    epoch-fence  no block runs under an epoch that its host does not hold, or for an activation of another one
     accepted     no node accepts an envelope twice in one life, none that its sender never said, none of an earlier life
     invariants   no node raises, every table of a node agrees with the others, twins of drivers find contracts kept
     votes, certificates, unproven, fence, epochs   what agreement promises (``agreed``)
@@ -17,9 +17,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from shoal_agent.core.effects import Accept, Broadcast, Count, Emit, Finish, Reject, RunStage
+from shoal_agent.core.effects import Accept, Broadcast, Count, Emit, Finish, Reject, ReleaseTensor, RunStage
 from shoal_agent.core.events import EnvelopeReceived, FrameReceived
-from shoal_agent.core.facts import ChatPrompt, FinishReason, GenerationRequest, TextPrompt
+from shoal_agent.core.facts import ChatPrompt, FinishReason, GenerationRequest, TensorHandle, TextPrompt
 from shoal_agent.core.services import RenderRequest, unpack
 from shoal_agent.core.view import PeerView, StageView
 from shoal_agent.sim.agreed import Agreed
@@ -29,8 +29,9 @@ from shoal_agent.sim.toy import toy_tokens
 from shoal_agent.sim.world import World
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.headers import Activation
-from shoal_protocol.ids import Epoch, Incarnation, NodeId, SessionId
-from shoal_protocol.messages import Certified, NodePhase, PlanAnnounced, RecoveryOrdered
+from shoal_protocol.ids import Incarnation, NodeId, SessionId
+from shoal_protocol.limits import STAGES_MAX
+from shoal_protocol.messages import Certified, NodePhase, Plan, PlanAnnounced, PlanStage, RecoveryOrdered
 
 CALM_S_MAX: Final = 45.0
 """After the last fault everything is well again within this: three and a half periods of repeated records on the
@@ -145,23 +146,25 @@ class Requests:
 
 
 class EpochFence:
-    """``epoch-fence``: a run answers an activation that came for it; that one's epoch must be open on this host."""
+    """``epoch-fence``: a run is of an epoch that is open on this host, and what it runs came for that one."""
 
     def __init__(self) -> None:
-        self._came: dict[tuple[Life, SessionId, int, int], Epoch] = {}
+        self._came: dict[tuple[Life, TensorHandle], int] = {}
 
     def handled(self, seen: Seen) -> Iterable[tuple[str, str]]:
-        life = (seen.machine.name, seen.machine.boots)
-        if isinstance(seen.event, FrameReceived) and isinstance(seen.event.header, Activation):
-            header = seen.event.header
-            self._came[life, header.session, header.stage, header.position] = header.epoch
+        life, event = (seen.machine.name, seen.machine.boots), seen.event
+        if isinstance(event, FrameReceived) and isinstance(event.header, Activation) and isinstance(event.payload, int):
+            self._came[life, event.payload] = event.header.epoch
         for effect in seen.effects:
+            if isinstance(effect, ReleaseTensor):
+                self._came.pop((life, effect.handle), None)
             if not isinstance(effect, RunStage):
                 continue
-            epoch = self._came.pop((life, effect.session, effect.stage, effect.position), None)
+            epoch = effect.stage // STAGES_MAX
+            came = epoch if isinstance(effect.payload, bytes) else self._came.pop((life, effect.payload), epoch)
             held = [span.epoch for span in seen.machine.device.loaded]
-            if epoch is not None and epoch not in held:
-                yield "epoch-fence", f"a run under epoch {epoch}, the host holds {held}"
+            if epoch not in held or epoch != came:
+                yield "epoch-fence", f"a run under epoch {epoch} for input of {came}, the host holds {held}"
 
 
 class Accepted:
@@ -298,6 +301,33 @@ def decides(world: World, judge: Judge) -> str | None:
     return None
 
 
+def backed(world: World, judge: Judge) -> str | None:
+    """Every stage that another node could hold too is open at a standby, or the standby says why it is not."""
+    plan = judge.agreed.newest(TOY)
+    if plan is None or not plan.terms.standbys:
+        return None
+    living = [machine.name for machine in world.living()]
+    able = [name for name in world.homely() if name in living and name not in world.liars]
+    for stage in plan.stages:
+        there = [world.machines[name] for name in stage.standbys if name in living]
+        if not there and any(name != stage.node for name in able):
+            return f"nobody stands by for blocks {stage.first_block}-{stage.last_block} in epoch {plan.epoch}"
+        idle = [each for each in there if each.name in able and not _stands_by(each, plan, stage)]
+        if idle:
+            return f"{idle[0].name[:8]} does not stand by for blocks {stage.first_block}-{stage.last_block}"
+    return None
+
+
+def _stands_by(machine: Machine, plan: Plan, stage: PlanStage) -> bool:
+    """Whether the blocks of ``stage`` are open there, or it tells everybody why they are not."""
+    blocks = (plan.epoch, stage.first_block, stage.last_block)
+    if any((span.epoch, span.first_block, span.last_block) == blocks for span in machine.device.loaded):
+        return True
+    views = [view for view in machine.node.snapshot(machine.now()).deployments if view.epoch == plan.epoch]
+    said = [each for view in views for part in view.stages for each in part.standbys]
+    return any(each.node == machine.name and each.detail for each in said)
+
+
 def _phase(stage: StageView) -> str:
     return "-" if stage.phase is None else stage.phase.name
 
@@ -324,6 +354,7 @@ UNDECIDED: Final = "decides"
 LIVENESS: Final[dict[str, Callable[[World, Judge], str | None]]] = {
     "views-converge": views_converge,
     UNDECIDED: decides,
+    "backed": backed,
     "drains": drained,
     "balances": balanced,
 }

@@ -17,6 +17,8 @@ TOY: Final = DeploymentId("toy")
 HOME: Final = "home"
 """The trust zone in which blocks may be hosted."""
 AWAY: Final = "away"
+MEMORY_BYTES: Final = 10**9
+"""What every machine offers: room for whatever it may be asked to hold."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ from shoal_agent.sim.machine import Machine, Seen
 from shoal_agent.sim.opening import Openings
 from shoal_agent.sim.orders import genesis, recovery
 from shoal_agent.sim.seeds import generator, seed_bytes
-from shoal_agent.sim.settings import CLUSTER, HOME, WALL_MS, Settings, Setup, found
+from shoal_agent.sim.settings import CLUSTER, HOME, MEMORY_BYTES, WALL_MS, Settings, Setup, found
 from shoal_agent.sim.toy import toy_facts
 from shoal_agent.sim.trace import Trace
 from shoal_agent.sim.traitor import Mask, Pairs, Traitor
@@ -159,7 +159,7 @@ class World:
             origin_s=rng.uniform(0.0, 1e6),
             skew_ms=rng.randint(-SKEW_MS_MAX, SKEW_MS_MAX),
             has_services=index < settings.nodes - settings.bare_nodes,
-            memory_bytes=10**9,
+            memory_bytes=MEMORY_BYTES,
             speed=speed,
             boasts=name in self.liars and generator(settings.seed, "boasts", index).random() < BOASTING_SHARE,
             opener=self._opener,
@@ -289,20 +289,22 @@ class World:
     def deploy(self) -> None:
         """The operator splits the model evenly over the hosts and announces that as epoch 0."""
         there = self.names[: len(self.names) - self.settings.late]
-        self._order(genesis(self.settings, self.hosts(), there))
+        able = [name for name in self.homely() if name in there]
+        self._order(genesis(self.settings, self.hosts(), there, able))
 
     def could_host(self, broken: list[NodeId]) -> bool:
         """Whether operators would find somebody whose zone may host, if ``broken`` were lost for good."""
-        return any(name not in broken and name not in self.lost for name in self._homely())
+        return any(name not in broken and name not in self.lost for name in self.homely())
 
-    def _homely(self) -> list[NodeId]:
+    def homely(self) -> list[NodeId]:
+        """Who is in the zone in which blocks may be hosted."""
         zones = {member.node: member.zone for member in self.roster.members}
         return [name for name in self.machines if zones[name] == HOME]
 
     def recover(self, known: Plan) -> None:
         """The operator puts the living in the place of a plan whose voters are lost."""
         alive = [machine.name for machine in self.living()]
-        living = [name for name in self._homely() if name in alive]
+        living = [name for name in self.homely() if name in alive]
         self._order(recovery(self.settings, known, living, self._operator))
 
     def _order(self, message: PlanAnnounced | RecoveryOrdered) -> None:
