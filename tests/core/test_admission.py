@@ -16,6 +16,7 @@ def test_a_budget_is_used_to_the_last_byte_and_no_further():
     budget.reserve(KEYS[0], 60)
     budget.reserve(KEYS[1], 40)
     assert budget.bytes_reserved == budget.bytes_max == 100
+    assert [budget.reserved(key) for key in KEYS[:2]] == [60, 40]
     assert budget.fits(0)
     assert not budget.fits(1)
     budget.free(KEYS[0])
