@@ -30,7 +30,7 @@ from shoal_protocol.errors import MalformedMessage
 from shoal_protocol.headers import Gossip
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Instant, NodeId, digest_of
 from shoal_protocol.limits import TTL_MS_MAX
-from shoal_protocol.messages import Certified, Plan, PlanAnnounced, Proposed, RecoveryOrdered, VoteCast
+from shoal_protocol.messages import Certified, Plan, PlanAnnounced, PlanStage, Proposed, RecoveryOrdered, VoteCast
 
 SPACING_S: Final = 0.5
 """Between two answers to one peer, or two questions about one: what it repeats, it repeats no faster."""
@@ -151,7 +151,7 @@ class Seat:
         self._before = plan
         self._sitting = None
         self._wish = None
-        stages = ", ".join(f"{stage.node[:8]} {stage.first_block}-{stage.last_block}" for stage in plan.stages)
+        stages = ", ".join(_told(stage) for stage in plan.stages)
         told = f"plan {head.digest.hex()[:16]} {how.value}: {stages}; {plan.cause.name.lower()} {plan.reason}".strip()
         self._tables.story.tell(now, f"{self.deployment}/{plan.epoch}", told)
         out.count("agreements", how.value)
@@ -313,6 +313,12 @@ class Seat:
 
     def _behind(self, peer: NodeId, now: Instant) -> list[SeatFact]:
         return [Behind(self.deployment, peer)] if _due(self._asked, peer, now) else []
+
+
+def _told(stage: PlanStage) -> str:
+    """Its primary, with those who stand by, and its blocks."""
+    nodes = "+".join(node[:8] for node in (stage.node, *stage.standbys))
+    return f"{nodes} {stage.first_block}-{stage.last_block}"
 
 
 def _due(last: dict[NodeId, Instant], peer: NodeId, now: Instant) -> bool:
