@@ -74,9 +74,9 @@ def test_every_kind_of_message_and_header_reaches_the_node(monkeypatch):
 
     monkeypatch.setattr(Gate, "open", spy_open)
     monkeypatch.setattr(Node, "_frame", spy_frame)
-    siege = besiege(3)
-    assert heard == {type(message) for message in siege.messages}
-    assert received == {type(header) for header in siege.headers}
+    sieges = [besiege(seed) for seed in (2, 3, 4)]  # a vote that is not out of date by then is rare
+    assert heard == {type(message) for message in sieges[0].messages}
+    assert received == {type(header) for header in sieges[0].headers}
 
 
 def test_a_node_that_raises_is_noticed(monkeypatch):
