@@ -7,7 +7,7 @@ import pytest
 from shoal_agent.core.copies import LOOK_S, REFUSED_REST_S
 from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.events import KvExported
-from shoal_agent.core.kv_stream import INCREMENT_TOKENS, NEAR_TOKENS, STALLS_MAX
+from shoal_agent.core.kv_stream import ANSWER_S_MAX, INCREMENT_TOKENS, NEAR_TOKENS, STALLS_MAX
 from shoal_protocol.headers import (
     CloseReason,
     CloseSession,
@@ -240,6 +240,46 @@ def test_rows_on_their_way_when_the_session_closes_are_no_shadow_for_nobody(stan
     assert stand.shadows(stand.last) == 0
     rider.close()
     stand.world.check_idle()
+
+
+def test_whoever_was_sent_rows_hears_of_the_end_from_the_sender_too(stand):
+    rider = ride(stand, 20, length=21)
+    stand.world.run_until(lambda: rider.done)
+    stand.world.run(0.1)
+    assert stand.shadows(stand.last) == 1
+    stand.world.break_link(stand.by_hand, stand.last)
+    stand.world.run(0.1)
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED))
+    stand.world.run(0.1)
+    assert stand.shadows(stand.last) == 0
+    stand.world.run(40.0)
+    stand.world.check_idle()
+
+
+def test_rows_that_are_lost_in_silence_are_sent_again(stand):
+    stand.world.loses = lambda header: isinstance(header, KvRows)
+    rider = ride(stand, 12, length=10**6, tokens_max=500)
+    stand.world.loses = lambda header: False
+    before = len(spans(stand))
+    for name in stand.hosts:
+        stand.cell(name).run_s = 0.2
+    stand.world.run(ANSWER_S_MAX + 1.0)
+    assert len(spans(stand)) > before
+    assert stand.shadows(stand.last) == 1
+    rider.length = len(rider.answer) + 1
+    assert rider.finish() == tokens(rider)
+
+
+def test_a_standby_that_never_answers_is_given_up(stand):
+    stand.world.loses = lambda header: isinstance(header, KvRows)
+    rider = ride(stand, 12, length=10**6, tokens_max=500)
+    for name in stand.hosts:
+        stand.cell(name).run_s = 0.5
+    stand.world.run((STALLS_MAX + 2) * ANSWER_S_MAX)
+    assert stand.cell().counts["kv_rows_refused", "OUT_OF_ORDER"] == 1
+    stand.world.loses = lambda header: False
+    rider.length = len(rider.answer) + 1
+    assert rider.finish() == tokens(rider)
 
 
 def test_an_orphan_that_is_given_up_takes_its_copy_along(stand):

@@ -2,10 +2,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal_agent.core.kv_stream import INCREMENT_TOKENS, STALLS_MAX, KvStream
-from shoal_protocol.ids import Epoch, NodeId
+from shoal_agent.core.kv_stream import ANSWER_S_MAX, INCREMENT_TOKENS, STALLS_MAX, KvStream
+from shoal_protocol.ids import Epoch, Instant, NodeId
 
 N = INCREMENT_TOKENS
+NOW = Instant(50.0)
 
 
 def stream(rows_max=64):
@@ -17,7 +18,7 @@ def answered(made, finished, *, flush=False, position=None):
     rows = made.next(finished, flush=flush)
     assert rows is not None
     assert made.awaits(4, 7, *rows)
-    assert made.exported(*rows)
+    assert made.exported(*rows, NOW)
     made.kept_before(sum(rows) if position is None else position, finished)
     made.check(finished)
     return rows
@@ -43,7 +44,7 @@ def test_one_frame_is_under_way_at_a_time():
     made = stream()
     rows = made.next(20, flush=True)
     assert made.next(40, flush=True) is None
-    made.exported(*rows)
+    made.exported(*rows, NOW)
     assert made.next(40, flush=True) is None
     made.kept_before(sum(rows), 40)
     assert made.next(40, flush=True) is not None
@@ -93,7 +94,7 @@ def test_an_export_that_reaches_beyond_a_rewind_is_dropped():
     made.rewind(4)
     made.check(4)
     assert made.awaits(4, 7, *rows)
-    assert not made.exported(*rows)
+    assert not made.exported(*rows, NOW)
     assert not made.awaits(4, 7, *rows)
     assert made.next(9, flush=True) == (0, N)
 
@@ -103,7 +104,7 @@ def test_an_export_of_what_stays_is_sent():
     answered(made, N)
     rows = made.next(2 * N, flush=False)
     made.rewind(2 * N)
-    assert made.exported(*rows)
+    assert made.exported(*rows, NOW)
 
 
 def test_the_same_rows_may_be_asked_for_again_before_the_dropped_ones_come():
@@ -111,14 +112,14 @@ def test_the_same_rows_may_be_asked_for_again_before_the_dropped_ones_come():
     first = made.next(N, flush=False)
     made.rewind(0)
     assert made.next(N, flush=False) == first
-    assert not made.exported(*first)
-    assert made.exported(*first)
+    assert not made.exported(*first, NOW)
+    assert made.exported(*first, NOW)
 
 
 def test_what_was_sent_before_a_rewind_is_still_answered():
     made = stream()
     rows = made.next(N, flush=False)
-    made.exported(*rows)
+    made.exported(*rows, NOW)
     made.rewind(3)
     assert made.under_way
     made.kept_before(N, 3)
@@ -133,12 +134,24 @@ def test_a_rewind_takes_back_what_was_kept_of_it():
     made.check(5)
 
 
+def test_an_answer_that_does_not_come_is_asked_for_anew():
+    made = stream()
+    answered(made, 100)
+    rows = made.next(100, flush=False)
+    assert not made.unanswered(Instant(NOW + 99.0)), "they were not sent yet"
+    made.exported(*rows, NOW)
+    assert not made.unanswered(Instant(NOW + ANSWER_S_MAX - 0.1))
+    assert made.unanswered(Instant(NOW + ANSWER_S_MAX))
+    assert made.stalls == 1
+    assert made.next(100, flush=False) == (N, N), "a small frame asks where the other is"
+
+
 def test_it_does_not_answer_for_other_rows():
     made = stream()
     rows = made.next(N, flush=False)
     assert not made.awaits(4, 6, *rows)
     assert not made.awaits(4, 7, rows[0] + 1, rows[1])
-    made.exported(*rows)
+    made.exported(*rows, NOW)
     assert not made.awaits(4, 7, *rows), "they have come"
 
 
@@ -159,13 +172,13 @@ def test_in_the_end_the_target_has_every_row_once_finished(rows_max, steps):
         else:
             finished += amount
         rows = made.next(finished, flush=action == "chunk")
-        if rows is not None and made.exported(*rows):
+        if rows is not None and made.exported(*rows, NOW):
             assert sum(rows) <= finished
             depth = sum(rows) if rows[0] == depth else depth
             made.kept_before(depth, finished)
         made.check(finished)
     while (rows := made.next(finished, flush=True)) is not None:
-        if made.exported(*rows):
+        if made.exported(*rows, NOW):
             depth = sum(rows) if rows[0] == depth else depth
             made.kept_before(depth, finished)
     assert made.kept == depth == finished

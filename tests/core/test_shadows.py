@@ -4,7 +4,9 @@ from dataclasses import replace
 
 import pytest
 
+from shoal_agent.core import shadows
 from shoal_agent.core.holdings import DEADLINE_GRACE_S
+from shoal_agent.core.shadows import ENDED_S
 from shoal_agent.core.tenure import Holding
 from shoal_protocol.headers import CloseReason, CloseSession, KvKept, KvRows, RefusalCode, SessionOpened
 from shoal_protocol.ids import DeploymentId, Epoch, SessionId
@@ -111,23 +113,58 @@ def test_it_ends_with_its_deadline(stand):
     assert stand.cell(stand.last).counts["shadows_dropped", "DEADLINE"] == 1
 
 
-def test_it_ends_with_its_session_or_its_epoch(stand):
-    for epoch, left in ((Epoch(1), 1), (Epoch(0), 0)):
+@pytest.mark.parametrize(("epoch", "left"), [(Epoch(1), 1), (Epoch(0), 0), (None, 0)])
+def test_it_ends_with_its_session_or_its_epoch(stand, epoch, left):
+    bring(stand)
+    stand.world.run(0.1)
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED, epoch), to=stand.last)
+    assert stand.shadows(stand.last) == left
+
+
+@pytest.mark.parametrize("known", [True, False])
+@pytest.mark.parametrize("epoch", [Epoch(0), None])
+def test_rows_that_come_after_the_end_open_nothing(stand, known, epoch):
+    if known:
         bring(stand)
-        stand.world.run(0.1)
-        stand.say(CloseSession(SESSION, CloseReason.FINISHED, epoch), to=stand.last)
-        assert stand.shadows(stand.last) == left
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED, epoch), to=stand.last)
+    bring(stand)
+    assert kept(stand) == [RefusalCode.UNKNOWN_SESSION]
+    stand.world.run(ENDED_S)
+    bring(stand)
+    stand.world.run(0.1)
+    assert kept(stand)[1:] == [8], "it is not remembered for ever"
 
 
-def test_rows_that_were_written_for_nobody_are_forgotten(stand):
+def test_the_end_of_one_epoch_is_not_that_of_another(stand):
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED, Epoch(1)), to=stand.last)
+    bring(stand)
+    stand.world.run(0.1)
+    assert kept(stand) == [8]
+
+
+def test_who_may_not_close_a_session_ends_no_rows_of_it(stand):
+    serve(stand)
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED), to=stand.last, by=stand.stranger)
+    bring(stand, replace(ROWS, position=3, attempt=1))
+    stand.world.run(0.1)
+    assert kept(stand) == [11]
+
+
+def test_so_many_ends_are_remembered(stand, monkeypatch):
+    monkeypatch.setattr(shadows, "ENDED_MAX", 2)
+    for name in (SESSION, SessionId(b"t" * 16), SessionId(b"t" * 16), SessionId(b"u" * 16)):
+        stand.say(CloseSession(name, CloseReason.FINISHED), to=stand.last)
+    bring(stand)
+    stand.world.run(0.1)
+    assert kept(stand) == [8]
+
+
+def test_a_name_is_not_used_again_before_every_answer_came(stand, monkeypatch):
+    monkeypatch.setattr(shadows, "ENDED_S", 0.0)
     bring(stand)
     stand.say(CloseSession(SESSION, CloseReason.FINISHED), to=stand.last)
     bring(stand)
-    assert kept(stand) == [RefusalCode.OUT_OF_ORDER], "the first import is not yet answered"
-    stand.world.run(0.1)
-    bring(stand)
-    stand.world.run(0.1)
-    assert kept(stand)[1:] == [8]
+    assert kept(stand) == [RefusalCode.OUT_OF_ORDER]
 
 
 # --- attempts ---------------------------------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ The standby of a stage is the first of its primary and standbys that is another 
 the blocks open as far as is known. One that refuses, never keeps anything, or whose link breaks is left alone for a
 while, and the next one is asked: all of it starts at 0 there, and is spared what is there already by the first answer.
 
-Whatever holds a copy that nobody serves hears of the session's end from the ingress. Rows that are on their way just
-then would open the shadow again for nobody, so their sender says it after them.
+Whatever holds a copy that nobody serves hears of the session's end from the ingress, and from whoever sent rows there:
+of the two one may be unable to reach it.
 """
 
 from typing import Final
@@ -15,7 +15,7 @@ from shoal_agent.core.effects import ExportKv
 from shoal_agent.core.events import KvExported
 from shoal_agent.core.heirs import Heirs
 from shoal_agent.core.holdings import Holdings
-from shoal_agent.core.hosted import Hosted
+from shoal_agent.core.hosted import Handover, Hosted
 from shoal_agent.core.kv_stream import STALLS_MAX, KvStream
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.tables import Tables
@@ -51,11 +51,16 @@ class Copies:
         if stream is None and now >= hosted.look_at and hosted.lease is not None:
             stream = self._look(hosted, now)
         if stream is not None:
-            self._push(hosted, stream, out, flush=flush)
+            self._push(hosted, stream, now, out, flush=flush)
         if hosted.handover is not None:
-            for heir in hosted.handover.streams:
-                self._push(hosted, heir, out, flush=hosted.handover.asked.last)
-            self._heirs.look(hosted, hosted.handover, out)
+            self._feed_heirs(hosted, hosted.handover, now, out)
+
+    def _feed_heirs(self, hosted: Hosted, handover: Handover, now: Instant, out: Outbox) -> None:
+        for heir in handover.streams:
+            self._push(hosted, heir, now, out, flush=handover.asked.last)
+            if hosted.handover is None:
+                return  # that one never answers
+        self._heirs.look(hosted, handover, out)
 
     def hand_over(self, peer: NodeId, header: HandOver, now: Instant, out: Outbox) -> None:
         """The ingress wants a session's KV in another epoch."""
@@ -63,7 +68,10 @@ class Copies:
         if hosted is not None:
             self.advance(hosted, now, out)
 
-    def _push(self, hosted: Hosted, stream: KvStream, out: Outbox, *, flush: bool) -> None:
+    def _push(self, hosted: Hosted, stream: KvStream, now: Instant, out: Outbox, *, flush: bool) -> None:
+        if stream.unanswered(now) and stream.stalls > STALLS_MAX:
+            self._end(hosted, stream, RefusalCode.OUT_OF_ORDER, now, out)
+            return
         rows = stream.next(hosted.finished, flush=flush)
         if rows is not None:
             hosted.due += 1
@@ -106,7 +114,7 @@ class Copies:
         hosted.due -= 1
         asked = (event.first_block, event.last_block, event.position, event.token_count)
         stream = next((stream for stream in hosted.streams() if stream.awaits(*asked)), None)
-        if stream is None or not stream.exported(event.position, event.token_count):
+        if stream is None or not stream.exported(event.position, event.token_count, now):
             out.release(event.rows)
         elif event.rows is None:
             out.note("error", "KV not copied", stage=hosted.stage, reason=event.reason)
@@ -129,6 +137,7 @@ class Copies:
             hosted.left_ms(now),
             hosted.attempt,
         )
+        hosted.fed[stream.target, stream.epoch] = None
         out.count("kv_bytes", "sent", event.byte_count)
         out.send(stream.target, header, event.rows)
 
@@ -176,8 +185,9 @@ class Copies:
         if heir is not None:
             self._end(hosted, heir, RefusalCode.STAGE_FAILED, now, out)
 
-    def closing(self, hosted: Hosted, header: CloseSession, out: Outbox, *, whoever: bool = False) -> None:
-        """The session is over: say so behind the rows that are on their way, or to ``whoever`` may have some."""
-        for stream in hosted.streams():
-            if (stream.sent or whoever) and header.epoch in (None, stream.epoch):
-                out.send(stream.target, CloseSession(header.session, header.reason, stream.epoch))
+    @staticmethod
+    def closing(hosted: Hosted, header: CloseSession, out: Outbox) -> None:
+        """The session is over: say so to whoever was sent rows of it."""
+        for target, epoch in hosted.fed:
+            if header.epoch in (None, epoch):
+                out.send(target, CloseSession(header.session, header.reason, epoch))

@@ -67,7 +67,7 @@ class Host:
             case HandOver():
                 self._copies.hand_over(peer, header, now, out)
             case CloseSession():
-                self._close(peer, header, out)
+                self._close(peer, header, now, out)
 
     # --- what the engine and the sampler answer -------------------------------------------------------------------
 
@@ -127,13 +127,16 @@ class Host:
         self._holdings.until(hosted, Instant(min(hosted.deadline, now + ORPHAN_S_MAX)))
         out.count("sessions_orphaned", "INGRESS")
 
-    def _close(self, peer: NodeId, header: CloseSession, out: Outbox) -> None:
+    def _close(self, peer: NodeId, header: CloseSession, now: Instant, out: Outbox) -> None:
         """The ingress lets the session go, or whoever fed a shadow says that it did; closing twice is harmless."""
-        for hosted in self._holdings.of(header.session):
-            mine = hosted.lease is None or hosted.lease.ingress == peer or hosted.stand is Stand.ORPHANED
-            if mine and header.epoch in (None, hosted.plan.epoch):
-                self._copies.closing(hosted, header, out)
-                self._holdings.drop(hosted, out)
+        held = [hosted for hosted in self._holdings.of(header.session) if header.epoch in (None, hosted.plan.epoch)]
+        if any(not _may_close(hosted, peer) for hosted in held):
+            held = [hosted for hosted in held if _may_close(hosted, peer)]
+        else:
+            self._shadows.ended(header, now)
+        for hosted in held:
+            self._copies.closing(hosted, header, out)
+            self._holdings.drop(hosted, out)
 
     def expired(self, key: SessionStage, out: Outbox) -> None:
         """The deadline passed and the ingress did not close: drop the session alone."""
@@ -145,7 +148,7 @@ class Host:
             self._holdings.drop(hosted, out)
         elif hosted.stand is Stand.ORPHANED:
             out.count("sessions_refused", "ORPHANED")
-            self._copies.closing(hosted, CloseSession(key[0], CloseReason.FAILED), out, whoever=True)
+            self._copies.closing(hosted, CloseSession(key[0], CloseReason.FAILED), out)
             self._holdings.drop(hosted, out)
         else:
             self._holdings.refuse(hosted, RefusalCode.DEADLINE, "the deadline has passed", out)
@@ -185,3 +188,8 @@ class Host:
     def check(self) -> None:
         """Assert that everything held owns its KV and its deadline, and is of one piece."""
         self._holdings.check()
+
+
+def _may_close(hosted: Hosted, peer: NodeId) -> bool:
+    """Whether ``peer`` may end it: a shadow and an orphan belong to nobody."""
+    return hosted.lease is None or hosted.lease.ingress == peer or hosted.stand is Stand.ORPHANED

@@ -132,6 +132,8 @@ class Hosted:
     shunned: dict[NodeId, Instant] = field(default_factory=dict)
     """Nodes that did not take rows, and until when nobody asks them."""
     handover: Handover | None = None
+    fed: dict[tuple[NodeId, Epoch], None] = field(default_factory=dict)
+    """Who was sent rows, for which epoch."""
 
     @property
     def busy(self) -> bool:

@@ -10,7 +10,8 @@ first frame is small whatever there is to send: it asks how much of it the other
 
 Rows are only exported before ``finished``, the first position whose run is not over. When positions are run again
 (``rewind``), an export that reaches beyond may be half of the old and half of the new run, so its answer is dropped.
-Answers that bring no progress are counted: who keeps forgetting is given up after ``STALLS_MAX`` of them in a row.
+Answers that bring no progress are counted, and so are answers that do not come: a frame can be lost though the link
+stands. Who keeps forgetting, or keeps silent, is given up after ``STALLS_MAX`` times in a row.
 
 A decision costs the same for every token, however long the session is.
 """
@@ -18,13 +19,16 @@ A decision costs the same for every token, however long the session is.
 from dataclasses import dataclass, field
 from typing import Final
 
-from shoal_protocol.ids import Epoch, NodeId
+from shoal_protocol.ids import Epoch, Instant, NodeId
 
 INCREMENT_TOKENS: Final = 8
 NEAR_TOKENS: Final = 16
 """Two increments: one that is not full yet, and one under way. A stream that lacks no more keeps up."""
 STALLS_MAX: Final = 8
 """A node may be busy for a frame or two; who answers so often without having kept anything never will."""
+ANSWER_S_MAX: Final = 5.0
+"""From sending rows to the answer: rows stand in line behind everything else, but not for so long on any link."""
+_BEGINNING: Final = Instant(0.0)
 
 
 @dataclass(slots=True)
@@ -42,6 +46,7 @@ class KvStream:
     """The target has the rows of all positions before."""
     sent: bool = False
     """What is under way has left: the target may have it."""
+    sent_at: Instant = _BEGINNING
     stalls: int = 0
     answered: bool = False
     _under_way: tuple[int, int] | None = None
@@ -68,12 +73,20 @@ class KvStream:
         mine = (first_block, last_block) == (self.first_block, self.last_block)
         return mine and (asked in self._void or (asked == self._under_way and not self.sent))
 
-    def exported(self, position: int, token_count: int) -> bool:
+    def exported(self, position: int, token_count: int, now: Instant) -> bool:
         """The rows it awaited are there: whether to send them."""
         if (position, token_count) in self._void:
             self._void.remove((position, token_count))
             return False
-        self.sent = True
+        self.sent, self.sent_at = True, now
+        return True
+
+    def unanswered(self, now: Instant) -> bool:
+        """Whether what was sent must be lost: then it is asked for anew."""
+        if not self.sent or now < self.sent_at + ANSWER_S_MAX:
+            return False
+        self.stalls += 1
+        self._under_way, self.sent, self.answered = None, False, False
         return True
 
     def kept_before(self, position: int, finished: int) -> None:

@@ -9,8 +9,13 @@ Attempts are the fence. A node that was paused while it served a session does no
 later attempt tell it, it stops serving and becomes the other's standby. Rows of an older attempt come from a node that
 was replaced, and are refused.
 
+A session that is over is remembered for a while: rows leave behind everything else, so some come after the word that
+their session is closed, and would open a shadow that nobody closes.
+
 Whatever a peer can get wrong is answered with a refusal and counted; nothing here raises for it.
 """
+
+from typing import Final
 
 from shoal_agent.core.effects import ImportKv
 from shoal_agent.core.events import KvImported
@@ -21,9 +26,14 @@ from shoal_agent.core.outbox import Outbox, Payload
 from shoal_agent.core.plan import serves, slot_of
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure
-from shoal_protocol.headers import KvKept, KvRows, RefusalCode
-from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.headers import CloseSession, KvKept, KvRows, RefusalCode
+from shoal_protocol.ids import Epoch, Instant, NodeId, SessionId
 from shoal_protocol.limits import KV_ROWS_BYTES_MAX, PREFILL_CHUNK_TOKENS
+
+ENDED_S: Final = 30.0
+"""How long the end of a session is remembered: a link that rows stand in line for so long is given up."""
+ENDED_MAX: Final = 1024
+"""And of how many sessions: as many as one node serves in half a minute."""
 
 
 class Shadows:
@@ -34,11 +44,24 @@ class Shadows:
         self._tenures = tables.tenures
         self._models = tables.models
         self._holdings = holdings
+        self._ended: dict[tuple[SessionId, Epoch | None], Instant] = {}
+
+    def ended(self, header: CloseSession, now: Instant) -> None:
+        """A session is over, or one epoch of it: no rows of it any more."""
+        name = (header.session, header.epoch)
+        self._ended.pop(name, None)
+        self._ended[name] = Instant(now + ENDED_S)
+        if len(self._ended) > ENDED_MAX:
+            del self._ended[next(iter(self._ended))]
+
+    def _is_over(self, header: KvRows, now: Instant) -> bool:
+        until = max(self._ended.get((header.session, epoch), now) for epoch in (None, header.epoch))
+        return until > now
 
     def rows(self, peer: NodeId, header: KvRows, payload: Payload, now: Instant, out: Outbox) -> None:
         """Rows have come: write them, or say why not."""
         hosted = self._holdings.get((header.session, slot_of(header.epoch, header.stage)))
-        refusal = self._refusal(peer, header, payload, hosted)
+        refusal = self._refusal(peer, header, payload, hosted, now)
         if refusal is None and hosted is None:
             refusal = self._begin(header, now, out)
             hosted = self._holdings.get((header.session, slot_of(header.epoch, header.stage)))
@@ -66,7 +89,9 @@ class Shadows:
         out.count("shadows_opened", "ROWS")
         return None
 
-    def _refusal(self, peer: NodeId, header: KvRows, payload: Payload, hosted: Hosted | None) -> RefusalCode | None:
+    def _refusal(
+        self, peer: NodeId, header: KvRows, payload: Payload, hosted: Hosted | None, now: Instant
+    ) -> RefusalCode | None:
         tenure = self._tenures.get(header.deployment, header.epoch)
         if tenure is None or (hosted is not None and hosted.plan.deployment != header.deployment):
             return RefusalCode.STALE_EPOCH
@@ -75,6 +100,8 @@ class Shadows:
         sound = _sound(tenure, header, self._models[tenure.plan.model])
         if not sound or payload is None or isinstance(payload, bytes):
             return RefusalCode.OUT_OF_ORDER
+        if hosted is None and self._is_over(header, now):
+            return RefusalCode.UNKNOWN_SESSION
         if hosted is None:
             owed = self._holdings.owes((header.session, slot_of(header.epoch, header.stage)))
             return RefusalCode.OUT_OF_ORDER if owed else None
