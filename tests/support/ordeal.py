@@ -48,8 +48,9 @@ def backed_world(stages: int = 2, *, standbys: int = 1, outsiders: int = 1, **op
     world.start()
     names = world.names
     backing = tuple(tuple(names[stages * (1 + rank) + stage] for rank in range(standbys)) for stage in range(stages))
-    world.deploy(names[:stages], standbys=backing)
+    world.announce(world.plan(names[:stages], standbys=backing))
     world.run(1.0)
+    assert world.serving(), "a second is more than it takes"
     for cell in world.cells.values():
         cell.block_s = 0.001
     return world
@@ -147,7 +148,7 @@ class Ordeal:
     def __post_init__(self) -> None:
         self.rng = Random(self.seed)
         stages = 2 + self.seed % 2
-        self.world = backed_world(stages, outsiders=7 - 2 * stages, seed=self.seed)
+        self.world = backed_world(stages, seed=self.seed)
         self.pauses = Pauses(self.world)
         names = self.world.names
         self.ingresses = (names[0], names[-1]) if self.seed % 4 == 0 else (names[-1],)
