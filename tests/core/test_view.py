@@ -18,7 +18,7 @@ def seen(world: World, index: int = 0) -> NodeView:
 def test_a_node_that_just_began_believes_nothing():
     view = seen(World(1))
     assert (view.deployments, view.nodes, view.brokers, view.rejected) == ((), (), (), ())
-    assert (view.requests, view.sessions, view.kv_bytes) == (0, 0, 0)
+    assert (view.requests, view.sessions, view.shadows, view.kv_bytes) == (0, 0, 0, 0)
 
 
 def test_a_deployment_is_shown_with_every_stage_and_what_its_host_said():
@@ -95,3 +95,13 @@ def test_nothing_in_it_can_change_the_node():
         with pytest.raises(FrozenInstanceError):
             setattr(part, fields(part)[0].name, None)
     assert isinstance(view.deployments[0], DeploymentView)
+
+
+def test_it_counts_the_sessions_that_others_keep_copies_of_here():
+    world = World(3)
+    world.start()
+    world.deploy(world.names[:2], standbys=((world.names[1],), ()))
+    world.run(1.0)
+    world.ask(world.names[2], tokens_max=40)
+    world.run_until(lambda: seen(world, 1).shadows == 1)
+    assert [seen(world, index).shadows for index in range(3)] == [0, 1, 0]

@@ -8,7 +8,15 @@ from shoal_protocol.limits import METRIC_LABELS_MAX
 from tests.support.house import PACKAGES, sources
 
 READINGS = Readings(
-    kv_bytes=4096, sessions=2, tensors=3, requests=1, nodes=4, relays=2, brokers={"b": False, "a": True}, ready=True
+    kv_bytes=4096,
+    sessions=2,
+    shadows=5,
+    tensors=3,
+    requests=1,
+    nodes=4,
+    relays=2,
+    brokers={"b": False, "a": True},
+    ready=True,
 )
 
 
@@ -67,6 +75,7 @@ def test_gauges_are_read_when_somebody_looks():
     found = samples(metrics)
     assert found["shoal_kv_bytes",] == 4096
     assert found["shoal_sessions",] == 2
+    assert found["shoal_shadows",] == 5
     assert found["shoal_tensors",] == 3
     assert found["shoal_requests",] == 1
     assert found["shoal_nodes",] == 4
@@ -75,7 +84,9 @@ def test_gauges_are_read_when_somebody_looks():
     assert (found["shoal_broker_up", "a"], found["shoal_broker_up", "b"]) == (1, 0)
     assert found["shoal_build_info", "1.2.3"] == 1
     assert found["shoal_process_resident_memory_bytes",] > 1_000_000
-    now[0] = Readings(kv_bytes=0, sessions=0, tensors=0, requests=0, nodes=1, relays=0, brokers={}, ready=False)
+    now[0] = Readings(
+        kv_bytes=0, sessions=0, shadows=0, tensors=0, requests=0, nodes=1, relays=0, brokers={}, ready=False
+    )
     assert samples(metrics)["shoal_kv_bytes",] == 0
     assert samples(metrics)["shoal_ready",] == 0
 

@@ -73,6 +73,7 @@ class TwinIngress:
         return Readings(
             kv_bytes=sum(self.open.values()) * KV_BYTES_PER_TOKEN,
             sessions=len(self.open),
+            shadows=0,
             tensors=0,
             requests=len(self.open),
             nodes=1,

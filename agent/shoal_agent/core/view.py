@@ -77,6 +77,8 @@ class NodeView:
     rejected: tuple[tuple[str, int], ...]
     requests: int
     sessions: int
+    shadows: int
+    """Sessions of which others keep a copy here."""
     kv_bytes: int
 
 
@@ -97,6 +99,7 @@ def view_of(
         tuple(sorted(tables.rejected.items())),
         ingress.request_count,
         host.session_count,
+        host.shadow_count,
         host.kv_bytes,
     )
 

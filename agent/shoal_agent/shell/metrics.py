@@ -83,6 +83,8 @@ class Readings:
     """KV cache reserved by the sessions of this node's stages."""
     sessions: int
     """Sessions open on this node's stages."""
+    shadows: int
+    """Sessions of which others keep a copy here."""
     tensors: int
     """Tensors in the table: 0 when nothing is under way."""
     requests: int
@@ -112,6 +114,7 @@ class _Gauges(Collector):
         yield InfoMetricFamily("shoal_build", "The software that runs here", {"version": self._version})
         yield _gauge("kv_bytes", "Bytes of KV cache reserved by open sessions", now.kv_bytes)
         yield _gauge("sessions", "Sessions open on the stages of this node", now.sessions)
+        yield _gauge("shadows", "Sessions of which other nodes keep a copy here", now.shadows)
         yield _gauge("tensors", "Tensors held between two events", now.tensors)
         yield _gauge("requests", "Requests in flight that entered the cluster here", now.requests)
         yield _gauge("nodes", "Nodes of the cluster that are present", now.nodes)

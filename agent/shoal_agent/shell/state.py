@@ -26,6 +26,7 @@ def state_json(view: NodeView, cluster: ClusterId) -> Json:
         "rejected": dict(view.rejected),
         "requests": view.requests,
         "sessions": view.sessions,
+        "shadows": view.shadows,
         "kv_bytes": view.kv_bytes,
     }
 

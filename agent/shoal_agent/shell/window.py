@@ -44,6 +44,7 @@ class Window:
         return Readings(
             kv_bytes=self._engine.kv_bytes,
             sessions=view.sessions,
+            shadows=view.shadows,
             tensors=len(self._tensors),
             requests=view.requests,
             nodes=sum(peer.present for peer in view.nodes),
