@@ -42,6 +42,7 @@ from shoal_protocol.headers import (
     SessionRefused,
     Token,
 )
+from shoal_protocol.journal import JournalRequested, JournalServed, JournalWritten
 from shoal_protocol.limits import ENVELOPE_BYTES_MAX, HEADER_BYTES_MAX, PLAN_BYTES_MAX, RECOVERY_EPOCH_MAX
 from shoal_protocol.messages import (
     Accused,
@@ -107,6 +108,9 @@ HEADERS: Final[tuple[type, ...]] = (
     KvKept,
     HandOver,
     HandedOver,
+    JournalWritten,
+    JournalRequested,
+    JournalServed,
 )
 """Frame headers; kind 1 is the first. Only ever appended to."""
 

@@ -40,6 +40,7 @@ from shoal_protocol.headers import (
     ServiceCall,
     ServiceResult,
 )
+from shoal_protocol.journal import JournalServed, JournalWritten
 from shoal_protocol.limits import HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX
 from shoal_protocol.tensors import TensorSpec
 
@@ -50,7 +51,18 @@ _CRC: Final = struct.Struct(">I")
 PREFIX_BYTES: Final = _LENGTHS.size + _CRC.size
 
 PAYLOAD_KINDS: Final = frozenset(
-    KIND_OF[cls] for cls in (OpenSession, Activation, ServiceCall, ServiceResult, Gossip, ContentServed, KvRows)
+    KIND_OF[cls]
+    for cls in (
+        OpenSession,
+        Activation,
+        ServiceCall,
+        ServiceResult,
+        Gossip,
+        ContentServed,
+        KvRows,
+        JournalWritten,
+        JournalServed,
+    )
 )
 """Kinds that may carry a payload; any other with one is malformed."""
 

@@ -6,7 +6,6 @@ may hold floats. Times are always *remaining* milliseconds: clocks of two machin
 
 Every frame of a session carries (deployment, epoch): a stage refuses an epoch it does not hold (``STALE_EPOCH``),
 so an imperfect switch costs a retry and never a wrong answer.
-
 A session outlives its hosts. Its *route* names the node that serves each stage; the ingress lays it, and lays it anew
 when a node is lost. Each time is one more *attempt*: to a session what the epoch is to a deployment, a fence.
 """
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, NodeId, SessionId
+from shoal_protocol.journal import JournalRequested, JournalServed, JournalWritten
 from shoal_protocol.tensors import Dtype
 
 
@@ -350,10 +350,7 @@ class PingReported:
 
 @dataclass(frozen=True, slots=True)
 class ContentRequested:
-    """Send ``byte_count`` bytes from ``offset`` of the content named ``digest``.
-
-    A blob is named by its bytes, a manifest by its model's digest.
-    """
+    """Send ``byte_count`` bytes from ``offset``; ``digest`` is a blob's own, or the model's whose manifest is meant."""
 
     call: int
     content: ContentKind
@@ -397,4 +394,7 @@ Header = (
     | KvKept
     | HandOver
     | HandedOver
+    | JournalWritten
+    | JournalRequested
+    | JournalServed
 )

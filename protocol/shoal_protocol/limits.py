@@ -193,6 +193,18 @@ RETAINED_BYTES_ALL_MAX: Final = 128 * 1024 * 1024
 """And all sessions of one node together."""
 ORPHAN_S_MAX: Final = 30.0
 """A session whose ingress is lost keeps its KV for so long: its client may come back through another ingress."""
+JOURNAL_PAGES_MAX: Final = 256
+"""Pages of one session's journal: then it is written anew, as one; a page is eight tokens or more."""
+JOURNAL_BYTES_MAX: Final = 512 * 1024
+"""One session's journal: 32,768 tokens as they are, and as much again for what surrounds them."""
+INTENT_BYTES: Final = 32
+"""A digest of what a client asked for: the same request id with another wish is another request."""
+JOURNALS_MAX: Final = 1024
+"""Sessions whose journal one node keeps for others: all requests of four ingresses."""
+JOURNALS_BYTES_MAX: Final = 64 * 1024 * 1024
+"""And all of them together."""
+RUNS_MAX: Final = 64
+"""Segments of different chunks in one session: two, and two more for every prefill after a loss."""
 SERVICE_CALLS_MAX: Final = 1024
 """Light-service calls one node has under way for others."""
 STOP_STRINGS_MAX: Final = 4

@@ -74,6 +74,9 @@ HEADER_KINDS = {
     "KvKept": 23,
     "HandOver": 24,
     "HandedOver": 25,
+    "JournalWritten": 26,
+    "JournalRequested": 27,
+    "JournalServed": 28,
 }
 
 

@@ -6,6 +6,7 @@ from shoal_protocol import headers
 from shoal_protocol.codec import decode_plan, encode_plan
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.ids import DeploymentId, Epoch, Incarnation, NodeId, Sequence, SessionId, digest_of
+from shoal_protocol.journal import JournalRequested, JournalServed, JournalWritten
 from shoal_protocol.limits import EPOCH_LEAP
 from shoal_protocol.messages import (
     Accused,
@@ -127,4 +128,7 @@ def headers_of(session: SessionId, source: NodeId, wire: bytes, message: Control
         headers.KvKept(TOY, epoch, session, 1, 2, 3, 4, None),
         headers.HandOver(TOY, epoch, session, 1, 0, Epoch(1), (source, source), last=False),
         headers.HandedOver(session, 1, 0, 4, last=False, refusal=None),
+        JournalWritten(session, 0, 1000),
+        JournalRequested(session, taking=False),
+        JournalServed(session, None, 0),
     )

@@ -7,7 +7,7 @@ from typing import Final, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from shoal_protocol import bounds, headers, messages
+from shoal_protocol import bounds, headers, journal, messages
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import seal
 from shoal_protocol.ids import (
@@ -23,6 +23,7 @@ from shoal_protocol.ids import (
     node_id_from_bytes,
     node_id_of,
 )
+from shoal_protocol.journal import Page, bind_pages, seal_page
 from shoal_protocol.limits import (
     CONTENT_CHUNK_BYTES,
     EPOCH_LEAP,
@@ -227,6 +228,7 @@ MESSAGES: Final[tuple[ControlMessage, ...]] = (
 
 ROUTE: Final = (node_of(WITNESS), node_of(AGENT), node_of(STRANGER))
 """Who serves a session of PLAN whose first two primaries stand in for each other."""
+PAGE: Final = Page(bytes(32), Epoch(0), 3, 2, 512, ((0, 256), (2, 1)), 0, False, bytes(range(8)) * 3)
 SAMPLING: Final = headers.Sampling(0.7, 40, 0.95, 1.1, 42, 5)
 HEADERS: Final[tuple[headers.Header, ...]] = (
     headers.Hello(1, node_of(AGENT), Incarnation(5), 16 << 20),
@@ -254,6 +256,9 @@ HEADERS: Final[tuple[headers.Header, ...]] = (
     headers.KvKept(TOY, Epoch(0), SESSION, 1, 5, 5, 8, headers.RefusalCode.KV_FULL),
     headers.HandOver(TOY, Epoch(0), SESSION, 1, 3, Epoch(1), ROUTE[:2], last=True),
     headers.HandedOver(SESSION, 1, 3, 12, last=True, refusal=None),
+    journal.JournalWritten(SESSION, 3, 29_000),
+    journal.JournalRequested(SESSION, taking=True),
+    journal.JournalServed(SESSION, node_of(AGENT), 29_000),
 )
 PAYLOADS: Final[dict[type, bytes]] = {
     headers.OpenSession: bytes(range(8)) * 3,
@@ -263,6 +268,8 @@ PAYLOADS: Final[dict[type, bytes]] = {
     headers.Gossip: sealed(MESSAGES[1], 4),
     headers.ContentServed: bytes(range(32)),
     headers.KvRows: bytes(range(64)),
+    journal.JournalWritten: seal_page(bytes(32), PAGE),
+    journal.JournalServed: bind_pages((seal_page(bytes(32), PAGE),)),
 }
 """What the frames above carry."""
 
