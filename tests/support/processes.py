@@ -33,7 +33,7 @@ from shoal_agent.shell.operator import DeployResult, DeployWish, deploy
 from shoal_agent.shell.sockets import PortInUseError, listen
 from shoal_agent.shell.store import StateDir
 from shoal_protocol.ids import NodeId
-from tests.support.wall import Pair, Relay, Wall
+from tests.support.wall import Relay, Wall, Way
 
 SPEED_MACS_PER_S: Final = 10_000_000_000
 UP_S_MAX: Final = 60.0
@@ -328,12 +328,12 @@ def _relays(wall: Wall, agents: Sequence[Agent], index: int, brokers: Sequence[B
     """In front of agent ``index``, and between it and each broker."""
     agent = agents[index]
 
-    def ends(port: int) -> Pair | None:
-        return next((frozenset((each.name, agent.name)) for each in agents if each.holds(port)), None)
+    def ends(port: int) -> Way | None:
+        return next(((each.name, agent.name) for each in agents if each.holds(port)), None)
 
     def to(broker: Broker) -> Relay:
-        pair = frozenset((agent.name, broker.name))
-        return Relay(wall, _address_of_broker(brokers.index(broker), index), broker.port, "127.0.0.1", lambda _: pair)
+        way = (agent.name, broker.name)
+        return Relay(wall, _address_of_broker(brokers.index(broker), index), broker.port, "127.0.0.1", lambda _: way)
 
     front = Relay(wall, _address_of_agent(index), agent.port, "127.0.0.1", ends)
     return [front, *map(to, brokers)]

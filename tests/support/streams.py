@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Final
 
 import httpx
@@ -47,7 +48,7 @@ class Stream:
     def gap_s(self, first: int = 0) -> float:
         """The longest time between two tokens, from token ``first`` on."""
         times = self.times[first:]
-        return max((after - before for before, after in zip(times, times[1:], strict=False)), default=0.0)
+        return max((after - before for before, after in pairwise(times)), default=0.0)
 
     def take(self, chunk: dict[str, Any], now: float) -> None:
         """One event of the stream."""
