@@ -292,3 +292,21 @@ def test_an_orphan_ends_no_later_than_its_session(stand):
     stand.world.break_link(stand.by_hand, stand.first)
     stand.world.run(5.0 + DEADLINE_GRACE_S + 0.1)
     assert stand.sessions() == 0
+
+
+def test_an_answer_that_nobody_waits_for_is_harmless(stand):
+    stand.open_both()
+    stand.cell().post(StageFailed(SESSION, 0, 0, "what?"))
+    stand.cell().post(StageFailed(SESSION, 9, 0, "what?"))
+    assert not stand.heard(SessionRefused)
+    stand.close()
+
+
+def test_a_run_that_fails_while_it_is_taken_up_ends_the_new_attempt(stand):
+    stand.open_both()
+    stand.feed()
+    stand.say(replace(OPEN, attempt=1))
+    stand.cell().post(StageFailed(SESSION, 0, 0, "out of memory"))
+    assert (stand.refusal().code, stand.refusal().attempt) == (RefusalCode.STAGE_FAILED, 1)
+    stand.world.run(0.1)
+    stand.close()

@@ -6,7 +6,6 @@ import pytest
 
 from shoal_agent.core import runner
 from shoal_agent.core.effects import CallService, ReleaseTensor, SendFrame
-from shoal_agent.core.events import StageFailed
 from shoal_agent.core.ingress import PROMPT_TOKENS_MAX
 from shoal_protocol.headers import Activation, RefusalCode, Resume, SessionOpened, SessionRefused, Token
 from shoal_protocol.ids import Epoch, SessionId
@@ -143,6 +142,20 @@ def test_the_same_tensor_is_sent_twice_and_released_once(stand):
     stand.close()
     released = [effect.handle for effect in stand.cell().asked(ReleaseTensor)]
     assert released.count(sent[0].payload) == 1
+
+
+def test_that_outputs_are_forgotten_is_told_once(stand):
+    retention = stand.cell().node._host._holdings.retention
+    retention._bytes_max = 16
+    stand.open_both()
+    stand.feed()
+    for position in range(3, 8):
+        stand.feed(single(position), (4,))
+    stand.world.run(0.1)
+    assert stand.cell().counts["outputs_forgotten", "ROOM"] == 1
+    stand.say(replace(OPEN, attempt=1))
+    assert stand.heard(SessionOpened)[-1] == SessionOpened(SESSION, 0, 1, 8, 6)
+    stand.close()
 
 
 def test_going_back_runs_again_from_there(stand):
@@ -357,24 +370,6 @@ def test_the_longest_prompt_may_wait():
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
-
-
-def test_an_answer_that_nobody_waits_for_is_harmless(stand):
-    stand.open_both()
-    stand.cell().post(StageFailed(SESSION, 0, 0, "what?"))
-    stand.cell().post(StageFailed(SESSION, 9, 0, "what?"))
-    assert not stand.heard(SessionRefused)
-    stand.close()
-
-
-def test_a_run_that_fails_while_it_is_taken_up_ends_the_new_attempt(stand):
-    stand.open_both()
-    stand.feed()
-    stand.say(replace(OPEN, attempt=1))
-    stand.cell().post(StageFailed(SESSION, 0, 0, "out of memory"))
-    assert (stand.refusal().code, stand.refusal().attempt) == (RefusalCode.STAGE_FAILED, 1)
-    stand.world.run(0.1)
-    stand.close()
 
 
 def test_what_waits_is_released_with_its_attempt(monkeypatch):

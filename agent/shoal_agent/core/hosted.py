@@ -116,6 +116,8 @@ class Hosted:
     waiting_tokens: int = 0
     chunked: bool = False
     """The last run was one of several positions."""
+    forgetful: bool = False
+    """Not every output since it was opened could be sent again."""
     token_macs: int = 0
     """What the profile predicts for one token."""
     sampler: str | None = None

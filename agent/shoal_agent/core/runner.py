@@ -146,6 +146,7 @@ class Runner:
     def _run(hosted: Hosted, work: Work, out: Outbox) -> None:
         header, lease = work.activation, hosted.lease
         assert lease is not None, "only what is served runs"
+        assert hosted.stand is Stand.GOING, "who is suspended runs nothing new"
         assert work.payload is not None, "input without payload is a fault"
         hosted.running = header
         hosted.due += 1
@@ -207,12 +208,21 @@ class Runner:
         if going:
             self._send(hosted, output, now, out)
         if lease.target != out.node or not going:
-            self._holdings.release(self._holdings.retention.keep(hosted.key, output), out)
+            self._keep(hosted, output, out)
+
+    def _keep(self, hosted: Hosted, output: Output, out: Outbox) -> None:
+        """To be sent again if need be. That the oldest are forgotten is told once for each session."""
+        gone = self._holdings.retention.keep(hosted.key, output)
+        if gone and not hosted.forgetful:
+            hosted.forgetful = True
+            out.count("outputs_forgotten", "ROOM")
+        self._holdings.release(gone, out)
 
     def _send(self, hosted: Hosted, output: Output, now: Instant, out: Outbox) -> None:
         """To the stage after this one; what goes to another node is kept, to be sent again if need be."""
         lease = hosted.lease
         assert lease is not None, "a shadow sends nothing on"
+        assert hosted.stand is Stand.GOING, "nor does who is suspended"
         assert lease.target is not None, "the last stage's output goes to the sampler"
         header = Activation(
             hosted.plan.deployment,

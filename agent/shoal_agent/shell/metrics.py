@@ -46,6 +46,7 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "messages_rejected": ("reason", "Envelopes refused at the gate or after it"),
     "moves_called_off": ("deployment", "Sessions that were about to move to another epoch, and stay"),
     "moves_refused": ("reason", "Refusals of hosts to hand over or to take up a session that was to move"),
+    "outputs_forgotten": ("why", "Sessions whose oldest outputs a stage did not keep to send them again"),
     "paths_broken": ("neighbour", "Sessions suspended here because a neighbour on their route was lost"),
     "peers_misbehaved": ("reason", "Things received that no correct node sends"),
     "plans_disputed": ("deployment", "Two plans with proof for one epoch of a deployment"),
