@@ -24,7 +24,6 @@ async def test_the_direct_way_is_taken_when_it_opens_and_nothing_is_lost_or_out_
         await b.station.until(PeerConnected)
         sent = 0
         a.station.addresses[people[1].node] = b.station.endpoint
-        a.station.plane._ways[people[1].node].retry_at = 0.0
         async with asyncio.timeout(WAIT_S):
             while not a.station.of(PeerRelayed):
                 send(a, people[1], sent, 2000)
@@ -47,7 +46,6 @@ async def test_a_quiet_link_changes_its_way_too(people):
     office = PostOffice()
     async with pair(office, people) as (a, b):
         a.station.addresses[people[1].node] = b.station.endpoint
-        a.station.plane._ways[people[1].node].retry_at = 0.0
         assert await a.station.until(PeerRelayed) == [PeerRelayed(people[1].node, relayed=False)]
         assert not a.station.of(PeerLost)
         assert not b.station.of(PeerLost)

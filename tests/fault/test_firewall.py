@@ -8,6 +8,8 @@ import asyncio
 import re
 import time
 
+import pytest
+
 from shoal_agent.shell.lab import LabSettings
 from shoal_agent.shell.operator import DeployWish
 from tests.support.processes import Agent, Processes, View, processes
@@ -43,6 +45,7 @@ async def unchanged(cluster: Processes, epoch: int) -> list[View]:
     return views
 
 
+@pytest.mark.long
 async def test_a_wall_between_two_hosts_is_gone_round_and_left_when_it_falls(tiny_store, tmp_path):
     settings = LabSettings(tmp_path / "lab", 2, tiny_store.root, (), memory_bytes=MEMORY_BYTES)
     async with processes(settings, walled=True) as cluster:
@@ -105,10 +108,11 @@ async def test_hosts_that_were_never_reachable_serve_and_a_broker_may_die_meanwh
             advertise(agent, "127.0.0.1")
         await cluster.start(*agents)
         await cluster.until(lambda view: view.active and len(view.alive) == len(agents), agents, SETTLED_S_MAX)
+        await cluster.until(relayed(0), agents, SETTLED_S_MAX)  # at first they only knew where the others had been
         assert await cluster.ask(one, TOKENS) == answer, "which way the activations went makes no difference"
-        assert await metric(cluster, one, "relay_bytes_total") == 0
 
 
+@pytest.mark.long
 async def test_who_does_not_want_to_be_relayed_is_called_in_vain(tiny_store, tmp_path):
     settings = LabSettings(tmp_path / "lab", 2, tiny_store.root, (), memory_bytes=MEMORY_BYTES)
     async with processes(settings, brokers=1) as cluster:

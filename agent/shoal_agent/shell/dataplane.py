@@ -164,8 +164,11 @@ class DataPlane:
         for peer in [peer for peer, relayed in self._outgoing if relayed]:
             if (peer, False) in self._outgoing:
                 self._link(peer)
-            elif self._outgoing[peer, True].was_open and now >= self._ways[peer].retry_at:
+            elif self._outgoing[peer, True].was_open and self._is_worth_a_try(self._ways[peer], peer, now):
                 self._dial(peer)
+
+    def _is_worth_a_try(self, way: Way, peer: NodeId, now: float) -> bool:
+        return now >= way.retry_at or way.tried != self._resolve(peer)
 
     async def run(self) -> None:
         """Accept links and watch over them until cancelled; then close all of them."""
@@ -199,6 +202,7 @@ class DataPlane:
 
     async def _connect(self, link: Link, peer: NodeId) -> None:
         endpoint = self._resolve(peer)
+        self._ways.setdefault(peer, Way()).tried = endpoint
         if endpoint is None:
             link.end("no address is known")
             return

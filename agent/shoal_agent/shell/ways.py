@@ -18,6 +18,8 @@ The change is made between two frames, when nothing is under way on the old link
 from dataclasses import dataclass
 from typing import Final
 
+from shoal_protocol.messages import Endpoint
+
 FAILURES: Final = 2
 """One failure is a restart; the watch repeats a refused ping after 150 ms, so two cost nothing."""
 PATIENCE_S: Final = 1.5
@@ -33,6 +35,8 @@ class Way:
 
     failures: int = 0
     """Attempts in a row that failed."""
+    tried: Endpoint | None = None
+    """Where; an address that is news is tried at once."""
     retry_at: float = 0.0
     wait_s: float = RETRY_S_MIN
 
