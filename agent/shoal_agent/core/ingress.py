@@ -8,13 +8,15 @@ The next step is asked of the stages *before* the token is turned into text: the
 token, so the pipeline never waits for it. If a stop string turns out to have ended the answer, one step was in vain.
 
 What happens to the machines behind a request is no reason to end it: ``scribe`` has its text done elsewhere, and
-``journey`` finds it another way through its stages.
+``journey`` finds it another way through its stages. What happens to this node is none either, to a client that comes
+back: ``diary`` writes down what another ingress needs, and ``revival`` is how one begins with that.
 """
 
 from collections.abc import Iterable
 from typing import Final
 
 from shoal_agent.core.calls import Calls
+from shoal_agent.core.diary import Scribbler, seal
 from shoal_agent.core.effects import Accept, Emit, Finish, Reject
 from shoal_agent.core.events import CancelRequested, RequestArrived, ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import FinishReason, RejectCode, Standing, Usage
@@ -23,12 +25,23 @@ from shoal_agent.core.ledger import NEVER, Entry, Failure, Ledger, Step
 from shoal_agent.core.membership import PRESENT
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.rescue import AWAY
+from shoal_agent.core.revival import PEERS_MAX, SEEK_S, Found, Seek, Seeks, revived
 from shoal_agent.core.scribe import Encoded, Ready, Scribe, Shown, Told
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import RequestDeadline, RequestDue
-from shoal_protocol.headers import CloseReason, HandedOver, PathBroken, SessionOpened, SessionRefused, Token
+from shoal_protocol.headers import (
+    CloseReason,
+    HandedOver,
+    PathBroken,
+    RefusalCode,
+    SessionOpened,
+    SessionRefused,
+    Token,
+)
 from shoal_protocol.ids import Instant, NodeId, SessionId
+from shoal_protocol.journal import JournalRequested, JournalServed, bind_pages
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, REQUESTS_MAX, STAGE_QUEUE_MAX
+from shoal_protocol.messages import NodePhase
 
 RETRY_AFTER_S: Final = 1.0
 """What a refused client is told: about one short answer's time. Sized by measured load once there is a controller."""
@@ -44,12 +57,16 @@ class Ingress:
     """All requests of this node's clients."""
 
     def __init__(self, node: NodeId, tables: Tables, calls: Calls) -> None:
+        self._tables = tables
         self._tenures = tables.tenures
         self._lateness = tables.lateness
         self._timers = tables.timers
         self._ledger = Ledger()
         self.scribe = Scribe(node, tables, calls, self._ledger)
         self._journey = Journey(node, tables, self._ledger)
+        self._node = node
+        self._diary = Scribbler(node, tables)
+        self._seeks = Seeks()
 
     # --- before the stages ----------------------------------------------------------------------------------------
 
@@ -57,8 +74,17 @@ class Ingress:
         """A client wants a generation: begin it, or say at once why not."""
         request = event.request
         assert request.tokens_max is None or request.tokens_max > 0, "the API asks for at least one token"
+        if self._tables.phase is NodePhase.DRAINING:
+            self._reject(request.session, RejectCode.NOT_READY, "this node is stopping", out)
+            return
         if not self._tenures.known(request.deployment):
             self._reject(request.session, RejectCode.UNKNOWN_MODEL, f"no model {request.deployment!r} here", out)
+            return
+        if self._ledger.get(request.session) is not None or request.session in self._seeks:
+            self._reject(request.session, RejectCode.CONFLICT, "another request here has this id", out)
+            return
+        if request.claim is not None and request.claim.seen is not None:
+            self._seek(request, now, out, anew=False)
             return
         tenure = self._tenures.serving(request.deployment)
         if tenure is None:
@@ -87,7 +113,9 @@ class Ingress:
                 out.add(Emit(entry.session, piece))
                 if stopped:
                     self._finish(entry, FinishReason.STOP, "", "", now, out)
-                    return
+                elif entry.unshown or entry.ending:
+                    self._write(entry, now, out)
+                return
             case Encoded(tokens):
                 self._encoded(entry, tokens, now, out)
                 return
@@ -137,7 +165,8 @@ class Ingress:
             return
         if not entry.accepted:
             entry.accepted = True
-            out.add(Accept(entry.session, entry.prompt_tokens))
+            resumable = self._diary.begin(entry, now, out)
+            out.add(Accept(entry.session, entry.prompt_tokens, resumable))
         self._journey.go(entry, now, out)
 
     # --- streaming ------------------------------------------------------------------------------------------------
@@ -162,6 +191,7 @@ class Ingress:
             self._journey.over(entry, now, out)
         else:
             self._journey.drawn(entry, now, out)
+            self._diary.drawn(entry, now, out)
         if entry.call is None:
             self._write(entry, now, out)
 
@@ -169,6 +199,11 @@ class Ingress:
 
     def refused(self, peer: NodeId, header: SessionRefused, now: Instant, out: Outbox) -> None:
         """A stage will not serve, or not go on with, a session."""
+        entry = self._ledger.get(header.session)
+        claimed = entry is not None and entry.request.claim is not None and header.code is RefusalCode.OLD_ATTEMPT
+        if entry is not None and claimed and entry.speaks(peer, header.stage, header.attempt):
+            self._overtaken(entry, now, out)
+            return
         self._bury((self._journey.refused(peer, header, now, out),), now, out)
 
     def broken(self, peer: NodeId, header: PathBroken, now: Instant, out: Outbox) -> None:
@@ -189,10 +224,14 @@ class Ingress:
     def back(self, node: NodeId, now: Instant, out: Outbox) -> None:
         """``node`` can be reached."""
         self._journey.back(node, now, out)
+        self._diary.back(self._ledger.entries(), node, now, out)
 
     def lost(self, node: NodeId, why: str, now: Instant, out: Outbox) -> None:
         """``node`` is out of reach: whatever it did for a request is done elsewhere."""
         self._bury(self._journey.lost(node, why, now, out), now, out)
+        self._diary.lost(self._ledger.entries(), node, now, out)
+        for seek in self._seeks.lost(node):
+            self._found_nothing(seek, out)
         for entry in self._ledger.entries():
             failure = self.scribe.lost(entry, node, now, out)
             if failure is None and self.scribe.waits(entry):
@@ -222,20 +261,31 @@ class Ingress:
 
     def cancel(self, event: CancelRequested, now: Instant, out: Outbox) -> None:
         """The client went away."""
+        if self._seeks.end(event.session) is not None:
+            self._timers.clear(RequestDeadline(event.session))
         entry = self._ledger.get(event.session)
         if entry is not None:
             self._finish(entry, FinishReason.CANCELLED, "", "the client cancelled", now, out)
 
     def expired(self, session: SessionId, now: Instant, out: Outbox) -> None:
         """The deadline of a request has come."""
+        seek = self._seeks.end(session)
+        if seek is not None:
+            self._found_nothing(seek, out)
         entry = self._ledger.get(session)
         if entry is not None:
             detail = f"not done within {entry.request.deadline_s:g} s"
             self._heed(entry, Failure(RejectCode.DEADLINE, detail), now, out)
 
     def stop(self, now: Instant, out: Outbox) -> None:
-        """The node ends: nobody is left without an ending."""
+        """The node ends: nobody is left without an ending, and who may come back elsewhere is left to do so."""
+        for session in self._seeks.all():
+            self._found_nothing(self._seeks.end(session), out)
         for entry in self._ledger.entries():
+            if entry.diary is not None:
+                self._diary.flush(entry, now, out)
+                self._release(entry, "this node is stopping; another one can go on", now, out)
+                continue
             self._heed(entry, Failure(RejectCode.NOT_READY, "this node is stopping"), now, out)
 
     def _bury(self, failed: Iterable[Failed | None], now: Instant, out: Outbox) -> None:
@@ -265,19 +315,102 @@ class Ingress:
             FinishReason.DEADLINE: CloseReason.DEADLINE,
             FinishReason.FAILED: CloseReason.FAILED,
         }.get(reason, CloseReason.FINISHED)
+        if close is CloseReason.FINISHED:
+            self._diary.over(entry, now, out)
+        else:
+            self._diary.close(entry, close, out)
         self._leave(entry, close, now, out)
         out.count("requests_finished", reason.value)
         out.add(Finish(entry.session, reason, tail, Usage(entry.prompt_tokens, entry.shown), detail))
 
     def _leave(self, entry: Entry, reason: CloseReason, now: Instant, out: Outbox) -> None:
         """Take the request out of the book and free what it holds anywhere."""
-        self.scribe.leave(entry, out)
-        self._ledger.remove(entry.session)
+        self._forget(entry, out)
         if reason in (CloseReason.FINISHED, CloseReason.DEADLINE):
             self._lateness.ended(entry.plan.deployment, late=reason is CloseReason.DEADLINE)
+        self._journey.leave(entry, reason, now, out)
+
+    def _forget(self, entry: Entry, out: Outbox) -> None:
+        """Take the request out of the book, and leave its stages alone."""
+        self.scribe.leave(entry, out)
+        self._ledger.remove(entry.session)
         self._timers.clear(RequestDeadline(entry.session))
         self._timers.clear(RequestDue(entry.session))
-        self._journey.leave(entry, reason, now, out)
+
+    # --- from one ingress to another ------------------------------------------------------------------------------
+
+    def _seek(self, request: GenerationRequest, now: Instant, out: Outbox, *, anew: bool) -> None:
+        """Look for what another ingress wrote of this request."""
+        asked = [self._node, *self._diary.peers(request.session, now, PEERS_MAX)]
+        self._timers.set(RequestDeadline(request.session), Instant(now + SEEK_S))
+        self._seeks.begin(Seek(request, dict.fromkeys(asked), anew), out)
+
+    def _found_nothing(self, seek: Seek, out: Outbox) -> None:
+        session = seek.request.session
+        self._timers.clear(RequestDeadline(session))
+        if seek.anew:
+            self._reject(session, RejectCode.CONFLICT, "another request has this id, or had it a moment ago", out)
+        else:
+            self._reject(session, RejectCode.NOTHING_KEPT, "nothing of this stream is kept", out)
+
+    def served(self, peer: NodeId, header: JournalServed, payload: Payload, now: Instant, out: Outbox) -> None:
+        """A peer tells what it keeps of a stream whose client came here."""
+        answer = self._seeks.served(peer, header, payload, now, out)
+        if answer is None:
+            return
+        seek, found = answer
+        if found is None:
+            self._found_nothing(seek, out)
+            return
+        self._timers.clear(RequestDeadline(header.session))
+        claim, known = seek.request.claim, self._tenures.of(seek.request.deployment)
+        if claim is None or found.page.intent != claim.intent or not known:
+            self._reject(header.session, RejectCode.CONFLICT, "this id was another request's", out)
+            return
+        own = [tenure.plan for tenure in known if tenure.plan.epoch == found.page.epoch]
+        self._revive(revived(seek.request, found, own[0] if own else known[-1].plan, now), found, now, out)
+
+    def _revive(self, entry: Entry, found: Found, now: Instant, out: Outbox) -> None:
+        """Go on where another ingress left."""
+        self._ledger.add(entry)
+        self._timers.set(RequestDeadline(entry.session), entry.deadline)
+        out.count("sessions_revived", "ENDED" if entry.ending else "OPEN")
+        chronicle.tell_revival(self._tables.story, entry, found.writer, now)
+        if found.writer != self._node:
+            out.send(found.writer, JournalRequested(entry.session, taking=True))
+        entry.accepted = True
+        out.add(Accept(entry.session, entry.prompt_tokens, self._diary.begin(entry, now, out)))
+        failure = None if entry.ending else self._journey.lay(entry, now, out)
+        self._heed(entry, failure, now, out)
+        if failure is None:
+            self._write(entry, now, out)
+
+    def requested(self, peer: NodeId, header: JournalRequested, now: Instant, out: Outbox) -> bool:
+        """Another ingress asks for, or takes, a stream that is served here; whether there is such a one."""
+        entry = self._ledger.get(header.session)
+        if entry is None or entry.diary is None or not self._tables.zones.shared(peer, self._node):
+            return False
+        if header.taking:
+            self._release(entry, "another node goes on with it", now, out)
+        elif _fits(entry):
+            out.send(peer, JournalServed(entry.session, self._node, entry.left_ms(now)), bind_pages((seal(entry, 0),)))
+        return True
+
+    def _overtaken(self, entry: Entry, now: Instant, out: Outbox) -> None:
+        """A stage knows a later attempt than ours: the client turned to another ingress, or has just come from one."""
+        if entry.accepted:
+            self._release(entry, "another node goes on with it", now, out)
+        else:
+            self._forget(entry, out)
+            self._seek(entry.request, now, out, anew=True)
+
+    def _release(self, entry: Entry, why: str, now: Instant, out: Outbox) -> None:
+        """Let go of a stream without a word to its stages: they are another ingress's, or will be."""
+        del now
+        self._forget(entry, out)
+        out.count("requests_finished", "released")
+        usage = Usage(entry.prompt_tokens, entry.shown)
+        out.add(Finish(entry.session, FinishReason.FAILED, "", usage, why))
 
     # --- looking in -----------------------------------------------------------------------------------------------
 
@@ -292,6 +425,7 @@ class Ingress:
         for entry in self._ledger.entries():
             assert RequestDeadline(entry.session) in self._timers
             assert (RequestDue(entry.session) in self._timers) == (entry.due_at < NEVER)
+        assert all(RequestDeadline(session) in self._timers for session in self._seeks.all())
 
 
 def _too_long(entry: Entry, tokens: tuple[int, ...]) -> Failure | None:

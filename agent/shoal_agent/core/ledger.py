@@ -67,7 +67,7 @@ class Failure:
     detail: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Asked:
     """What a light service was asked, where."""
 
@@ -113,6 +113,17 @@ class Move:
     def ready(self) -> bool:
         """The copies are nearly complete: the next token is to be held back."""
         return not self.awaited and not self.last
+
+
+@dataclass(slots=True)
+class Diary:
+    """What was written down of a stream with ``keeper``: so many pages, so many tokens, under which attempt, when."""
+
+    keeper: NodeId
+    pages: int = 0
+    tokens: int = 0
+    attempt: int = -1
+    at: Instant = BEGINNING
 
 
 @dataclass(slots=True)
@@ -172,6 +183,7 @@ class Entry:
     """Times its route was laid anew since the last token for want of any other idea."""
     refusals: int = 0
     """Refusals since the last token that were not for want of room."""
+    diary: Diary | None = None
     # --- its clock
     heard_at: Instant = BEGINNING
     """When the last token came, or the stages were set going."""

@@ -46,7 +46,7 @@ class Ready:
     """The detokenizer is open."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Shown:
     """What the next token adds to the text. ``stopped``: a stop string ends it here."""
 
@@ -214,6 +214,8 @@ class Scribe:
 
     def _word(self, entry: Entry, event: ServiceReturned, now: Instant, out: Outbox) -> Word:
         assert entry.asked is not None, "nothing is answered that was not asked"
+        if entry.asked.method is Method.PUSH:
+            return self._pushed(entry, services.unpack(services.PushAnswer, event.result))
         match entry.asked.method:
             case Method.RENDER:
                 rendered = services.unpack(services.RenderAnswer, event.result)
@@ -225,11 +227,9 @@ class Scribe:
             case Method.OPEN:
                 entry.pushed = 0
                 return Ready()
-            case Method.FLUSH:
+            case _:
                 entry.detokenizer = None  # which has forgotten the session with this answer
                 return Told(services.unpack(services.FlushAnswer, event.result).text)
-            case _:
-                return self._pushed(entry, services.unpack(services.PushAnswer, event.result))
 
     @staticmethod
     def _pushed(entry: Entry, answer: services.PushAnswer) -> Shown | None:
