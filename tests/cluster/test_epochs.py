@@ -10,7 +10,7 @@ from shoal_agent.core.events import (
 )
 from shoal_agent.core.facts import RejectCode
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.staging import BREAK_S, RETIRE_S, SETTLE_S
+from shoal_agent.core.staging import BREAK_S, RETIRE_S
 from shoal_agent.core.tenure import PAST_MAX
 from shoal_agent.core.view import DeploymentView
 from shoal_protocol.codec import encode_plan
@@ -109,23 +109,39 @@ def test_only_blocks_that_change_owner_are_opened():
     assert [sorted(holders[name]) for name in (one.name, two.name, three.name)] == [[0, 1], [5, 6, 7], [2, 3, 4]]
 
 
-def test_a_session_stays_in_the_epoch_it_began_in():
+def test_a_session_that_is_over_soon_ends_in_the_epoch_it_began_in():
     world = world_of(2, 1)
     one, two, three = world.cells.values()
     for cell in (one, two):
         cell.run_s = 0.05
-    session = world.ask(two.name, (1, 2, 3), tokens_max=60)
+    session = world.ask(two.name, (1, 2, 3), tokens_max=22)
     world.run(0.5)
     certify(world, [three.name, one.name])
     world.run_until(lambda: serves(world, 1))
-    world.run(RETIRE_S + 0.5)
+    world.run(1.0)
     assert two.ending(session) is None
     assert epoch_of(two, 0).mine is ACTIVE
     assert (0, 4, 7) in held(two)
-    assert world.answer(two.name, session) == toy_tokens((1, 2, 3), 8, 60)
-    world.run(2 * SETTLE_S)
+    assert world.answer(two.name, session) == toy_tokens((1, 2, 3), 8, 22)
+    world.run(RETIRE_S)
     assert epoch_of(two, 0).mine is DRAINED
     assert held(two) == []
+    world.check_idle()
+
+
+def test_a_long_session_moves_and_does_not_keep_the_old_epoch():
+    world = world_of(2, 1)
+    one, two, three = world.cells.values()
+    for cell in world.cells.values():
+        cell.run_s = 0.05
+    session = world.ask(two.name, (1, 2, 3), tokens_max=80)
+    world.run(0.5)
+    certify(world, [three.name, one.name])
+    world.run_until(lambda: serves(world, 1))
+    world.run(RETIRE_S + 1.0)
+    assert two.ending(session) is None
+    assert (epoch_of(two, 0).mine, held(two)) == (DRAINED, [])
+    assert world.answer(two.name, session) == toy_tokens((1, 2, 3), 8, 80)
     world.check_idle()
 
 
@@ -248,23 +264,23 @@ def test_break_before_make_ends_old_sessions_first_and_is_announced():
     assert world.answer(one.name, world.ask(one.name)) == toy_tokens((1, 2, 3), 8, 8)
 
 
-def test_break_before_make_waits_for_sessions_but_not_for_ever():
+def test_break_before_make_waits_for_sessions_but_not_for_ever_and_they_go_on_in_the_new_epoch():
     world = World(2)
     for cell in world.cells.values():
         world.boot(cell, memory_bytes=NEEDED)
-        cell.run_s = 1.0
+        cell.run_s = 0.1
     world.run(0.5)
     world.deploy()
     one, two = world.cells.values()
-    session = world.ask(one.name, tokens_max=100)
+    session = world.ask(one.name, tokens_max=70, deadline_s=60.0)
     world.run(1.0)
     certify(world, [two.name, one.name], mode=SwitchMode.BREAK_BEFORE_MAKE)
     world.run(BREAK_S - 0.5)
     assert one.ending(session) is None
     assert held(one) == [(0, 0, 3)]
-    ending = world.ended(one.name, session)
-    assert "had to make room" in ending.detail
-    world.run_until(lambda: serves(world, 1))
+    world.run_until(lambda: serves(world, 1), 2.0)
+    assert one.ending(session) is None
+    assert world.answer(one.name, session) == toy_tokens((1, 2, 3), 8, 70)
     world.check_idle()
 
 

@@ -4,14 +4,16 @@ from dataclasses import replace
 
 import pytest
 
+from shoal_agent.core.causes import STANDBY_S
 from shoal_agent.core.decision import HOLD_S
+from shoal_agent.core.effects import LoadBlocks
 from shoal_agent.core.events import LockChanged, Sampled, StopRequested
 from shoal_agent.core.plan import voters_for
 from shoal_agent.core.problem import Candidate, problem_of
 from shoal_agent.core.standbys import back_up
 from shoal_agent.core.validity import COOL_DOWN_S
 from shoal_agent.sim.solutions import solution
-from shoal_protocol.messages import Capacity, Load, Terms
+from shoal_protocol.messages import Capacity, Cause, Load, Terms
 from tests.support.opinion import MEMORY, SPEED, TOY
 from tests.support.toy import toy_tokens
 from tests.support.world import World
@@ -39,7 +41,10 @@ def newest(cell):
 
 
 def settled(world, epoch):
-    living = [cell for cell in world.cells.values() if not cell.dead]
+    return settled_on([cell for cell in world.cells.values() if not cell.dead], epoch)
+
+
+def settled_on(living, epoch):
     views = [newest(cell) for cell in living if cell.deployment() is not None]
     return len(views) == len(living) and all(view.epoch >= epoch and view.serving for view in views)
 
@@ -202,3 +207,94 @@ def test_a_newcomer_that_does_not_help_is_left_out_with_its_figures():
     told = world.cells[world.names[0]].node.explain(None, None, world.now)
     (rival,) = [rival for rival in solution(told.problem).rivals if rival.node == late]
     assert rival.score_us > told.current.score_us
+
+
+# --- standbys ---------------------------------------------------------------------------------------------------------
+
+
+def backing(world, cell):
+    """The stages as ``cell`` sees them, and whether each standby is open."""
+    stages = newest(cell).stages
+    primaries = [(view.stage.node, view.stage.first_block, view.stage.last_block) for view in stages]
+    return primaries, [[(each.node, each.open) for each in view.standbys] for view in stages]
+
+
+def test_a_standby_that_dies_is_replaced_without_a_stage_being_moved():
+    world = cluster(4, 2)
+    world.run(5)
+    one, two, three, four = world.cells.values()
+    before, standbys = backing(world, one)
+    assert standbys == [[(three.name, True)], [(four.name, True)]]
+    loads = len(one.asked(LoadBlocks)), len(two.asked(LoadBlocks))
+    session = world.ask(one.name, tokens_max=100, deadline_s=120.0)
+    world.kill(four.name)
+    world.run(STANDBY_S - 2)
+    assert newest(one).epoch == 0, "it may be restarting"
+    world.run_until(lambda: settled(world, 1), 10.0)
+    world.run(2.0)
+    assert backing(world, one) == (before, [[(three.name, True)], [(three.name, True)]])
+    assert (len(one.asked(LoadBlocks)), len(two.asked(LoadBlocks))) == (loads[0] + 1, loads[1] + 1)
+    assert world.answer(one.name, session) == toy_tokens((1, 2, 3), 8, 100)
+    why = one.node.explain(None, None, world.now).plan
+    assert (why.cause, why.reason) == (Cause.THIN, f"standby {four.name[:8]} is dead; 1 of 2 standbys are there")
+    world.restart(four.name)
+    world.run(120)
+    assert newest(one).epoch == 1, "what it asks for it has: there is no way back and forth"
+
+
+def test_a_restart_of_a_standby_burns_no_epoch():
+    world = cluster(4, 2)
+    world.run(5)
+    spare = world.names[3]
+    for _ in range(4):
+        world.kill(spare)
+        world.run(6)
+        world.restart(spare)
+        world.run(14)
+    assert newest(world.cells[world.names[0]]).epoch == 0
+    assert backing(world, world.cells[world.names[0]])[1][1] == [(spare, True)]
+
+
+def test_a_newcomer_makes_up_for_what_was_lacking():
+    world = World(3)
+    world.link_s = LINK_S
+    one, two, late = world.cells.values()
+    tight = 4 * (1000 + 64 * 512) + 10_000
+    for cell in (one, two):
+        world.boot(cell, memory_bytes=tight)
+    world.run(1.0)
+    plan = world.plan([one.name, two.name])
+    voters = voters_for(TOY, [one.name, two.name], [one.name, two.name], 0)
+    world.announce(replace(plan, voters=voters, terms=Terms(stages_min=2)))
+    world.run_until(lambda: settled_on((one, two), 0))
+    world.run(2 * STANDBY_S)
+    assert (newest(one).epoch, backing(world, one)[1]) == (0, [[], []])
+    why = one.node.explain(None, None, world.now).account.backing.lacks[0].why
+    assert why == "they need 0.1 MB, other nodes have at most 0.0 MB left"
+    world.boot(late)
+    world.run_until(lambda: settled_on((one, two, late), 1), 20.0)
+    world.run(2.0)
+    assert backing(world, one)[1] == [[(late.name, True)], [(late.name, True)]]
+    assert one.node.explain(None, None, world.now).plan.cause is Cause.THIN
+    world.run(100)
+    assert newest(one).epoch == 1
+
+
+def test_a_dead_primary_is_followed_by_its_standby_which_has_the_blocks():
+    world = cluster(5, 2)
+    world.run(5)
+    one, two = list(world.cells.values())[:2]
+    heir = newest(one).stages[1].standbys[0].node
+    opened = len(world.cells[heir].asked(LoadBlocks))
+    session = world.ask(one.name, tokens_max=400, deadline_s=60.0)
+    world.run(0.2)
+    world.kill(two.name)
+    world.run_until(lambda: settled(world, 1), 5.0)
+    stages = newest(one).stages
+    assert [view.stage.node for view in stages] == [one.name, heir]
+    spans = [load.span for load in world.cells[heir].asked(LoadBlocks)[opened:]]
+    assert [(span.epoch, span.first_block, span.last_block) for span in spans][:1] == [(1, 4, 7)]
+    assert world.answer(one.name, session) == toy_tokens((1, 2, 3), 8, 400)
+    world.run(5.0)
+    assert all(each.open for view in newest(one).stages for each in view.standbys)
+    world.check_idle()

@@ -10,7 +10,7 @@ from shoal_agent.core.view import StageView
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import open_envelope
 from shoal_protocol.ids import Digest, NodeId, digest_of
-from shoal_protocol.messages import DeploymentPhase, Load, PhaseReported, Plan
+from shoal_protocol.messages import DeploymentPhase, Load, PhaseReported, Plan, PlanStage, SwitchMode
 from tests.support.cell import Cell
 from tests.support.toy import toy_tokens
 from tests.support.world import CLUSTER, World, capacity
@@ -211,4 +211,24 @@ def test_standbys_of_the_epoch_before_make_room_for_a_stage_of_ones_own():
     assert one.deployment() is not None
     assert standbys(one, 1) == [[(two.name, True)], [(two.name, True)]]
     assert phases(world, three.name)[-1] is ACTIVE
+    world.check_idle()
+
+
+def test_what_is_stood_by_for_goes_first_if_the_old_epoch_has_to_break():
+    world, (one, two, three) = started(3)
+    world.deploy([one.name, two.name], standbys=((two.name,), (three.name,)))
+    world.run(1.0)
+    two.post(Sampled(capacity(7 * (BLOCK + KV)), Load(0, 10**9, None, 0, 0), world.wall_ms()))
+    two.run_s = 0.1
+    session = world.ask(two.name, tokens_max=60)
+    world.run(0.5)
+    plan = world.plan([two.name, three.name], epoch=1, standbys=((one.name,), (one.name,)))
+    wide = (PlanStage(two.name, 0, 6, (one.name,)), PlanStage(three.name, 7, 7, (one.name,)))
+    certify(world, replace(plan, stages=wide, mode=SwitchMode.BREAK_BEFORE_MAKE))
+    world.run(0.5)
+    spans = [(span.epoch, span.first_block) for span in two.loaded]
+    assert spans == [(0, 4)], "its own serves on while sessions need it"
+    assert not standbys(one)[0][0][1]
+    assert world.answer(two.name, session) == toy_tokens((1, 2, 3), 8, 60)
+    world.run_until(lambda: standbys(three, 1) == [[(one.name, True)], [(one.name, True)]])
     world.check_idle()
