@@ -4,9 +4,10 @@ import pytest
 
 from shoal_agent.core import services
 from shoal_agent.core.effects import Accept, CallService, Emit, Finish, OpenStage, SendFrame
+from shoal_agent.core.endings import RETRY_AFTER_S
 from shoal_agent.core.events import CancelRequested, ServicesAvailable
 from shoal_agent.core.facts import ChatPrompt, FinishReason, RejectCode, TextPrompt, Usage
-from shoal_agent.core.ingress import PROMPT_TOKENS_MAX, RETRY_AFTER_S
+from shoal_agent.core.ingress import PROMPT_TOKENS_MAX
 from shoal_agent.core.journey import REFUSALS_MAX
 from shoal_protocol.headers import (
     Activation,

@@ -4,9 +4,9 @@ import pytest
 
 from shoal_agent.core import services
 from shoal_agent.core.effects import SendFrame
+from shoal_agent.core.endings import RETRY_AFTER_S
 from shoal_agent.core.events import CancelRequested, StopRequested
 from shoal_agent.core.facts import ChatPrompt, FinishReason, RejectCode, TextPrompt
-from shoal_agent.core.ingress import RETRY_AFTER_S
 from shoal_agent.core.ledger import BEGIN_S_MAX
 from shoal_protocol.headers import (
     RefusalCode,
@@ -118,11 +118,24 @@ def test_a_complete_answer_does_not_fail_with_a_stage_it_no_longer_needs(world):
     assert ingress.ending(session).reason is FinishReason.LENGTH
 
 
-def test_a_node_that_stops_leaves_nobody_without_an_ending(world):
+def test_a_node_that_stops_finishes_what_it_has_and_takes_nothing_new(world):
+    ingress = world.cells[world.names[3]]
+    streaming = world.ask(ingress.name, tokens_max=100)
+    world.run(0.1)
+    ingress.post(StopRequested())
+    late = world.ask(ingress.name)
+    refusal = ingress.ending(late)
+    assert (refusal.code, refusal.retry_after_s) == (RejectCode.NOT_READY, RETRY_AFTER_S)
+    assert world.answer(ingress.name, streaming) == toy_tokens((1, 2, 3), 8, 100)
+    world.run_until(lambda: ingress.dead)
+
+
+def test_a_node_that_is_asked_twice_to_stop_leaves_nobody_without_an_ending(world):
     ingress = world.cells[world.names[3]]
     streaming = world.ask(ingress.name, tokens_max=100)
     world.run(0.1)
     begun = world.ask(ingress.name)
+    ingress.post(StopRequested())
     ingress.post(StopRequested())
     assert ingress.ending(streaming).reason is FinishReason.FAILED
     assert ingress.ending(begun).code is RejectCode.NOT_READY

@@ -59,5 +59,16 @@ def tell_resume(story: Story, entry: Entry, gap: Gap, now: Instant, out: Outbox)
     )
 
 
+def tell_revival(story: Story, entry: Entry, writer: NodeId, now: Instant) -> None:
+    """A client came back, and its stream goes on here."""
+    count = len(entry.tokens) - entry.prompt_tokens
+    story.tell(
+        now,
+        subject_of(entry),
+        f"session {_short(entry)} is taken over from {writer[:8]} with {count} tokens, as its client came here",
+        cause=story.last(writer),
+    )
+
+
 def _short(entry: Entry) -> str:
     return entry.session.hex()[:8]

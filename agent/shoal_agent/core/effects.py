@@ -198,10 +198,11 @@ class CloseService:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The request passed admission; the stream may begin."""
+    """The request passed admission; the stream may begin. ``resumable``: another ingress could go on with it."""
 
     session: SessionId
     prompt_tokens: int
+    resumable: bool = False
 
 
 @dataclass(frozen=True, slots=True)

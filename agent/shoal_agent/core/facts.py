@@ -230,6 +230,10 @@ class RejectCode(StrEnum):
     DEADLINE = "deadline_exceeded"
     STAGE_LOST = "stage_lost"
     INTERNAL = "internal_error"
+    CONFLICT = "request_id_in_use"
+    """Another request has this id, or had it a moment ago."""
+    NOTHING_KEPT = "stream_not_found"
+    """A client came back for a stream of which nothing is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +261,19 @@ Prompt = ChatPrompt | TextPrompt | TokenPrompt
 
 
 @dataclass(frozen=True, slots=True)
+class Claim:
+    """What lets a client come back for the rest of its stream, also through another ingress.
+
+    ``key`` opens what was written down of it, and follows from the client's own secrets; ``intent`` is a digest of what
+    it asks for. ``seen``: it comes back, and has had so many tokens.
+    """
+
+    key: bytes
+    intent: bytes
+    seen: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One generation as the ingress's API asks for it. ``tokens_max`` None: as many as the context allows."""
 
@@ -267,6 +284,7 @@ class GenerationRequest:
     tokens_max: int | None
     stop: tuple[str, ...]
     deadline_s: float
+    claim: Claim | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,13 +51,15 @@ from shoal_agent.core.explain import Explanation, explain
 from shoal_agent.core.gate import Opener, open_addressed
 from shoal_agent.core.host import Host
 from shoal_agent.core.ingress import Ingress
+from shoal_agent.core.keeper import Keeper
 from shoal_agent.core.outbox import Outbox, Payload
 from shoal_agent.core.staging import SETTLE_S
 from shoal_agent.core.story import Story
 from shoal_agent.core.tables import Tables
-from shoal_agent.core.timers import HostDeadline, RequestDeadline, RequestDue, Routine
+from shoal_agent.core.timers import HostDeadline, JournalDeadline, RequestDeadline, RequestDue, Routine
 from shoal_agent.core.view import NodeView, view_of
 from shoal_agent.core.voice import CoreConfig, Identity, Voice
+from shoal_agent.core.zones import Zones
 from shoal_protocol.headers import (
     Activation,
     CloseSession,
@@ -87,6 +89,7 @@ from shoal_protocol.headers import (
     Token,
 )
 from shoal_protocol.ids import DeploymentId, Epoch, Instant, NodeId
+from shoal_protocol.journal import JournalRequested, JournalServed, JournalWritten
 from shoal_protocol.messages import (
     NodePhase,
 )
@@ -100,13 +103,14 @@ class Node:
     ) -> None:
         self._node = identity.node
         self._config = config
-        self._tables = Tables()
+        self._tables = Tables(Zones({member.node: member.zone for member in identity.roster.members}))
         self._voice = Voice(config, identity)
         self._calls = Calls(identity.node)
         tables = self._tables
         self._host = Host(identity.node, tables, self._calls, config.kv_bytes_max)
         self._citizen = Citizen(config, tables, self._voice, opener, rng, self._occupancy, self._host.evict)
         self._ingress = Ingress(identity.node, tables, self._calls)
+        self._keeper = Keeper(identity.node, tables)
         self._citizen.begin(now)
 
     def _occupancy(self) -> tuple[int, int]:
@@ -136,6 +140,7 @@ class Node:
         self._tables.tenures.check()
         self._host.check()
         self._ingress.check()
+        self._keeper.check()
 
     def snapshot(self, now: Instant) -> NodeView:
         """What this node believes at ``now``."""
@@ -217,13 +222,14 @@ class Node:
                 self._citizen.local(event, now, out)
 
     def _leave(self, now: Instant, out: Outbox) -> None:
-        """Asked to stop: others get time to take over what this node holds."""
+        """Asked to stop: others get time to take over what this node holds, and its own clients to read to the end."""
         timers = self._tables.timers
         if self._tables.phase is not NodePhase.DRAINING:
             self._tables.phase = NodePhase.DRAINING
             timers.set(Routine.LEAVE, Instant(now + self._config.leave_s_max))
             self._citizen.publish(now, out)
-        if self._citizen.staging.needed() and Routine.LEAVE in timers:
+        needed = self._citizen.staging.needed() or self._ingress.request_count > 0
+        if needed and Routine.LEAVE in timers:
             timers.set(Routine.SETTLE, Instant(now + SETTLE_S))
             return
         self._ingress.stop(now, out)
@@ -235,6 +241,8 @@ class Node:
         match header:
             case Activation() | KvRows() | KvKept() | OpenSession() | Resume() | CloseSession() | HandOver():
                 self._host.frame(peer, header, payload, now, out)
+                if isinstance(header, CloseSession):
+                    self._keeper.closed(peer, header)
             case Token():
                 self._ingress.token(peer, header, now, out)
             case SessionOpened():
@@ -245,6 +253,8 @@ class Node:
                 self._ingress.broken(peer, header, now, out)
             case HandedOver():
                 self._ingress.handed(peer, header, now, out)
+            case JournalWritten() | JournalRequested() | JournalServed():
+                self._journal(peer, header, payload, now, out)
             case ServiceCall():
                 self._calls.serve(peer, header, payload, out)
             case ServiceResult():
@@ -261,6 +271,23 @@ class Node:
                 out.release(payload)
             case _:
                 assert_never(header)
+
+    def _journal(
+        self,
+        peer: NodeId,
+        header: JournalWritten | JournalRequested | JournalServed,
+        payload: Payload,
+        now: Instant,
+        out: Outbox,
+    ) -> None:
+        match header:
+            case JournalWritten():
+                self._keeper.written(peer, header, payload, now, out)
+            case JournalServed():
+                self._ingress.served(peer, header, payload, now, out)
+            case JournalRequested(session, taking):
+                if not self._ingress.requested(peer, header, now, out) and not taking:
+                    self._keeper.asked(peer, session, now, out)
 
     def _answered(self, event: ServiceReturned | ServiceFailed, now: Instant, out: Outbox) -> None:
         if self._host.owns(event.call):
@@ -281,6 +308,8 @@ class Node:
                 case RequestDue(session):
                     for node in self._ingress.due(session, now, out):
                         self._citizen.watch.doubt(node, now, out)
+                case JournalDeadline(session):
+                    self._keeper.expired(session)
                 case HostDeadline(session, slot):
                     self._host.expired((session, slot), out)
                 case Routine.SETTLE:
@@ -302,6 +331,7 @@ class Node:
         peer = event.peer
         self._host.peer_lost(peer, now, out)
         self._calls.peer_lost(peer)
+        self._keeper.lost(peer, now)
         self._citizen.link_lost(event, now, out)
         self._ingress.lost(peer, f"the link broke ({event.fault.value})", now, out)
 

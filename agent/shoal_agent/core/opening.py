@@ -6,8 +6,9 @@ The first attempt begins at 0 and goes on by itself. A later one finds what ther
 shadow, or nothing), waits until what was under way is over, tells the ingress how far it reaches, and goes on from
 where the ingress says. What is said under an older attempt is refused; what is said again is answered again.
 
-A session belongs to its ingress: another one takes it up only if it is an orphan, or its ingress is known to be lost.
-A shadow belongs to nobody. An epoch that takes no sessions any more still takes later attempts, of sessions it knows
+A session belongs to its ingress: another one takes it up only if it is of the same trust zone, and shows by a later
+attempt that the client turned to it (ADR 16); of another zone nobody does, also when the ingress is lost. A shadow
+belongs to nobody. An epoch that takes no sessions any more still takes later attempts, of sessions it knows
 and of others, as long as the blocks are open here: whose primary is lost has nowhere else to go.
 """
 
@@ -37,6 +38,7 @@ class Openings:
     def __init__(self, node: NodeId, tables: Tables, holdings: Holdings, runner: Runner) -> None:
         self._node = node
         self._tenures = tables.tenures
+        self._zones = tables.zones
         self._holdings = holdings
         self._runner = runner
 
@@ -83,9 +85,8 @@ class Openings:
         if header.attempt <= hosted.attempt:
             return RefusalCode.OLD_ATTEMPT, f"attempt {hosted.attempt} is known here"
         lease = hosted.lease
-        alone = lease is None or lease.ingress in self._tenures.lost or hosted.stand is Stand.ORPHANED
-        if not alone and lease is not None and lease.ingress != peer:
-            return RefusalCode.OLD_ATTEMPT, "another ingress has the session"
+        if lease is not None and lease.ingress != peer and not self._zones.shared(lease.ingress, peer):
+            return RefusalCode.OLD_ATTEMPT, "an ingress of another zone has the session"
         if lease is not None and header.tokens_max > hosted.tokens_max:
             return RefusalCode.KV_FULL, f"the session was opened for {hosted.tokens_max} tokens"
         return None

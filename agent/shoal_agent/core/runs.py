@@ -23,6 +23,11 @@ class Runs:
     def __init__(self, prompt_tokens: int, segments: tuple[tuple[int, int], ...] = ()) -> None:
         self._segments = segments or ((0, STEP), (prompt_tokens, 1))
 
+    @property
+    def segments(self) -> tuple[tuple[int, int], ...]:
+        """As they are written down."""
+        return self._segments
+
     def floor(self, position: int) -> int:
         """The start of the run that ``position`` is in."""
         begin, step = next(segment for segment in reversed(self._segments) if segment[0] <= position)

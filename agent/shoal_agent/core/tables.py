@@ -15,6 +15,7 @@ from shoal_agent.core.pace import Pace
 from shoal_agent.core.story import Story
 from shoal_agent.core.tenure import Tenures
 from shoal_agent.core.timers import Routine, Timers
+from shoal_agent.core.zones import Zones
 from shoal_protocol.ids import Digest, Instant, NodeId
 from shoal_protocol.messages import LinkMeasured, NodePhase, NodeState
 
@@ -26,6 +27,7 @@ RECORD_SPACING_S: Final = 0.5
 class Tables:
     """What one node knows."""
 
+    zones: Zones = field(default_factory=lambda: Zones({}))
     membership: Membership = field(default_factory=Membership)
     tenures: Tenures = field(default_factory=Tenures)
     models: dict[Digest, ModelFacts] = field(default_factory=dict)

@@ -69,6 +69,13 @@ class HostDeadline:
 
 
 @dataclass(frozen=True, slots=True)
+class JournalDeadline:
+    """What another ingress wrote of its session is kept no longer."""
+
+    session: SessionId
+
+
+@dataclass(frozen=True, slots=True)
 class ProbeDue:
     """The next step of asking a silent node: ask others too, judge, or ask again."""
 
@@ -111,7 +118,7 @@ class WordDue:
 
 CouncilAlarm = VoteDue | WordDue
 
-Alarm = Routine | RequestDeadline | RequestDue | HostDeadline | WatchAlarm | CouncilAlarm
+Alarm = Routine | RequestDeadline | RequestDue | HostDeadline | JournalDeadline | WatchAlarm | CouncilAlarm
 
 
 class Timers:
