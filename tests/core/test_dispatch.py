@@ -50,6 +50,13 @@ def test_nobody_if_nobody_can(known):
     assert place(SERVICE, SESSION, HERE, (), known, NODES, NOW) is None
 
 
+def test_nobody_who_is_shunned():
+    hosts = NODES[3:5]
+    assert place(SERVICE, SESSION, HERE, (), table(NODES[1:]), hosts, NOW, hosts[:1]) == hosts[1]
+    assert place(SERVICE, SESSION, HERE, (), table(NODES[1:]), hosts, NOW, hosts) not in hosts
+    assert place(SERVICE, SESSION, HERE, (), table(NODES[1:]), hosts, NOW, NODES) is None
+
+
 def test_nobody_who_was_silent_too_long():
     assert place(SERVICE, SESSION, HERE, (), table(NODES[1:]), NODES, Instant(NOW + SILENCE_S + 1)) is None
 

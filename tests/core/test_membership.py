@@ -144,3 +144,13 @@ def test_who_is_forgotten_was_never_here():
     table.forget(TWO)
     assert table.peers() == ()
     assert merged(table, 1, 1)
+
+
+def test_whoever_asks_hears_once_of_whom_something_was_found():
+    table = Membership()
+    assert table.restood() == []
+    table.stand(TWO, Standing.ALIVE)
+    table.stand(ONE, Standing.SUSPECT)
+    table.stand(TWO, Standing.UNKNOWN)
+    assert table.restood() == [TWO, ONE, TWO]
+    assert table.restood() == []

@@ -191,6 +191,24 @@ def test_who_dials_us_is_asked():
     assert us.sees(victim) is Standing.ALIVE
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_who_is_waited_for_in_vain_is_suspected_sooner(seed):
+    took_s = {}
+    for doubted in (False, True):
+        cluster = settled(5, seed=seed)
+        us, paused, well = cluster.nodes[cluster.names[0]], cluster.names[1], cluster.names[2]
+        cluster.pause(paused)
+        begun = cluster.now
+        cluster.run(1.0)
+        for node in (paused, well, us.name) if doubted else ():
+            cluster.act(us, lambda out, us=us, node=node, now=cluster.now: us.watch.doubt(node, now, out))
+        cluster.run_until(lambda us=us, paused=paused: us.sees(paused) is Standing.SUSPECT)
+        took_s[doubted] = cluster.now - begun
+        cluster.run(1.0)
+        assert us.sees(well) is Standing.ALIVE
+    assert took_s[True] < took_s[False]
+
+
 # --- our own sleep ------------------------------------------------------------------------------------------------
 
 
