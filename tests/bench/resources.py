@@ -101,7 +101,7 @@ async def demo_first_token() -> float:
     """Seconds from the start of ``shoal demo`` to the first character of its answer; the model is there already."""
     begun = time.perf_counter()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "shoal_agent", "demo"),
+        *(sys.executable, "-m", "shoal_agent", "demo", "--no-chaos"),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.DEVNULL,
         cwd=ROOT,

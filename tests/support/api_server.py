@@ -29,6 +29,10 @@ class ApiServer:
     state: Any = field(default_factory=dict)
     models: list[str] = field(default_factory=lambda: ["tiny"])
     pieces: list[str] = field(default_factory=lambda: ["Hel", "lo", "!"])
+    token_ids: list[list[int]] = field(default_factory=list)
+    """Of each piece; none if it is not asked for them."""
+    last_word: bool = True
+    """Whether a stream ends as it should."""
     extra_lines: list[str] = field(default_factory=list)
     finish_reason: str | None = "stop"
     refuse: tuple[int, Any] | None = None
@@ -71,14 +75,19 @@ class ApiServer:
     async def _events(self) -> AsyncIterator[str]:
         try:
             for index, piece in enumerate(self.pieces):
-                yield self._event({"choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
+                choice = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
+                ids = {"token_ids": self.token_ids[index]} if self.token_ids else {}
+                yield self._event({"id": "chatcmpl-0a0b", "choices": [choice | ids]})
                 if index == 0 and self.hold:
                     await asyncio.sleep(GONE_S_MAX)
             for line in self.extra_lines:
                 yield line
-            yield self._event({"choices": [{"index": 0, "delta": {}, "finish_reason": self.finish_reason}]})
+            if not self.last_word:
+                return
+            closing = {"index": 0, "delta": {}, "finish_reason": self.finish_reason}
+            yield self._event({"id": "chatcmpl-0a0b", "choices": [closing]})
             usage = {"prompt_tokens": 5, "completion_tokens": len(self.pieces), "total_tokens": 5 + len(self.pieces)}
-            yield self._event({"choices": [], "usage": usage})
+            yield self._event({"id": "chatcmpl-0a0b", "choices": [], "usage": usage})
             yield "data: [DONE]\n\n"
         except asyncio.CancelledError:
             self.client_gone.set()

@@ -1,4 +1,7 @@
-"""A cluster as a user gets one: ``shoal demo --keep --json`` in a process of its own, ended by a signal."""
+"""A cluster as a user gets one: ``shoal demo --keep --json`` in a process of its own, ended by a signal.
+
+The show before it is cut short: one token, and nobody is killed, unless a test wants it otherwise.
+"""
 
 import contextlib
 import json
@@ -70,7 +73,8 @@ def alive(pid: int) -> bool:
 
 def start(*arguments: str) -> Demo:
     """``shoal demo --keep --json`` with ``arguments``, once it printed its object."""
-    command = [sys.executable, "-m", "shoal_agent", "demo", "--keep", "--json", *arguments]
+    show = ("--no-chaos", "--max-tokens", "1")
+    command = [sys.executable, "-m", "shoal_agent", "demo", "--keep", "--json", *show, *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ | {"PYTHONWARNINGS": "default"})
     assert process.stdout is not None
     ready, _, _ = select.select([process.stdout], [], [], START_S_MAX)

@@ -1,10 +1,12 @@
 """`shoal demo`: the main job, end to end, on one machine.
 
 Fetches and converts the model if it is not there, starts a broker and the agents, has the operator plan and announce
-the split, waits until every stage is ready, streams one answer from the first agent's OpenAI API, prints a summary,
-and stops everything it started. With ``--keep`` the cluster stays up until Ctrl-C or SIGTERM.
+the split, waits until every stage is ready, streams one answer from the first agent's OpenAI API, kills one of the
+others in the middle of the same answer (``demo_chaos``), prints what came of it, and stops everything it started. With
+``--keep`` the cluster stays up until Ctrl-C or SIGTERM, whole: the agent that was killed is started again.
 
-With ``--json`` stdout is exactly one JSON object; everything a person may like to see meanwhile goes to stderr.
+The answer goes to stdout, once; everything else, the second stream included, is for a person and goes to stderr. With
+``--json`` stdout is exactly one JSON object.
 """
 
 import asyncio
@@ -14,8 +16,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -24,42 +25,28 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from shoal_agent.cli.demo_ask import Answer, Question, ask, session_client
+from shoal_agent.cli.demo_chaos import TOKENS_MIN, Chaos, Target, come_back, lose_one
 from shoal_agent.cli.model import ensure_catalog_model
-from shoal_agent.errors import ExitCode, FailedError
+from shoal_agent.errors import ExitCode
 from shoal_agent.shell.cluster import LocalCluster, local_cluster
 from shoal_agent.shell.lab import LabSettings
 
 MODEL: Final = "smollm2-135m-instruct"
-PROMPT: Final = "What is the capital of France? Then tell me one interesting fact about it."
+PROMPT: Final = "What is the capital of France, and what is it known for?"
+"""Its answer is three sentences, long enough to be interrupted, and ends by itself."""
 NODES_MAX: Final = 8
-REQUEST_TIMEOUT_S: Final = 300.0
-"""A long answer on a busy laptop; the API's own deadline comes first."""
 
-
-@dataclass(slots=True)
-class Answer:
-    """One streamed answer, as its client saw it."""
-
-    text: str = ""
-    token_ids: list[int] = field(default_factory=list)
-    first_token_s: float = 0.0
-    total_s: float = 0.0
-
-    @property
-    def tokens_per_second(self) -> float:
-        """Rate after the first token: decoding alone."""
-        span = self.total_s - self.first_token_s
-        return (len(self.token_ids) - 1) / span if len(self.token_ids) > 1 and span > 0 else 0.0
+Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Wishes:
     """The command line."""
 
-    prompt: str
+    question: Question
     nodes: int
-    max_tokens: int
-    seed: int
+    chaos: bool
     keep: bool
     port: int
     as_json: bool
@@ -73,125 +60,142 @@ def demo(
     seed: Annotated[
         int, typer.Option(min=0, help="Seed of the sampler; the demo is greedy, so it changes nothing yet.")
     ] = 0,
-    keep: Annotated[bool, typer.Option("--keep", help="Leave the cluster up until Ctrl-C.")] = False,
+    chaos: Annotated[
+        bool, typer.Option("--chaos/--no-chaos", help="Ask again, and kill one host in the middle of the answer.")
+    ] = True,
+    keep: Annotated[bool, typer.Option("--keep", help="Afterwards leave the cluster up until Ctrl-C.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the first agent's API; 0 takes a free one.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Split a real language model over agents on this machine and ask it something.
 
+    Then ask it the same again, kill one host in the middle of the answer, and say what came of it: the demo fails
+    (exit code 7) if the answer breaks off or a single token is another one.
+
+    With --json the object has "chaos": what was killed (node, first_block, last_block, after_tokens), what the client
+    saw (identical, gap_s, usual_s), how the session came back (way: kv, replay, prefill or move; detect_s, switch_s,
+    rebuild_s, moved), and what the others decided (epoch, reason, plan, decided_s, serving_s, redundant_s, why_not).
+    If nobody was killed it is null, and "chaos_skipped" says why.
+
     Example: shoal demo --nodes 3 --prompt "Why is the sky blue?"
     """
-    wishes = Wishes(prompt, nodes, max_tokens, seed, keep, port, as_json, time.monotonic())
+    question = Question(MODEL, prompt, max_tokens, seed)
+    wishes = Wishes(question, nodes, chaos, keep, port, as_json, time.monotonic())
     raise SystemExit(asyncio.run(_run_until_signal(wishes)))
 
 
 async def _run_until_signal(wishes: Wishes) -> int:
-    """Run the demo as a task that SIGINT and SIGTERM cancel, so that every ``finally`` on the way gets its turn."""
+    """Run the demo as a task that a signal cancels, so that every ``finally`` on the way gets its turn, undisturbed."""
     loop = asyncio.get_running_loop()
-    task = asyncio.ensure_future(_demo(wishes))
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, task.cancel)
+    kept = asyncio.Event()
+    task = asyncio.ensure_future(_demo(wishes, kept))
+
+    def end() -> None:
+        if not task.cancelling():
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, end)
     try:
         return await task
     except asyncio.CancelledError:
-        return ExitCode.OK if wishes.keep else ExitCode.INTERRUPTED
+        return ExitCode.OK if kept.is_set() else ExitCode.INTERRUPTED
 
 
-async def _demo(wishes: Wishes) -> int:
+async def _demo(wishes: Wishes, kept: asyncio.Event) -> int:
     console = Console(stderr=True, quiet=wishes.as_json)
     store = await asyncio.to_thread(ensure_catalog_model, MODEL, quiet=wishes.as_json)
     folder = Path(tempfile.mkdtemp(prefix="shoal-demo-"))
     settings = LabSettings(folder / "lab", wishes.nodes, store.root, (), api_port=wishes.port)
     try:
         console.print(f"starting a broker and {wishes.nodes} agents ...")
-        async with local_cluster(settings, MODEL, stages=wishes.nodes) as cluster:
+        async with (
+            local_cluster(settings, MODEL, stages=wishes.nodes) as cluster,
+            session_client(cluster.api, cluster.lab.api_key) as client,
+        ):
             console.print(_plan_table(cluster))
+            told = await _show(cluster, client, wishes, console)
+            if wishes.as_json:
+                print(json.dumps(told), flush=True)
             if wishes.keep:
-                return await _keep(cluster, wishes)
-            return await _ask_once(cluster, wishes, console)
+                kept.set()
+                await cluster.watch()
+        return ExitCode.OK
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-async def _keep(cluster: LocalCluster, wishes: Wishes) -> int:
-    if wishes.as_json:
-        print(json.dumps(_kept_json(cluster)), flush=True)
-    else:
+async def _show(cluster: LocalCluster, client: httpx.AsyncClient, wishes: Wishes, console: Console) -> Json:
+    """The whole show; what there is to tell of it."""
+    answer = await _ask(cluster, client, wishes, console)
+    skipped = why_no_chaos(wishes, answer)
+    chaos = None if skipped else await _lose_one(cluster, client, wishes, answer, console)
+    if skipped and wishes.chaos:
+        console.print(f"nobody is killed: {skipped}", highlight=False)
+    console.print(f"{time.monotonic() - wishes.started:.1f} s in all", highlight=False)
+    told = _answer_json(cluster, answer, wishes) | _chaos_json(chaos, skipped)
+    if not wishes.keep:
+        return told
+    if chaos is not None:
+        console.print(f"starting {chaos.node[:8]} again, so that what is kept is whole ...", highlight=False)
+        cluster.apis[chaos.node] = await come_back(client, chaos.node, cluster.start_again)
+    if not wishes.as_json:
         print(f"API      {cluster.api}/v1\nAPI key  {cluster.lab.api_key}\nstop with Ctrl-C", flush=True)
-    await cluster.watch()
-    return ExitCode.OK
+    return told | _kept_json(cluster)
 
 
-async def _ask_once(cluster: LocalCluster, wishes: Wishes, console: Console) -> int:
-    console.print(f"[dim]{wishes.prompt}[/dim]")
+async def _ask(cluster: LocalCluster, client: httpx.AsyncClient, wishes: Wishes, console: Console) -> Answer:
+    """The first answer, which nothing disturbs: it is the result."""
+    console.print(wishes.question.prompt, style="dim", markup=False, highlight=False)
 
-    def show(text: str) -> None:
+    def show(_answer: Answer, text: str) -> None:
         if not wishes.as_json:
             sys.stdout.write(text)
             sys.stdout.flush()
 
-    answer = await stream_chat(cluster.api, cluster.lab.api_key, wishes, show)
-    if wishes.as_json:
-        print(json.dumps(_answer_json(cluster, answer, wishes)), flush=True)
-        return ExitCode.OK
-    print(flush=True)
+    answer = await ask(client, wishes.question, show)
+    if not wishes.as_json:
+        print(flush=True)
     console.print(
         f"{len(answer.token_ids)} tokens, {answer.tokens_per_second:.1f} tokens/s, "
-        f"first token {answer.first_token_s:.2f} s after asking, "
-        f"{time.monotonic() - wishes.started:.1f} s in all, epoch {cluster.plan.epoch}"
+        f"first token {answer.first_token_s:.2f} s after asking, epoch {cluster.plan.epoch}",
+        highlight=False,
     )
-    return ExitCode.OK
-
-
-async def stream_chat(api: str, key: str, wishes: Wishes, show: Callable[[str], None]) -> Answer:
-    """Ask over the OpenAI API, streaming; ``show`` gets each piece of text."""
-    body = {
-        "model": MODEL,
-        "messages": [{"role": "user", "content": wishes.prompt}],
-        "max_tokens": wishes.max_tokens,
-        "temperature": 0,
-        "seed": wishes.seed,
-        "stream": True,
-        "return_token_ids": True,
-    }
-    answer = Answer()
-    begun = time.monotonic()
-    timeout = httpx.Timeout(REQUEST_TIMEOUT_S, connect=5.0)
-    async with (
-        httpx.AsyncClient(timeout=timeout, headers={"Authorization": f"Bearer {key}"}) as client,
-        client.stream("POST", f"{api}/v1/chat/completions", json=body) as response,
-    ):
-        if response.status_code != httpx.codes.OK:
-            text = (await response.aread()).decode(errors="replace")
-            raise FailedError(f"the API answered {response.status_code}: {text[:500]}")
-        async for line in response.aiter_lines():
-            if line.startswith("data: ") and line != "data: [DONE]":
-                _take(json.loads(line.removeprefix("data: ")), answer, begun, show)
-    answer.total_s = time.monotonic() - begun
     return answer
 
 
-def _take(event: dict[str, Any], answer: Answer, begun: float, show: Callable[[str], None]) -> None:
-    if "error" in event:
-        raise FailedError(f"the stream broke: {event['error'].get('message', event['error'])}")
-    for choice in event.get("choices", ()):
-        tokens = choice.get("token_ids") or []
-        if tokens and not answer.token_ids:
-            answer.first_token_s = time.monotonic() - begun
-        answer.token_ids += tokens
-        text = choice.get("delta", {}).get("content") or ""
-        answer.text += text
-        show(text)
+def why_no_chaos(wishes: Wishes, answer: Answer) -> str:
+    """Why nobody is to be killed; empty if somebody is."""
+    if not wishes.chaos:
+        return "--no-chaos"
+    if wishes.nodes == 1:
+        return "there is one agent only, and it is the one that is asked"
+    if len(answer.token_ids) < TOKENS_MIN:
+        return f"an answer of {len(answer.token_ids)} tokens has no middle, it takes {TOKENS_MIN}"
+    return ""
 
 
-def _plan_json(cluster: LocalCluster) -> list[dict[str, Any]]:
+async def _lose_one(
+    cluster: LocalCluster, client: httpx.AsyncClient, wishes: Wishes, answer: Answer, console: Console
+) -> Chaos:
+    def show(_answer: Answer, text: str) -> None:
+        console.print(text, end="", soft_wrap=True, markup=False, highlight=False)
+
+    def tell(line: str) -> None:
+        console.print(line, style="bold" if "✗" in line else None, soft_wrap=True, markup=False, highlight=False)
+
+    target = Target(client, cluster.lab.nodes[0].node, wishes.question, cluster.kill)
+    return await lose_one(target, answer, show, tell)
+
+
+def _plan_json(cluster: LocalCluster) -> list[Json]:
     return [
         {"node": stage.node, "first_block": stage.first_block, "last_block": stage.last_block}
         for stage in cluster.plan.stages
     ]
 
 
-def _answer_json(cluster: LocalCluster, answer: Answer, wishes: Wishes) -> dict[str, Any]:
+def _answer_json(cluster: LocalCluster, answer: Answer, wishes: Wishes) -> Json:
     return {
         "text": answer.text,
         "token_ids": answer.token_ids,
@@ -205,12 +209,14 @@ def _answer_json(cluster: LocalCluster, answer: Answer, wishes: Wishes) -> dict[
     }
 
 
-def _kept_json(cluster: LocalCluster) -> dict[str, Any]:
+def _chaos_json(chaos: Chaos | None, skipped: str) -> Json:
+    return {"chaos": None if chaos is None else chaos.as_json(), "chaos_skipped": skipped or None}
+
+
+def _kept_json(cluster: LocalCluster) -> Json:
     return {
         "api": cluster.api,
         "api_key": cluster.lab.api_key,
-        "epoch": cluster.plan.epoch,
-        "plan": _plan_json(cluster),
         "agents": [
             {"node": agent.node.node, "pid": agent.pid, "api": cluster.apis[agent.node.node]}
             for agent in cluster.agents

@@ -24,10 +24,10 @@ WATCH_S: Final = 0.5
 
 @dataclass(frozen=True, slots=True)
 class LocalCluster:
-    """A running cluster on this machine. ``apis`` are the agents' HTTP addresses."""
+    """A running cluster on this machine. ``apis`` are the agents' HTTP addresses; ``plan`` is its first one."""
 
     lab: Lab
-    agents: tuple[Running, ...]
+    agents: list[Running]
     broker: RunningBroker
     apis: dict[NodeId, str]
     plan: Plan
@@ -40,6 +40,19 @@ class LocalCluster:
     async def watch(self) -> None:
         """Never returns while all agents live; FailedError when one ended."""
         await _watch(self.agents)
+
+    def kill(self, node: NodeId) -> None:
+        """End an agent as a power cut does; nobody is told."""
+        self.agents[self._index(node)].process.kill()
+
+    async def start_again(self, node: NodeId) -> None:
+        """Start an agent that ended, with the keys and the state it had; it comes back under another HTTP address."""
+        index = self._index(node)
+        await stop_agents([self.agents[index]])
+        self.agents[index] = await start_agent(self.agents[index].node)
+
+    def _index(self, node: NodeId) -> int:
+        return next(index for index, agent in enumerate(self.agents) if agent.node.node == node)
 
 
 @asynccontextmanager
@@ -63,7 +76,7 @@ async def local_cluster(
                 agents.append(await start_agent(node, cores[index] if index < len(cores) else ()))
             result = await _deployed(lab, agents, model, stages, tell)
             apis = {heard.node: heard.state.api for heard in result.heard}
-            yield LocalCluster(lab, tuple(agents), broker, apis, result.plan)
+            yield LocalCluster(lab, agents, broker, apis, result.plan)
         finally:
             await asyncio.shield(stop_agents(agents))
 
