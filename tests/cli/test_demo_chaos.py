@@ -236,7 +236,7 @@ async def test_a_plan_without_standbys_says_why():
     seen = await lose(ingress)
     assert seen.chaos.decision.serving_s is not None
     assert seen.chaos.decision.redundant_s is None
-    assert seen.chaos.decision.why_not == "not every stage can have one: there is no other node"
+    assert seen.chaos.decision.why_not == "the plan does not name one for every stage: there is no other node"
     assert "there is no other node" in seen.told
 
 

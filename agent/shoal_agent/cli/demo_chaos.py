@@ -260,8 +260,10 @@ async def _explained(client: httpx.AsyncClient, seen: Decision) -> Decision:
     if seen.epoch is None:
         return seen
     told = await _get(client, f"/shoal/v1/explain?epoch={seen.epoch}")
-    lacks = [each["why_no_more"] for each in (told["now"] or {}).get("backing", ()) if not each["standbys"]]
-    why_not = f"not every stage can have one: {lacks[0]}" if seen.redundant_s is None and lacks else seen.why_not
+    whys = [each["why_no_more"] for each in (told["now"] or {}).get("backing", ()) if each["why_no_more"]]
+    why_not = seen.why_not
+    if seen.redundant_s is None and not all(stage["standbys"] for stage in seen.stages):
+        why_not = f"the plan does not name one for every stage{': ' if whys else ''}{'; '.join(dict.fromkeys(whys))}"
     return replace(seen, reason=told["reason"], why_not=why_not)
 
 
