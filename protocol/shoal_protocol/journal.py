@@ -45,13 +45,9 @@ class JournalWritten:
 
 @dataclass(frozen=True, slots=True)
 class JournalRequested:
-    """Ingress to peers of its trust zone: tell me what you keep of ``session``.
-
-    ``taking``: said to the ingress that wrote it: I go on with it now; let go of it, and tell its stages nothing.
-    """
+    """Ingress to peers of its trust zone: tell me what you keep of ``session``, or have of it as its ingress."""
 
     session: SessionId
-    taking: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from shoal_agent.core.events import PeerLost
 from shoal_agent.core.outbox import Outbox
 from shoal_protocol.headers import (
     CloseReason,
@@ -124,10 +125,25 @@ def test_a_nonsense_prompt_costs_only_its_own_session(stand, data):
         stand.close(session)
 
 
-def test_nobody_takes_a_session_from_an_ingress_that_is_there(stand):
+def test_a_session_goes_to_another_ingress_of_its_zone(stand):
     stand.open_both()
     stand.say(replace(OPEN, attempt=1), by=stand.stranger)
-    (refusal,) = stand.heard(SessionRefused, stand.stranger)
+    assert stand.heard(SessionOpened, stand.stranger) == [SessionOpened(SESSION, 0, 1, 0, 0)]
+    assert (stand.refusal().code, stand.refusal().attempt) == (RefusalCode.OLD_ATTEMPT, 0), "who had it is told"
+    stand.say(CloseSession(SESSION, CloseReason.CANCELLED))
+    assert stand.sessions() == 1, "who lost it cannot close it"
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED), by=stand.stranger)
+    stand.close()
+
+
+@pytest.mark.parametrize("orphaned", [False, True])
+def test_nobody_of_another_zone_takes_a_session(stand, orphaned):
+    stand.cell().node._tables.zones._zones[stand.stranger] = "elsewhere"
+    stand.open_both()
+    if orphaned:
+        stand.cell().post(PeerLost(stand.by_hand, "gone"))
+    stand.say(replace(OPEN, attempt=1), by=stand.stranger)
+    refusal = stand.refusal(stand.stranger)
     assert (refusal.code, refusal.attempt) == (RefusalCode.OLD_ATTEMPT, 1)
     stand.close()
 

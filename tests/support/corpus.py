@@ -129,6 +129,6 @@ def headers_of(session: SessionId, source: NodeId, wire: bytes, message: Control
         headers.HandOver(TOY, epoch, session, 1, 0, Epoch(1), (source, source), last=False),
         headers.HandedOver(session, 1, 0, 4, last=False, refusal=None),
         JournalWritten(session, 0, 1000),
-        JournalRequested(session, taking=False),
+        JournalRequested(session),
         JournalServed(session, None, 0),
     )

@@ -257,7 +257,7 @@ HEADERS: Final[tuple[headers.Header, ...]] = (
     headers.HandOver(TOY, Epoch(0), SESSION, 1, 3, Epoch(1), ROUTE[:2], last=True),
     headers.HandedOver(SESSION, 1, 3, 12, last=True, refusal=None),
     journal.JournalWritten(SESSION, 3, 29_000),
-    journal.JournalRequested(SESSION, taking=True),
+    journal.JournalRequested(SESSION),
     journal.JournalServed(SESSION, node_of(AGENT), 29_000),
 )
 PAYLOADS: Final[dict[type, bytes]] = {

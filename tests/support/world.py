@@ -23,7 +23,7 @@ from shoal_agent.core.events import (
     ServicesAvailable,
     TimePassed,
 )
-from shoal_agent.core.facts import GenerationRequest, Prompt, TensorHandle, TokenPrompt
+from shoal_agent.core.facts import Claim, GenerationRequest, Prompt, TensorHandle, TokenPrompt
 from shoal_agent.core.node import Node
 from shoal_agent.core.plan import GENESIS_PARENT
 from shoal_agent.core.voice import CoreConfig, Identity
@@ -85,8 +85,16 @@ class World:
     """Virtual time, two brokers, links between all nodes. Node ``names[i]`` is the i-th one made."""
 
     def __init__(
-        self, count: int, *, blocks: int = 8, seed: int = 1, kv_bytes_max: int = 10**9, context: int = 512
+        self,
+        count: int,
+        *,
+        blocks: int = 8,
+        seed: int = 1,
+        kv_bytes_max: int = 10**9,
+        context: int = 512,
+        abroad: int = 0,
     ) -> None:
+        """``abroad``: so many of the last nodes stand in a trust zone of their own."""
         self.now = Instant(0.0)
         self.rng = Random(seed)
         self.facts = toy_facts(blocks, context)
@@ -105,8 +113,10 @@ class World:
         self.operator = Ed25519Sealer(bytes([2]) * 32)
         keys = [Ed25519Sealer(bytes([10 + index]) * 32) for index in range(count)]
         roles = [(key, (Role.AGENT,), key.public_key) for key in keys] + [(self.operator, (Role.OPERATOR,), b"")]
+        zones = ["home"] * (count - abroad) + ["abroad"] * abroad + ["home"]
         members = tuple(
-            Member(node_id_of(key.public_key), key.public_key, held, "home", der) for key, held, der in roles
+            Member(node_id_of(key.public_key), key.public_key, held, zone, der)
+            for (key, held, der), zone in zip(roles, zones, strict=True)
         )
         roster = Roster(CLUSTER, 1, 4_000_000_000, (root.public_key,), 1, members)
         wire = sign_roster(roster, [root])
@@ -304,10 +314,12 @@ class World:
         deployment: DeploymentId = TOY,
         sampling: Sampling = GREEDY,
         stop: tuple[str, ...] = (),
+        session: SessionId | None = None,
+        claim: Claim | None = None,
     ) -> SessionId:
-        session = SessionId(self.rng.randbytes(16))
+        session = session or SessionId(self.rng.randbytes(16))
         asked = TokenPrompt(prompt) if isinstance(prompt, tuple) else prompt
-        request = GenerationRequest(session, deployment, asked, sampling, tokens_max, stop, deadline_s)
+        request = GenerationRequest(session, deployment, asked, sampling, tokens_max, stop, deadline_s, claim)
         self.cells[ingress].post(RequestArrived(request))
         return session
 

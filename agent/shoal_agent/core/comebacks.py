@@ -3,7 +3,7 @@
     here                                                 there
     RequestArrived(claim: seen n) ── JournalRequested ──► keeper, or the ingress itself
                      revived ◄────── JournalServed ──────
-    accepted, route laid    ── JournalRequested(taking) ► the ingress, if it lives: it releases the stream
+    accepted, route laid ── OpenSession, a later attempt ──► stages ── SessionRefused ──► the ingress, if it lives
     client is shown token n+1, n+2, ...
 
 A client that does not say that it comes back, but whose request's id a stage knows already, is looked for likewise: it
@@ -23,7 +23,7 @@ from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import RequestDeadline
 from shoal_protocol.headers import RefusalCode, SessionRefused
 from shoal_protocol.ids import Instant, NodeId, SessionId
-from shoal_protocol.journal import JournalRequested, JournalServed
+from shoal_protocol.journal import JournalServed
 
 
 class Comebacks:
@@ -76,8 +76,6 @@ class Comebacks:
         self._timers.set(RequestDeadline(entry.session), entry.deadline)
         out.count("sessions_revived", "ENDED" if entry.ending else "OPEN")
         chronicle.tell_revival(self._tables.story, entry, found.writer, now)
-        if found.writer != self._node:
-            out.send(found.writer, JournalRequested(entry.session, taking=True))
         entry.accepted = True
         out.add(Accept(entry.session, entry.prompt_tokens, self._diary.begin(entry, now, out)))
         return entry
@@ -108,16 +106,13 @@ class Comebacks:
 
     # --- going ----------------------------------------------------------------------------------------------------
 
-    def requested(self, peer: NodeId, header: JournalRequested, now: Instant, out: Outbox) -> bool:
-        """Another ingress asks for, or takes, a stream that is served here; whether there is such a one."""
-        entry = self._ledger.get(header.session)
+    def requested(self, peer: NodeId, session: SessionId, now: Instant, out: Outbox) -> bool:
+        """Another ingress asks for a stream that may be served here; whether it is, and was told."""
+        entry = self._ledger.get(session)
         if entry is None or entry.diary is None or not self._tables.zones.shared(peer, self._node):
             return False
-        if header.taking:
-            self._endings.release(entry, "another node goes on with it", out)
-        else:
-            out.count("journals_served", "own")
-            out.send(peer, JournalServed(entry.session, self._node, entry.left_ms(now)), self._diary.told(entry))
+        out.count("journals_served", "own")
+        out.send(peer, JournalServed(session, self._node, entry.left_ms(now)), self._diary.told(entry))
         return True
 
     def overtaken(self, peer: NodeId, header: SessionRefused, now: Instant, out: Outbox) -> bool:

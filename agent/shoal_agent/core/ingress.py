@@ -38,7 +38,7 @@ from shoal_protocol.headers import (
     Token,
 )
 from shoal_protocol.ids import Instant, NodeId, SessionId
-from shoal_protocol.journal import JournalRequested, JournalServed
+from shoal_protocol.journal import JournalServed
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, REQUESTS_MAX, STAGE_QUEUE_MAX
 from shoal_protocol.messages import NodePhase
 
@@ -290,9 +290,9 @@ class Ingress:
         if failure is None:
             self._write(entry, now, out)
 
-    def requested(self, peer: NodeId, header: JournalRequested, now: Instant, out: Outbox) -> bool:
-        """Another ingress asks for, or takes, a stream that is served here; whether there is such a one."""
-        return self._comebacks.requested(peer, header, now, out)
+    def requested(self, peer: NodeId, session: SessionId, now: Instant, out: Outbox) -> bool:
+        """Another ingress asks for a stream that may be served here; whether it is, and was told."""
+        return self._comebacks.requested(peer, session, now, out)
 
     # --- looking in -----------------------------------------------------------------------------------------------
 

@@ -285,8 +285,8 @@ class Node:
                 self._keeper.written(peer, header, payload, now, out)
             case JournalServed():
                 self._ingress.served(peer, header, payload, now, out)
-            case JournalRequested(session, taking):
-                if not self._ingress.requested(peer, header, now, out) and not taking:
+            case JournalRequested(session):
+                if not self._ingress.requested(peer, session, now, out):
                     self._keeper.asked(peer, session, now, out)
 
     def _answered(self, event: ServiceReturned | ServiceFailed, now: Instant, out: Outbox) -> None:
@@ -307,7 +307,8 @@ class Node:
                     self._ingress.expired(session, now, out)
                 case RequestDue(session):
                     for node in self._ingress.due(session, now, out):
-                        self._citizen.watch.doubt(node, now, out)
+                        if self._citizen.watch.doubt(node, now, out):
+                            self._ingress.lost(node, "no token comes, and it does not answer", now, out)
                 case JournalDeadline(session):
                     self._keeper.expired(session)
                 case HostDeadline(session, slot):

@@ -107,7 +107,11 @@ class Openings:
     def _take_up(
         self, hosted: Hosted, peer: NodeId, header: OpenSession, payload: Payload, now: Instant, out: Outbox
     ) -> None:
-        """Serve it, for ``peer``, as soon as what is under way is over."""
+        """Serve it, for ``peer``, as soon as what is under way is over; another ingress that had it is told."""
+        old = hosted.lease
+        if old is not None and old.ingress != peer and hosted.stand is not Stand.ORPHANED:
+            fault = RefusalCode.OLD_ATTEMPT, "another ingress has the session"
+            out.send(old.ingress, SessionRefused(header.session, header.stage, *fault, hosted.attempt))
         ids = payload if isinstance(payload, bytes) else b""
         route, stage = header.route or primaries_of(hosted.plan), header.stage
         source = peer if stage == 0 else route[stage - 1]

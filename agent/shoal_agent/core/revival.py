@@ -67,7 +67,7 @@ class Seeks:
         """Ask for what is kept."""
         self._seeks[seek.request.session] = seek
         for node in seek.asked:
-            out.send(node, JournalRequested(seek.request.session, taking=False))
+            out.send(node, JournalRequested(seek.request.session))
 
     def served(
         self, peer: NodeId, header: JournalServed, payload: Payload, now: Instant, out: Outbox
