@@ -1,8 +1,8 @@
 import pytest
 
 from shoal_agent.core.effects import SendFrame
-from shoal_agent.core.facts import FinishReason, RejectCode
-from shoal_agent.core.ledger import BEGIN_S_MAX, Entry, Step
+from shoal_agent.core.facts import FinishReason, RejectCode, Standing
+from shoal_agent.core.ledger import BEGIN_S_MAX, STALL_S, Entry, Step
 from shoal_agent.core.rescue import KICKS, OPEN_S, RUNS_AT_ONCE
 from shoal_protocol.headers import Activation, CloseSession, OpenSession, Ping, Resume, SessionOpened
 from shoal_protocol.ids import SessionId
@@ -89,11 +89,15 @@ def test_new_requests_go_by_the_standby_of_a_lost_host(world):
     assert world.answer(ingress_of(world).name, session) == toy_tokens(PROMPT, 8, 5)
 
 
-def test_a_suspected_host_is_left_before_it_is_known_to_be_dead(world):
+@pytest.mark.parametrize("later_s", [0.0, 0.4, 0.8])
+def test_a_host_that_neither_goes_on_nor_answers_is_left_whenever_its_last_heartbeat_was(world, later_s):
     session, pauses = begun(world, 10), Pauses(world)
+    world.run(later_s)
     pauses.pause(world.names[1])
+    begin = world.now
     world.run_until(lambda: entry_of(world, session).attempt == 1)
-    assert world.names[1] not in ingress_of(world).node._tables.tenures.lost
+    assert world.now - begin < STALL_S + 0.6
+    assert ingress_of(world).node._tables.membership.standing(world.names[1]) is not Standing.DEAD
     assert world.answer(ingress_of(world).name, session) == toy_tokens(PROMPT, 8, 400)
     world.run(0.1)
     pauses.wake_all()

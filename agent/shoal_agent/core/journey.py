@@ -43,6 +43,9 @@ _ROOM: Final = (RefusalCode.KV_FULL, RefusalCode.TOO_MANY_SESSIONS)
 _PASSING: Final = (*_ROOM, RefusalCode.STALE_EPOCH, RefusalCode.NOT_HOSTED, RefusalCode.OLD_ATTEMPT)
 """Refusals that say nothing against the session."""
 
+ANSWER_S: Final = 0.55
+"""Whoever is asked whether it lives has answered by then, or does not."""
+
 Failed = tuple[Entry, Failure]
 
 
@@ -241,7 +244,7 @@ class Journey:
             self._rescue.until(entry, Instant(entry.heard_at + entry.span_s))
             return None, ()
         if not self._rescue.hopeless(entry, now):
-            self._rescue.until(entry, Instant(now + entry.span_s))
+            self._rescue.until(entry, Instant(now + ANSWER_S))
             return None, entry.route
         entry.kicks += 1
         text = (

@@ -301,11 +301,13 @@ class Watch:
             self._asking.hint(sight, HINT_SPACING_S, now, out)
         return ()
 
-    def doubt(self, node: NodeId, now: Instant, out: Outbox) -> None:
-        """Somebody here waits for ``node`` in vain: ask it."""
+    def doubt(self, node: NodeId, now: Instant, out: Outbox) -> bool:
+        """Somebody here waits for ``node`` in vain: ask it. Whether it was asked and gives no sign of itself."""
         sight = self._sights.get(node)
-        if sight is not None:
-            self._asking.hint(sight, HINT_SPACING_S, now, out)
+        if sight is None:
+            return False
+        self._asking.hint(sight, HINT_SPACING_S, now, out)
+        return sight.failures > 0 and sight.silent_s(now) >= PING_S
 
     def will(self, node: NodeId, broker: str, now: Instant, out: Outbox) -> Changes:
         """``broker`` says that ``node`` hung up without a word."""
