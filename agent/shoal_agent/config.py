@@ -73,7 +73,8 @@ class NodeSection(_Section):
     flight_bytes_max: Annotated[Bytes, Field(le=FLIGHT_BYTES_MAX)] | None = None
     """Record this node's life for ``shoal sim replay``, up to so many bytes; what clients say is in it."""
     leave_s_max: Seconds = 10.0
-    """How long others get to take over this node's blocks when it is asked to stop; until then it serves on."""
+    """How long others get to take over this node's blocks, and its clients to read to the end, when it is asked to
+    stop; until then it serves on, and refuses new requests."""
 
 
 class OperatorSection(_Section):
