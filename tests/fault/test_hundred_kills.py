@@ -1,4 +1,4 @@
-"""A hundred kills of a random host in the middle of an answer of the real model: nothing is lost; how long the gaps are.
+"""A hundred kills of a random host in the middle of an answer of the real model: nothing lost, and the gaps are short.
 
 Four agents, three stages with a standby each, greedy. ``SHOAL_KILLS`` sets another number. Printed with `pytest -rP`.
 """

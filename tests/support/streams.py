@@ -47,8 +47,12 @@ class Stream:
 
     def gap_s(self, first: int = 0) -> float:
         """The longest time between two tokens, from token ``first`` on."""
-        times = self.times[first:]
-        return max((after - before for before, after in pairwise(times)), default=0.0)
+        return self.gaps(first)[0][0]
+
+    def gaps(self, first: int = 0) -> list[tuple[float, int]]:
+        """The seconds before each token and its number, the longest first; from token ``first`` on."""
+        waits = [(after - before, number) for number, (before, after) in enumerate(pairwise(self.times), 1)]
+        return sorted(waits[first:], reverse=True) or [(0.0, 0)]
 
     def take(self, chunk: dict[str, Any], now: float) -> None:
         """One event of the stream."""

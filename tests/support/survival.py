@@ -115,7 +115,8 @@ class Survival:
         assert seen.text == wanted.text, told
         if what:
             gaps = "; ".join(map(str, resumed(client))) or "it noticed nothing"
-            tell(f"{what}: gap {1000 * seen.gap_s():.0f} ms; {gaps}")
+            waits = ", ".join(f"{1000 * wait_s:.0f} ms before token {number}" for wait_s, number in seen.gaps()[:3])
+            tell(f"{what}: {waits}; {gaps}")
         return seen
 
     async def hosts(self, witness: Agent | None = None) -> list[Agent]:
