@@ -19,7 +19,7 @@ TOLD = {
     "parent": "11",
     "cause": "HOST_LOST",
     "mode": "MAKE_BEFORE_BREAK",
-    "reason": "host bbbbbbbb is dead; nothing runs; redistribute 12.00 ms/token",
+    "reason": "host bbbbbbbb is dead; the plan cannot stay; redistribute 12.00 ms/token",
     "score_us": 12_000,
     "staging_s_max": 33.0,
     "terms": {"gain": 0.2, "standbys": 2},
@@ -90,7 +90,7 @@ def told(**changes):
     "sentence",
     [
         "smollm2, epoch 3, as aaaaaaaa sees it",
-        "It repairs: a host or a voter was lost. host bbbbbbbb is dead; nothing runs; redistribute",
+        "It repairs: a host or a voter was lost. host bbbbbbbb is dead; the plan cannot stay; redistribute",
         "  blocks 0-9 on aaaaaaaa; standby: cccccccc; dddddddd, not open yet (less than it should: no shard)",
         "  blocks 10-31 on cccccccc; no standby",
         "  Blocks 10-31 have 0 of 2 standbys: they need 9.0 MB, others have 1.0.",

@@ -38,7 +38,7 @@ def test_a_dead_host_is_replaced_at_once(mind):
     assert plan.stages[0] == mind.me.head.plan.stages[0], "who lives keeps its blocks"
     assert (plan.stages[1].first_block, plan.stages[1].last_block) == (4, 7)
     assert mind.me.names[1] not in plan.voters
-    assert plan.reason.startswith(f"host {mind.me.names[1][:8]} is dead; nothing runs; redistribute")
+    assert plan.reason.startswith(f"host {mind.me.names[1][:8]} is dead; the plan cannot stay; redistribute")
     assert mind.think(EVALUATE_S) == [], "it is wished once"
 
 

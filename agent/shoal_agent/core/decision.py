@@ -202,7 +202,7 @@ def decide(
     assert validity_ms > 0, "a plan stands for some time"
     chosen = None if current is None else Option(Choice.KEEP, current)
     gained = paid = 0
-    told = ["nothing runs" if current is None else f"now {_ms(current.score_us)}"]
+    told = ["the plan cannot stay" if current is None else f"now {_ms(current.score_us)}"]
     for option in options:
         name = f"{option.choice.value} {_ms(option.split.score_us)}"
         if chosen is None:
