@@ -136,11 +136,24 @@ async def test_a_dry_run_says_nothing(scene):
 
 async def test_the_plan_carries_the_terms_and_who_decides_the_next(scene):
     scene.arrive()
-    wish = {"objective": Objective.THROUGHPUT, "sessions": 3, "zones": ("lab",), "gain_permille": 150}
+    wish = {"objective": Objective.THROUGHPUT, "sessions": 3, "zones": ("lab",), "gain_permille": 150, "standbys": 2}
     plan = (await scene.found(stages=2, dry_run=True, **wish)).plan
-    assert plan.terms == Terms(Objective.THROUGHPUT, 2, 2, 3, zones=("lab",), gain_permille=150)
+    assert plan.terms == Terms(Objective.THROUGHPUT, 2, 2, 3, zones=("lab",), gain_permille=150, standbys=2)
     assert sorted(plan.voters) == sorted(host.node for host in scene.hosts)
     assert {stage.node for stage in plan.stages} == set(plan.voters[:2])
+
+
+async def test_every_stage_has_a_standby_or_the_reason_says_why_not(scene):
+    scene.arrive()
+    plan = (await scene.found(stages=2, dry_run=True)).plan
+    (spare,) = {host.node for host in scene.hosts} - {stage.node for stage in plan.stages}
+    assert [stage.standbys for stage in plan.stages] == [(spare,), (spare,)]
+    assert plan.reason == ""
+    plan = (await scene.found(stages=2, standbys=3, dry_run=True)).plan
+    assert [len(stage.standbys) for stage in plan.stages] == [2, 2]
+    assert plan.reason.endswith("have only 2 standbys: there are no more nodes, and so for 1 more stage")
+    plan = (await scene.found(stages=2, standbys=0, dry_run=True)).plan
+    assert ([stage.standbys for stage in plan.stages], plan.reason) == ([(), ()], "")
 
 
 async def test_voters_that_may_lie_take_more_nodes_than_there_are(scene):

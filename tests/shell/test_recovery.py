@@ -116,6 +116,7 @@ async def test_the_first_operator_makes_an_order_and_the_last_one_announces_it(s
     assert (plan.epoch, plan.parent, plan.cause) == (EPOCH_LEAP, digest_of(scene.raw), Cause.RECOVERY)
     assert (plan.model, plan.terms, plan.context_tokens_max) == (scene.facts.model, scene.genesis.terms, 64)
     assert {stage.node for stage in plan.stages} <= {host.node for host in scene.hosts}
+    assert all(len(stage.standbys) == 1 for stage in plan.stages), "as the terms ask for"
     assert scene.dead.node not in plan.voters
 
     second = await scene.run(OPERATORS[1])
