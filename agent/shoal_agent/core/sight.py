@@ -75,6 +75,8 @@ class Sight:
     vouched: bool = False
     """Somebody reached it in our place since we last asked."""
     step: Step = Step.IDLE
+    doubted_at: float = 0.0
+    """When somebody here first waited for it in vain, and it gave no sign since."""
     asked_at: float = 0.0
     nonce: int = 0
     series: int = 0

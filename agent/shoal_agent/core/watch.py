@@ -307,7 +307,9 @@ class Watch:
         if sight is None:
             return False
         self._asking.hint(sight, HINT_SPACING_S, now, out)
-        return sight.failures > 0 and sight.silent_s(now) >= PING_S
+        if max(sight.word_at, sight.answered_at) >= sight.doubted_at:
+            sight.doubted_at = now
+        return now >= sight.doubted_at + PING_S
 
     def will(self, node: NodeId, broker: str, now: Instant, out: Outbox) -> Changes:
         """``broker`` says that ``node`` hung up without a word."""
