@@ -54,6 +54,7 @@ def events(answer):
     assert answer.headers["content-type"].startswith("text/event-stream")
     parts = answer.text.split("\n\n")
     assert parts.pop() == ""
+    parts = [part.partition("\n")[2] if part.startswith("id: ") else part for part in parts]
     assert all(part.startswith("data: ") for part in parts)
     return [part[6:] if part == "data: [DONE]" else json.loads(part[6:]) for part in parts]
 
@@ -200,3 +201,95 @@ async def test_a_client_that_leaves_cancels_what_is_not_streamed_too(ingress):
     scope = {"type": "http", "method": "POST", "path": path, "headers": headers, "query_string": b""}
     await asyncio.wait_for(app(scope, receive, send), 5)
     await asyncio.wait_for(ingress.cancelled.wait(), 5)
+
+
+# --- coming back ------------------------------------------------------------------------------------------------------
+
+ID = "client-named-request-0001"
+TEXT = [ACCEPT, emit("he"), emit(""), emit("l"), finish(FinishReason.STOP, tail="lo")]
+
+
+def numbers(answer):
+    parts = [part.partition("\n")[0] for part in answer.text.split("\n\n")[:-1]]
+    assert all(part.startswith("id: ") for part in parts)
+    return [int(part[4:]) for part in parts]
+
+
+async def ask(http, *, name=ID, seen=None, **wish):
+    headers = {"X-Request-Id": name} | ({} if seen is None else {"Last-Event-ID": str(seen)})
+    return await http.post("/v1/chat/completions", json=CHAT | {"stream": True} | wish, headers=headers)
+
+
+async def test_every_event_of_a_stream_has_the_number_of_its_token(http, ingress):
+    ingress.scripted = [TEXT]
+    answer = await ask(http, stream_options={"include_usage": True})
+    assert numbers(answer) == [0, 1, 3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("seen", range(8))
+async def test_who_comes_back_is_shown_what_follows_and_nothing_twice(http, ingress, seen):
+    ingress.scripted = [TEXT, TEXT]
+    usage = {"stream_options": {"include_usage": True}}
+    whole = (await ask(http, **usage)).text.split("\n\n")
+    rest = (await ask(http, seen=seen, **usage)).text.split("\n\n")
+    had = [part for part in whole if part and int(part.partition("\n")[0][4:]) <= seen]
+    strip = lambda part: part.replace(part[part.find('"created"') :][:20], "")  # noqa: E731 - the clock goes on
+    assert [strip(part) for part in had + rest] == [strip(part) for part in whole]
+    assert ingress.requests[1].claim.seen == seen
+
+
+async def test_an_error_is_told_whatever_was_seen_and_has_no_number(http, ingress):
+    ingress.scripted = [[ACCEPT, emit("he"), finish(FinishReason.FAILED, detail="gone")]]
+    answer = await ask(http, seen=9)
+    assert json.loads(answer.text.removeprefix("data: "))["error"]["message"] == "gone"
+
+
+async def test_every_ingress_finds_the_same_for_the_same_client(http, ingress):
+    ingress.scripted = [TEXT] * 5
+    for wish in ({}, {}, {"seed": 5}, {"name": ID + "x"}):
+        await ask(http, **wish)
+    first, again, seeded, other = ingress.requests
+    assert again == first
+    assert (seeded.session, seeded.claim.key) == (first.session, first.claim.key)
+    assert seeded.claim.intent != first.claim.intent
+    assert len({first.session, other.session}) == len({first.claim.key, other.claim.key}) == 2
+
+
+async def test_an_id_of_our_own_is_good_to_come_back_with(http, ingress):
+    ingress.scripted = [TEXT, TEXT]
+    given = (await http.post("/v1/chat/completions", json=CHAT | {"stream": True})).headers["x-request-id"]
+    await ask(http, name=given, seen=2)
+    first, again = ingress.requests
+    assert again.session == first.session
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+async def test_a_client_is_told_whether_another_node_could_go_on(http, ingress, resumable):
+    ingress.scripted = [[Accept(SESSION, 7, resumable), *TEXT[1:]]]
+    assert (await ask(http)).headers["x-shoal-resumable"] == str(resumable).lower()
+
+
+@pytest.mark.parametrize("seen", ["-1", "x", "\u0661", "9" * 30, ""])
+async def test_a_number_that_is_none_is_refused(http, ingress, seen):
+    headers = [("X-Request-Id", ID), ("Last-Event-ID", seen.encode())]
+    answer = await http.post("/v1/chat/completions", json=CHAT | {"stream": True}, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "Last-Event-ID")
+    assert not ingress.requests
+
+
+async def test_nobody_comes_back_without_a_name(http, ingress):
+    answer = await ask(http, name="short", seen=3)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "X-Request-Id")
+
+
+async def test_an_answer_in_one_piece_cannot_be_claimed(http, ingress):
+    ingress.scripted = [TEXT]
+    await ask(http, stream=False)
+    assert ingress.requests[0].claim is None
+
+
+@pytest.mark.parametrize(("code", "status"), [(RejectCode.CONFLICT, 409), (RejectCode.NOTHING_KEPT, 404)])
+async def test_who_comes_back_in_vain_is_told_why(http, ingress, code, status):
+    ingress.scripted = [[Reject(SESSION, code, "the reason", None)]]
+    answer = await ask(http, seen=3)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code.value)

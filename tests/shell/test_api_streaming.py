@@ -60,7 +60,7 @@ def test_an_event_is_one_line_of_json():
 
 async def test_a_stream_is_sent_event_by_event_and_ended():
     wire = Wire()
-    await EventStream(ends(b"one", DONE), ends())({}, wire.receive, wire.send)
+    await EventStream(ends(b"one", DONE), ends(), resumable=False)({}, wire.receive, wire.send)
     start, *bodies = wire.sent
     assert start["status"] == 200
     assert dict(start["headers"])[b"content-type"].startswith(b"text/event-stream")
@@ -73,7 +73,7 @@ async def test_a_stream_is_sent_event_by_event_and_ended():
 
 async def test_a_client_that_leaves_closes_the_source_at_once():
     wire, source = Wire(), Source(3)
-    serving = asyncio.create_task(EventStream(source.events, ends())({}, wire.receive, wire.send))
+    serving = asyncio.create_task(EventStream(source.events, ends(), resumable=False)({}, wire.receive, wire.send))
     await asyncio.wait_for(source.given.wait(), 5)
     wire.left.set()
     await asyncio.wait_for(serving, 5)
@@ -89,7 +89,7 @@ async def test_a_client_that_left_before_the_first_event_closes_what_was_already
     async def never(message):
         await asyncio.Event().wait()
 
-    await asyncio.wait_for(EventStream(ends(b"x"), source.events)({}, wire.receive, never), 5)
+    await asyncio.wait_for(EventStream(ends(b"x"), source.events, resumable=False)({}, wire.receive, never), 5)
     assert source.closed
 
 
@@ -101,7 +101,7 @@ async def test_a_client_that_reads_nothing_is_gone_too(monkeypatch):
         if message["type"] == "http.response.body":
             await asyncio.Event().wait()
 
-    await asyncio.wait_for(EventStream(source.events, ends())({}, wire.receive, stuck), 5)
+    await asyncio.wait_for(EventStream(source.events, ends(), resumable=False)({}, wire.receive, stuck), 5)
     assert source.closed
 
 
@@ -113,7 +113,7 @@ async def test_a_fault_of_ours_is_not_hidden():
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        await EventStream(broken(), ends())({}, wire.receive, wire.send)
+        await EventStream(broken(), ends(), resumable=False)({}, wire.receive, wire.send)
 
 
 async def test_work_goes_on_while_the_client_stays():
@@ -144,7 +144,7 @@ async def test_work_is_cancelled_when_the_client_leaves():
 
 async def test_nothing_is_left_behind_when_we_are_cancelled_ourselves():
     wire, source = Wire(), Source(0)
-    serving = asyncio.create_task(EventStream(source.events, ends())({}, wire.receive, wire.send))
+    serving = asyncio.create_task(EventStream(source.events, ends(), resumable=False)({}, wire.receive, wire.send))
     await asyncio.wait_for(source.given.wait(), 5)
     serving.cancel()
     with pytest.raises(asyncio.CancelledError):

@@ -199,7 +199,7 @@ async def test_a_stream_yields_until_its_ending_and_is_forgotten():
     ending = Finish(REQUEST.session, FinishReason.STOP, "", Usage(1, 1), "")
     script = Script({RequestArrived: lambda _event: [Accept(REQUEST.session, 1), Emit(REQUEST.session, piece), ending]})
     runtime, _ = build(script)
-    answers = [answer async for answer in runtime.generate(REQUEST)]
+    answers = [answer async for answer in runtime.generate(REQUEST, lingers=False)]
     assert answers == [Accept(REQUEST.session, 1), Emit(REQUEST.session, piece), ending]
     assert runtime.stream_count == 0
     assert not any(isinstance(event, CancelRequested) for event in script.seen)
@@ -208,13 +208,13 @@ async def test_a_stream_yields_until_its_ending_and_is_forgotten():
 async def test_a_rejection_is_an_ending():
     rejection = Reject(REQUEST.session, RejectCode.OVERLOADED, "full", 1.0)
     runtime, _ = build(Script({RequestArrived: lambda _event: [rejection]}))
-    assert [answer async for answer in runtime.generate(REQUEST)] == [rejection]
+    assert [answer async for answer in runtime.generate(REQUEST, lingers=False)] == [rejection]
 
 
 async def test_closing_a_stream_early_cancels_the_session():
     script = Script({RequestArrived: lambda _event: [Accept(REQUEST.session, 1)]})
     runtime, _ = build(script)
-    stream = runtime.generate(REQUEST)
+    stream = runtime.generate(REQUEST, lingers=False)
     assert await anext(stream) == Accept(REQUEST.session, 1)
     await stream.aclose()
     assert script.seen[-1] == CancelRequested(REQUEST.session)

@@ -82,7 +82,7 @@ class TwinIngress:
             ready=self.serving,
         )
 
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Answer, None]:
+    async def generate(self, request: GenerationRequest, *, lingers: bool) -> AsyncGenerator[Answer, None]:
         self.requests.append(request)
         self.arrived.set()
         over = False

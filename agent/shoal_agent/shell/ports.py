@@ -173,5 +173,5 @@ Answer = Accept | Emit | Finish | Reject
 class Ingress(Protocol):
     """What the API needs of the runtime: hand in a request, read its answers."""
 
-    def generate(self, request: GenerationRequest) -> AsyncGenerator[Answer, None]:
-        """Yields Accept, Emit*, Finish or one Reject. Closing the generator early cancels the session."""
+    def generate(self, request: GenerationRequest, *, lingers: bool) -> AsyncGenerator[Answer, None]:
+        """Yields Accept, Emit*, Finish or one Reject. Closing it early cancels the session, unless it ``lingers``."""

@@ -42,10 +42,11 @@ from shoal_agent.core.effects import (
     Stop,
     UnloadBlocks,
 )
-from shoal_agent.core.events import CancelRequested, Event, RequestArrived, StageFinished, TimePassed
+from shoal_agent.core.events import Event, StageFinished, TimePassed
 from shoal_agent.core.facts import GenerationRequest
 from shoal_agent.shell.ports import Answer, Content, ControlPlane, DataPlane, Engine, Mind, Services, TensorTable
-from shoal_protocol.ids import Incarnation, Instant, SessionId
+from shoal_agent.shell.streams import Streams
+from shoal_protocol.ids import Incarnation, Instant
 
 
 class Journal(Protocol):
@@ -104,7 +105,7 @@ class Runtime:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: Instant | None = None
-        self._streams: dict[SessionId, asyncio.Queue[Answer]] = {}
+        self._streams = Streams(self.post)
         self.stopped: asyncio.Future[None] = self._loop.create_future()
         """Done when the node said Stop; failed when something of ours broke."""
 
@@ -117,7 +118,7 @@ class Runtime:
     @property
     def stream_count(self) -> int:
         """Streams that clients of this node's API read from."""
-        return len(self._streams)
+        return self._streams.read_count
 
     def post(self, event: Event) -> None:
         """Hand one event to the node; from the loop's thread only."""
@@ -179,7 +180,7 @@ class Runtime:
             case CallService():
                 drivers.services.call(effect)
             case Accept() | Emit() | Finish() | Reject():
-                self._answer(effect)
+                self._streams.answer(effect)
             case Count(name, label, amount):
                 drivers.meters.count(name, label, amount)
             case _:
@@ -236,26 +237,6 @@ class Runtime:
 
     # --- the ingress port -------------------------------------------------------------------------------------------
 
-    def _answer(self, answer: Answer) -> None:
-        stream = self._streams.get(answer.session)
-        if stream is not None:
-            stream.put_nowait(answer)
-
-    async def generate(self, request: GenerationRequest) -> AsyncGenerator[Answer, None]:
-        """Yield Accept, Emit*, Finish or one Reject; closing the iterator early cancels the session.
-
-        The queue needs no bound of its own: a session has at most ``context_tokens_max`` tokens and a deadline.
-        """
-        stream: asyncio.Queue[Answer] = asyncio.Queue()
-        self._streams[request.session] = stream
-        over = False
-        try:
-            self.post(RequestArrived(request))
-            while not over:
-                answer = await stream.get()
-                over = isinstance(answer, Finish | Reject)
-                yield answer
-        finally:
-            del self._streams[request.session]
-            if not over:
-                self.post(CancelRequested(request.session))
+    def generate(self, request: GenerationRequest, *, lingers: bool) -> AsyncGenerator[Answer, None]:
+        """Yield Accept, Emit*, Finish or one Reject; see ``streams`` for what becomes of one that is closed early."""
+        return self._streams.read(request, lingers=lingers)

@@ -69,5 +69,5 @@ class Admin:
         return JSONResponse(told)
 
     def _authorize(self, request: Request) -> None:
-        if not self._ports.keys.admits(request.headers.get("authorization")):
+        if self._ports.keys.holder(request.headers.get("authorization")) is None:
             raise unauthorized()

@@ -1,12 +1,11 @@
 """The ASGI application: routes, and what is true of every answer.
 
-Every response carries an ``X-Request-Id``: the client's own if it is harmless, else a fresh one. Every error, also of a
+Every response carries an ``X-Request-Id``: the client's own if it is harmless, else a fresh one; what it is good
+for is in ``claims``. Every error, also of a
 path or method that does not exist, has OpenAI's shape. Every response is counted under the route's own pattern, never
 under a path a client made up.
 """
 
-import re
-import secrets
 from typing import Final
 
 from starlette.applications import Starlette
@@ -17,13 +16,13 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shoal_agent.shell.api.admin import Admin
+from shoal_agent.shell.api.claims import request_id_of
 from shoal_agent.shell.api.errors import SERVER, ApiError
-from shoal_agent.shell.api.openai import OpenAi
+from shoal_agent.shell.api.openai import REQUEST_ID, OpenAi
 from shoal_agent.shell.api.ports import ApiPorts
 from shoal_agent.shell.api.streaming import ClientGone
 from shoal_agent.shell.metrics import Metrics
 
-_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _CLIENT_CLOSED: Final = 499
 """nginx's status for a client that left: nobody reads it but the metrics."""
 
@@ -74,12 +73,11 @@ class _Edge:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        offered = Headers(scope=scope).get("x-request-id", "")
-        request_id = offered if _REQUEST_ID.fullmatch(offered) else f"req_{secrets.token_hex(12)}"
+        request_id = scope[REQUEST_ID] = request_id_of(Headers(scope=scope).get("x-request-id", ""))
 
         async def send_marked(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)["X-Request-Id"] = request_id
+                MutableHeaders(scope=message)["X-Request-Id"] = request_id.text
                 route = scope.get("route")
                 self._metrics.answered(getattr(route, "path", "other"), message["status"])
             await send(message)

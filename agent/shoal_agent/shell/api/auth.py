@@ -37,12 +37,12 @@ class ApiKeys:
         if len(self._hashes) > API_KEYS_MAX:
             raise ValueError(f"{len(self._hashes)} API keys, at most {API_KEYS_MAX}")
 
-    def admits(self, authorization: str | None) -> bool:
-        """Whether an ``Authorization`` header holds one of the keys."""
+    def holder(self, authorization: str | None) -> bytes | None:
+        """The hash of the key that an ``Authorization`` header holds, if it is one of ours: who asks."""
         scheme, _, key = (authorization or "").partition(" ")
         key = key.strip()
         if scheme.lower() != "bearer" or not 0 < len(key) <= _KEY_CHARS_MAX:
-            return False
+            return None
         offered = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=32).digest()
         matches = [hmac.compare_digest(offered, kept) for kept in self._hashes]
-        return any(matches)
+        return offered if any(matches) else None

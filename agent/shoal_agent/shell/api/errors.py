@@ -22,6 +22,8 @@ _STATUS: Final[Mapping[RejectCode, tuple[int, str]]] = {
     RejectCode.UNKNOWN_MODEL: (404, INVALID),
     RejectCode.BAD_PROMPT: (400, INVALID),
     RejectCode.CONTEXT_EXCEEDED: (400, INVALID),
+    RejectCode.CONFLICT: (409, INVALID),
+    RejectCode.NOTHING_KEPT: (404, INVALID),
     RejectCode.OVERLOADED: (429, "rate_limit_error"),
     RejectCode.NOT_READY: (503, SERVER),
     RejectCode.STAGE_LOST: (503, SERVER),
@@ -29,7 +31,11 @@ _STATUS: Final[Mapping[RejectCode, tuple[int, str]]] = {
     RejectCode.INTERNAL: (500, SERVER),
 }
 _TYPE_NAMES: Final = frozenset({"str", "int", "float", "bool"})
-_PARAM: Final[Mapping[RejectCode, str]] = {RejectCode.UNKNOWN_MODEL: "model"}
+_PARAM: Final[Mapping[RejectCode, str]] = {
+    RejectCode.UNKNOWN_MODEL: "model",
+    RejectCode.CONFLICT: "X-Request-Id",
+    RejectCode.NOTHING_KEPT: "X-Request-Id",
+}
 
 
 class ApiError(Exception):

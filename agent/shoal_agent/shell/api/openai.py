@@ -5,13 +5,16 @@ sent before the cluster has accepted (or refused) the request, so that a refusal
 is told in the stream, as an error event, and the stream ends without ``[DONE]``.
 
 The client is watched while it waits, streamed or not: see ``streaming``.
+
+Every event of a stream has an id: 0 before the first token, then the number of tokens so far, and one more for each
+event after the last token. Whoever comes back with the id of the last one it had (``Last-Event-ID``) is shown what
+follows; the answers are the same from the first on, and those before are left out here.
 """
 
-import secrets
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, TypeVar, assert_never
 
 from pydantic import ValidationError
@@ -20,29 +23,32 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from shoal_agent.core.effects import Accept, Emit, Finish, Reject
-from shoal_agent.core.facts import GenerationRequest, Piece, Usage
+from shoal_agent.core.facts import GenerationRequest, Piece
 from shoal_agent.shell.api.answers import ChatDialect, CompletionDialect, Dialect, Heading, Json
 from shoal_agent.shell.api.body import read_body
-from shoal_agent.shell.api.errors import broken, invalid_body, rejected, unauthorized, unknown_model
+from shoal_agent.shell.api.claims import RequestId, Secrets, lone, secrets_of, seen_of
+from shoal_agent.shell.api.errors import ApiError, broken, invalid_body, rejected, unauthorized, unknown_model
 from shoal_agent.shell.api.ports import ApiPorts, ServedModel
 from shoal_agent.shell.api.schemas import ChatBody, CompletionBody
-from shoal_agent.shell.api.streaming import DONE, EventStream, event, unless_gone
+from shoal_agent.shell.api.streaming import DONE, EventStream, event, numbered, unless_gone
 from shoal_agent.shell.metrics import Metrics
 from shoal_agent.shell.ports import Answer
-from shoal_protocol.ids import SESSION_ID_BYTES, SessionId
-from shoal_protocol.limits import INTEGER_MAX
+from shoal_protocol.ids import SessionId
 
 PREFIXES: Final = ("/v1", "/openai/v1")
 
 Body = TypeVar("Body", ChatBody, CompletionBody)
 Stream = AsyncGenerator[Answer, None]
+Events = AsyncGenerator[tuple[int | None, bytes], None]
+REQUEST_ID: Final = "shoal.request_id"
+"""Where the edge of the application puts what a request is called."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Wish:
     """A request that passed every gate but the cluster's.
 
-    ``every_token``: a token has an event of its own even if it adds no text.
+    ``every_token``: a token has an event of its own even if it adds no text. ``named``: its client may come back.
     """
 
     request: GenerationRequest
@@ -50,6 +56,7 @@ class _Wish:
     stream: bool
     wants_usage: bool
     every_token: bool
+    named: bool
 
 
 class OpenAi:
@@ -85,21 +92,32 @@ class OpenAi:
         """Go on with a conversation."""
         body = await self._read(request, ChatBody.model_validate_json)
         model = self._served(body.model)
-        session = _new_session()
-        dialect = ChatDialect(_heading("chatcmpl", session, model, body))
-        return await self._answer(request, _wish(body, body.request(session, _new_seed()), dialect))
+        found = self._secrets(request, body)
+        dialect = ChatDialect(_heading("chatcmpl", found.session, model, body))
+        return await self._answer(request, _wish(request, body, found, dialect))
 
     async def completions(self, request: Request) -> "Response | EventStream":
         """Go on with a text."""
         body = await self._read(request, CompletionBody.model_validate_json)
         model = self._served(body.model)
-        session = _new_session()
-        dialect = CompletionDialect(_heading("cmpl", session, model, body))
-        return await self._answer(request, _wish(body, body.request(session, _new_seed()), dialect))
+        found = self._secrets(request, body)
+        dialect = CompletionDialect(_heading("cmpl", found.session, model, body))
+        return await self._answer(request, _wish(request, body, found, dialect))
 
-    def _authorize(self, request: Request) -> None:
-        if not self._ports.keys.admits(request.headers.get("authorization")):
+    def _authorize(self, request: Request) -> bytes:
+        holder = self._ports.keys.holder(request.headers.get("authorization"))
+        if holder is None:
             raise unauthorized()
+        return holder
+
+    def _secrets(self, request: Request, body: ChatBody | CompletionBody) -> Secrets:
+        """The session, and with what its client can come back for it: for streams only."""
+        if not body.stream:
+            return lone()
+        request_id = _request_id(request)
+        seen = seen_of(request.headers.get("last-event-id"), request_id)
+        asked = type(body).__name__.encode() + body.model_dump_json().encode()
+        return secrets_of(request_id, self._authorize(request), body.model, asked, seen)
 
     async def _read(self, request: Request, parse: Callable[[bytes], Body]) -> Body:
         self._authorize(request)
@@ -116,16 +134,26 @@ class OpenAi:
         raise unknown_model(name)
 
     async def _answer(self, request: Request, wish: _Wish) -> "Response | EventStream":
-        stream = _measured(self._ports.ingress.generate(wish.request), self._ports.metrics)
+        answers = self._ports.ingress.generate(wish.request, lingers=wish.named)
+        back = wish.request.claim is not None and wish.request.claim.seen is not None
+        stream = answers if back else _measured(answers, self._ports.metrics)
         if not wish.stream:
             return JSONResponse(await unless_gone(request.receive, _whole(stream, wish.dialect)))
-        await unless_gone(request.receive, _accepted(stream))
-        return EventStream(_events(stream, wish), stream)
+        accepted = await unless_gone(request.receive, _accepted(stream))
+        return EventStream(_unseen(_events(stream, wish), wish), stream, resumable=accepted.resumable)
 
 
-def _wish(body: ChatBody | CompletionBody, request: GenerationRequest, dialect: Dialect) -> _Wish:
-    every_token = request.sampling.top_logprobs >= 0 or bool(body.return_token_ids)
-    return _Wish(request, dialect, bool(body.stream), body.wants_usage, every_token)
+def _request_id(request: Request) -> RequestId:
+    found = request.scope[REQUEST_ID]
+    assert isinstance(found, RequestId), "the edge of the application puts it there"
+    return found
+
+
+def _wish(request: Request, body: ChatBody | CompletionBody, found: Secrets, dialect: Dialect) -> _Wish:
+    asked = replace(body.request(found.session, found.seed), claim=found.claim)
+    every_token = asked.sampling.top_logprobs >= 0 or bool(body.return_token_ids)
+    named = found.claim is not None and _request_id(request).named
+    return _Wish(asked, dialect, bool(body.stream), body.wants_usage, every_token, named)
 
 
 async def _measured(answers: Stream, metrics: Metrics) -> Stream:
@@ -145,13 +173,16 @@ async def _measured(answers: Stream, metrics: Metrics) -> Stream:
             yield answer
 
 
-async def _accepted(stream: Stream) -> None:
+async def _accepted(stream: Stream) -> Accept:
     """Wait until the cluster has taken the request; ApiError if it has not."""
-    first = await anext(stream)
+    first = await anext(stream, None)
+    if first is None:
+        raise ApiError(409, "Its client came back for this stream by another connection.", code="request_id_in_use")
     if isinstance(first, Reject):
         await stream.aclose()
         raise rejected(first)
     assert isinstance(first, Accept), "a generation begins with Accept or Reject"
+    return first
 
 
 async def _whole(stream: Stream, dialect: Dialect) -> Json:
@@ -177,39 +208,50 @@ async def _whole(stream: Stream, dialect: Dialect) -> Json:
     raise AssertionError("a generation ends with Finish or Reject")
 
 
-async def _events(stream: Stream, wish: _Wish) -> AsyncGenerator[bytes, None]:
-    """The answer as server-sent events. ``stream`` has been accepted."""
+async def _unseen(events: Events, wish: _Wish) -> AsyncGenerator[bytes, None]:
+    """Those of ``events`` that the client has not had; errors have no number, and are always told."""
+    claim = wish.request.claim
+    seen = -1 if claim is None or claim.seen is None else claim.seen
+    async with aclosing(events):
+        async for number, told in events:
+            if number is None:
+                yield told
+            elif number > seen:
+                yield numbered(number, told)
+
+
+async def _events(stream: Stream, wish: _Wish) -> Events:
+    """The answer as server-sent events, each with its number. ``stream`` has been accepted."""
     extra: Json = {"usage": None} if wish.wants_usage else {}
     dialect = wish.dialect
-    shown = 0
+    shown = tokens = 0
     opening = dialect.opening()
     if opening is not None:
-        yield event(opening | extra)
+        yield 0, event(opening | extra)
     async for answer in stream:
         match answer:
             case Emit(_, piece):
+                tokens += 1
                 if piece.text or wish.every_token:
-                    yield event(dialect.chunk(piece.text, piece, shown) | extra)
+                    yield tokens, event(dialect.chunk(piece.text, piece, shown) | extra)
                 shown += len(piece.text)
             case Finish(_, reason, tail, usage):
                 fault = broken(answer)
                 if fault is not None:
-                    yield event(dict(fault.body()))
+                    yield None, event(dict(fault.body()))
                     return
                 if tail:
-                    yield event(dialect.chunk(tail, None, shown) | extra)
-                yield event(dialect.closing(reason) | extra)
-                yield _last(dialect, usage, wants_usage=wish.wants_usage)
+                    yield tokens + 1, event(dialect.chunk(tail, None, shown) | extra)
+                yield tokens + 2, event(dialect.closing(reason) | extra)
+                if wish.wants_usage:
+                    yield tokens + 3, event(dialect.usage(usage))
+                yield tokens + 4, DONE
             case Reject():
-                yield event(dict(rejected(answer).body()))
+                yield None, event(dict(rejected(answer).body()))
             case Accept():
                 raise AssertionError("accepted twice")
             case _:
                 assert_never(answer)
-
-
-def _last(dialect: Dialect, usage: Usage, *, wants_usage: bool) -> bytes:
-    return (event(dialect.usage(usage)) if wants_usage else b"") + DONE
 
 
 def _model_json(model: ServedModel) -> Json:
@@ -225,11 +267,3 @@ def _model_json(model: ServedModel) -> Json:
 def _heading(prefix: str, session: SessionId, model: ServedModel, body: ChatBody | CompletionBody) -> Heading:
     token_ids = bool(body.return_token_ids)
     return Heading(f"{prefix}-{session.hex()}", int(time.time()), model.id, model.fingerprint, token_ids)
-
-
-def _new_session() -> SessionId:
-    return SessionId(secrets.token_bytes(SESSION_ID_BYTES))
-
-
-def _new_seed() -> int:
-    return secrets.randbelow(INTEGER_MAX)

@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 DONE: Final = b"data: [DONE]\n\n"
 """The last event of a stream that ended well."""
+RESUMABLE: Final = b"x-shoal-resumable"
+"""Whether another node could go on with the stream if this one were lost."""
 
 _HEADERS: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -29,6 +31,11 @@ _HEADERS: Final = (
 
 class ClientGone(Exception):  # noqa: N818 - nobody's error: an end like others
     """The client closed the connection; there is nobody to answer."""
+
+
+def numbered(number: int, event: bytes) -> bytes:
+    """``event`` with its id, which a client that comes back gives as Last-Event-ID."""
+    return b"id: %d\n%b" % (number, event)
 
 
 def event(body: dict[str, Any]) -> bytes:
@@ -65,9 +72,12 @@ class EventStream:
     A generator that was never begun cannot close what it would have read from, hence both.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes, None], source: AsyncGenerator[Any, None]) -> None:
+    def __init__(
+        self, events: AsyncGenerator[bytes, None], source: AsyncGenerator[Any, None], *, resumable: bool
+    ) -> None:
         self._events = events
         self._source = source
+        self._headers = [*_HEADERS, (RESUMABLE, b"true" if resumable else b"false")]
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._source), aclosing(self._events):
@@ -75,7 +85,7 @@ class EventStream:
                 await unless_gone(receive, self._send_all(send))
 
     async def _send_all(self, send: Send) -> None:
-        await _send_in_time(send, {"type": "http.response.start", "status": 200, "headers": list(_HEADERS)})
+        await _send_in_time(send, {"type": "http.response.start", "status": 200, "headers": self._headers})
         async for chunk in self._events:
             await _send_in_time(send, {"type": "http.response.body", "body": chunk, "more_body": True})
         await _send_in_time(send, {"type": "http.response.body", "body": b"", "more_body": False})
