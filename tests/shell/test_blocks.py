@@ -26,11 +26,12 @@ def whole(tiny_store):
 
 async def test_spans_share_their_blocks(host, tiny_store, whole):
     first, second = spans(tiny_store, TINY, 2, epoch=1)
-    for span, open_now in ((first, 3), (whole, 6), (second, 6)):
+    for span, open_now, fresh in ((first, 3, 3), (whole, 6, 3), (second, 6, 0)):
         answer = await host.load(span)
         assert isinstance(answer, BlocksLoaded)
         assert answer.span == span
         assert answer.resident_bytes > 0
+        assert answer.opened == fresh
         assert host.blocks.count == open_now
     host.blocks.unload(whole)
     reloaded = await host.load(whole)

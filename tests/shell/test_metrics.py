@@ -17,6 +17,7 @@ READINGS = Readings(
     relays=2,
     brokers={"b": False, "a": True},
     ready=True,
+    tasks=11,
 )
 
 
@@ -80,6 +81,7 @@ def test_gauges_are_read_when_somebody_looks():
     assert found["shoal_requests",] == 1
     assert found["shoal_nodes",] == 4
     assert found["shoal_relays_open",] == 2
+    assert found["shoal_tasks",] == 11
     assert found["shoal_ready",] == 1
     assert (found["shoal_broker_up", "a"], found["shoal_broker_up", "b"]) == (1, 0)
     assert found["shoal_build_info", "1.2.3"] == 1

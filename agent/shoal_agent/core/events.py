@@ -139,6 +139,8 @@ class BlocksLoaded:
 
     span: StageSpan
     resident_bytes: int
+    opened: int = 0
+    """Blocks of it that were not open already."""
 
 
 @dataclass(frozen=True, slots=True)

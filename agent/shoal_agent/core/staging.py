@@ -346,6 +346,7 @@ class Staging:
         own = stage == stage_of(tenure.plan, self._here)
         what = f"blocks {span.first_block}-{span.last_block}"
         if isinstance(event, BlocksLoaded):
+            out.count("blocks_opened", span.deployment, event.opened)
             tenure.held[stage] = Holding.OPEN
             tenure.without.pop(stage, None)
             if own:

@@ -54,6 +54,8 @@ class _Wanted:
     """A span the node asked for. ``opened`` is None until all of its blocks are open."""
 
     opened: OpenSpan | None = None
+    fresh: int = 0
+    """Blocks that had to be opened for it."""
     abandoned: bool = False
 
 
@@ -135,6 +137,7 @@ class Blocks:
                 except EngineError as fault:
                     raise EngineError(f"block {opened.block.name}: {fault}") from fault
                 shared = self._open[key] = _Shared(block)
+                wanted.fresh += 1
             shared.holders += 1
             held.append(shared.block)
 
@@ -166,7 +169,7 @@ class Blocks:
             self._release(span, wanted)
             self._post(BlocksFailed(span, "unloaded when it had just been loaded"))
             return
-        self._post(BlocksLoaded(span, sum(each.block.shard_bytes for each in opened.blocks)))
+        self._post(BlocksLoaded(span, sum(each.block.shard_bytes for each in opened.blocks), wanted.fresh))
 
     def _release(self, span: StageSpan, wanted: _Wanted) -> None:
         """Closing blocks takes milliseconds: in the loader, while there is one."""

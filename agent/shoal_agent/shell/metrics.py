@@ -29,6 +29,7 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "activations_repeated": ("how", "Activations for positions a stage has, all of them or in part"),
     "activations_refused": ("reason", "Activations this node would not run"),
     "agreements": ("outcome", "What became of agreements this node took part in"),
+    "blocks_opened": ("deployment", "Blocks of a model that were opened here, and not open already"),
     "broadcasts_dropped": ("reason", "Broadcasts that no broker could take in time"),
     "broadcasts_refused": ("code", "Broadcasts a broker answered with an error"),
     "broker_links": ("change", "Times a link to a broker came up or went down"),
@@ -97,6 +98,8 @@ class Readings:
     brokers: Mapping[str, bool]
     """Broker -> whether the link is up."""
     ready: bool
+    tasks: int = 0
+    """Tasks of the loop; their number at rest tells whether any were left behind."""
 
 
 class _Gauges(Collector):
@@ -120,6 +123,7 @@ class _Gauges(Collector):
         yield _gauge("requests", "Requests in flight that entered the cluster here", now.requests)
         yield _gauge("nodes", "Nodes of the cluster that are present", now.nodes)
         yield _gauge("relays_open", "Peers that frames reach through the brokers only", now.relays)
+        yield _gauge("tasks", "Tasks of the agent's loop", now.tasks)
         yield _gauge("ready", "1 if this node can serve a request", int(now.ready))
         up = GaugeMetricFamily("shoal_broker_up", "1 if the link to the broker is up", labels=["broker"])
         for broker, connected in sorted(now.brokers.items()):

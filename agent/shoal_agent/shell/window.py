@@ -51,6 +51,7 @@ class Window:
             relays=sum(peer.relayed for peer in view.nodes),
             brokers=dict(view.brokers),
             ready=self._readiness(view).ready,
+            tasks=len(asyncio.all_tasks()),
         )
 
     def models(self) -> tuple[ServedModel, ...]:
