@@ -268,8 +268,12 @@ async def processes(
     memory_bytes: Sequence[int] = (),
     speed_macs_per_s: Sequence[int] = (),
     model: str = "tiny",
+    own_stores: Sequence[int] = (),
 ) -> AsyncIterator[Processes]:
-    """Brokers that run and agents that do not yet. Memory and speed of agent i, where given, are its own."""
+    """Brokers that run and agents that do not yet. Memory and speed of agent i, where given, are its own.
+
+    ``own_stores``: the agents that begin with an empty store of their own.
+    """
     wall = Wall()
     async with contextlib.AsyncExitStack() as stack:
         ports = fixed_ports(brokers + 2 * settings.nodes)
@@ -284,6 +288,8 @@ async def processes(
         for index, agent in enumerate(agents):
             if index < len(memory_bytes):
                 _rewrite(agent, r"^memory_bytes_max = .*$", f"memory_bytes_max = {memory_bytes[index]}")
+            if index in own_stores:
+                _rewrite(agent, r"^store_dir = .*$", 'store_dir = "models"')
             speed = speed_macs_per_s[index] if index < len(speed_macs_per_s) else SPEED_MACS_PER_S
             with StateDir.open(agent.lab.folder / "state") as state:
                 state.persist(SPEED_RECORD, str(speed).encode())

@@ -19,6 +19,7 @@ from shoal_agent.shell.lab import LabSettings
 from shoal_agent.shell.operator import DeployWish
 from shoal_models.importing import import_gguf
 from shoal_models.package import Store
+from shoal_protocol.messages import Objective
 from tests.support.demo import alive
 from tests.support.models import measurement
 from tests.support.processes import Agent, Processes, processes
@@ -230,12 +231,19 @@ def _first_difference(seen: Sequence[int], wanted: Sequence[int]) -> int:
 
 @contextlib.asynccontextmanager
 async def surviving(
-    store: Store, folder: Path, *, agents: int = 4, stages: int = 3, model: str = MODEL, **settings: Any
+    store: Store,
+    folder: Path,
+    *,
+    agents: int = 4,
+    stages: int = 3,
+    model: str = MODEL,
+    objective: Objective = Objective.LATENCY,
+    **settings: Any,
 ) -> AsyncIterator[Survival]:
     """``agents`` that serve ``model`` in ``stages``, each with a standby."""
     lab = LabSettings(folder / "lab", agents, store.root, (), memory_bytes=MEMORY_BYTES)
     async with processes(lab, model=model, **settings) as cluster:
-        await begin(cluster, cluster.agents, DeployWish(model, stages=stages))
+        await begin(cluster, cluster.agents, DeployWish(model, stages=stages, objective=objective))
         made = Survival(cluster)
         await made.settled()
         try:
