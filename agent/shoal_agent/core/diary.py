@@ -37,12 +37,17 @@ class Diarist:
         self._membership = tables.membership
         self._zones = tables.zones
 
-    def peers(self, session: SessionId, now: Instant, count: int) -> list[NodeId]:
-        """Those of this node's zone that are present, whom ``session`` likes best first; at most ``count``."""
+    def peers(self, session: SessionId, now: Instant, count: int, lost: NodeId | None = None) -> list[NodeId]:
+        """Those of this node's zone that are present, whom ``session`` likes best first; at most ``count``.
+
+        ``lost`` was seen a moment ago and is out of reach now.
+        """
         able = [
             peer.node
             for peer in self._membership.peers()
-            if self._zones.shared(peer.node, self._node) and self._membership.present(peer.node, now)
+            if self._zones.shared(peer.node, self._node)
+            and self._membership.present(peer.node, now)
+            and peer.node != lost
         ]
         found: list[NodeId] = []
         while able and len(found) < count:
@@ -54,11 +59,11 @@ class Diarist:
 
     # --- writing --------------------------------------------------------------------------------------------------
 
-    def begin(self, entry: Entry, now: Instant, out: Outbox) -> bool:
+    def begin(self, entry: Entry, now: Instant, out: Outbox, lost: NodeId | None = None) -> bool:
         """Find a keeper and write down all there is; whether there is one."""
         if entry.request.claim is None:
             return False
-        found = self.peers(entry.session, now, 1)
+        found = self.peers(entry.session, now, 1, lost)
         entry.diary = Diary(found[0]) if found and _fits(entry) else None
         if entry.diary is not None:
             self._write(entry, entry.diary, entry.left_ms(now), now, out)
@@ -115,7 +120,7 @@ class Diarist:
         """``node`` is out of reach: what it kept is written again elsewhere."""
         for entry in entries:
             if entry.diary is not None and entry.diary.keeper == node:
-                self.begin(entry, now, out)
+                self.begin(entry, now, out, node)
 
     def back(self, entries: Iterable[Entry], node: NodeId, now: Instant, out: Outbox) -> None:
         """``node`` can be reached: it may keep what nobody keeps."""

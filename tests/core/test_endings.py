@@ -1,0 +1,48 @@
+"""Every way out of the book tells the client once, and the stages unless they are another ingress's."""
+
+import pytest
+
+from shoal_agent.core.effects import Reject, SendFrame
+from shoal_agent.core.endings import RETRY_AFTER_S, Endings
+from shoal_agent.core.facts import FinishReason, RejectCode
+from shoal_agent.core.outbox import Outbox
+from shoal_protocol.headers import CloseSession
+from shoal_protocol.ids import NodeId, SessionId
+from tests.support.world import world_of
+
+SESSION = SessionId(bytes(16))
+
+
+@pytest.mark.parametrize("code", RejectCode)
+def test_who_may_do_better_later_is_told_when(code):
+    out = Outbox(NodeId("a" * 32))
+    Endings.reject(SESSION, code, "why", out)
+    (refusal,) = [effect for effect in out.effects if isinstance(effect, Reject)]
+    passing = code in (RejectCode.OVERLOADED, RejectCode.NOT_READY, RejectCode.STAGE_LOST)
+    assert refusal == Reject(SESSION, code, "why", RETRY_AFTER_S if passing else None)
+
+
+def test_a_refusal_that_knows_better_says_when():
+    out = Outbox(NodeId("a" * 32))
+    Endings.reject(SESSION, RejectCode.OVERLOADED, "why", out, 7.0)
+    assert out.effects[-1].retry_after_s == 7.0
+
+
+@pytest.mark.parametrize("released", [True, False])
+def test_stages_are_told_unless_the_stream_was_released(released):
+    world = world_of(2)
+    cell = world.cells[world.names[2]]
+    session = world.ask(cell.name, tokens_max=100)
+    world.run_until(lambda: len(cell.tokens(session)) >= 3)
+    ingress, before = cell.node._ingress, len(world.log)
+    (entry,) = ingress._ledger.entries()
+    out = Outbox(cell.name)
+    if released:
+        ingress._endings.release(entry, "gone on", out)
+    else:
+        ingress._endings.finish(entry, FinishReason.CANCELLED, "", "", world.now, out)
+    assert ingress.request_count == 0
+    told = [effect for effect in out.effects if isinstance(effect, SendFrame)]
+    assert any(isinstance(effect.header, CloseSession) for effect in told) != released
+    assert len(world.log) == before
+    ingress.check()
