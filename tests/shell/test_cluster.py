@@ -56,6 +56,21 @@ async def test_an_agent_that_dies_is_noticed_by_whoever_watches(settings):
                 await cluster.watch()
 
 
+async def test_an_agent_that_was_killed_starts_again_as_itself_and_is_stopped_with_the_others(settings):
+    async with local_cluster(settings, "tiny", stages=2) as cluster:
+        killed = cluster.agents[1]
+        cluster.kill(killed.node.node)
+        async with asyncio.timeout(WAIT_S):
+            assert await killed.process.wait() == -signal.SIGKILL
+            await cluster.start_again(killed.node.node)
+        again = cluster.agents[1]
+        assert again.node == killed.node
+        assert again.pid != killed.pid
+        assert alive(again.pid)
+        assert killed.log.closed
+    assert not alive(again.pid)
+
+
 async def test_cancelling_stops_everything(settings):
     up = asyncio.Event()
     pids = []

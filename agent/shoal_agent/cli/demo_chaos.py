@@ -337,8 +337,9 @@ def _tell_return(tell: Tell, after: Answer, gap_s: float | None, usual_s: float,
         tell("  state      nothing had to come back: what was left of the answer was on its way already")
         return
     tell(
-        f"  gap        {gap_s:.2f} s, where a token usually takes {usual_s:.2f} s: {came_back.detect_s:.2f} s to "
-        f"notice, {came_back.switch_s:.2f} s to go another way, {came_back.rebuild_s:.2f} s to catch up"
+        f"  gap        {gap_s:.2f} s at most between two tokens, where {usual_s:.2f} s are usual; the ingress took "
+        f"{came_back.detect_s:.2f} s to notice, {came_back.switch_s:.2f} s to go another way, "
+        f"{came_back.rebuild_s:.2f} s to catch up"
     )
     tell(f"  state      came back {_WAYS.get(came_back.way, '')} ({came_back.way})")
     if came_back.moved:
