@@ -8,10 +8,8 @@ from shoal_agent.core.endings import RETRY_AFTER_S
 from shoal_agent.core.events import CancelRequested, ServicesAvailable
 from shoal_agent.core.facts import ChatPrompt, FinishReason, RejectCode, TextPrompt, Usage
 from shoal_agent.core.ingress import PROMPT_TOKENS_MAX
-from shoal_agent.core.journey import REFUSALS_MAX
 from shoal_protocol.headers import (
     Activation,
-    OpenSession,
     RefusalCode,
     ServiceFault,
     SessionOpened,
@@ -371,50 +369,4 @@ def test_a_stage_may_be_opened_by_its_own_host_only(world):
     assert ingress.answers[session] == []
     for cell in world.cells.values():
         cell.release()
-    assert world.answer(ingress.name, session) == toy_tokens((1, 2, 3), 8, 8)
-
-
-ROOM = (RefusalCode.KV_FULL, RefusalCode.TOO_MANY_SESSIONS)
-REFUSALS = {
-    RefusalCode.KV_FULL: (RejectCode.OVERLOADED, True),
-    RefusalCode.TOO_MANY_SESSIONS: (RejectCode.OVERLOADED, True),
-    RefusalCode.DEADLINE: (RejectCode.DEADLINE, False),
-    RefusalCode.STALE_EPOCH: (RejectCode.NOT_READY, True),
-    RefusalCode.NOT_HOSTED: (RejectCode.NOT_READY, True),
-    RefusalCode.UNKNOWN_SESSION: (RejectCode.STAGE_LOST, True),
-    RefusalCode.OUT_OF_ORDER: (RejectCode.STAGE_LOST, True),
-    RefusalCode.STAGE_FAILED: (RejectCode.STAGE_LOST, True),
-    RefusalCode.OLD_ATTEMPT: (RejectCode.STAGE_LOST, True),
-}
-
-
-@pytest.mark.parametrize("code", RefusalCode)
-def test_every_refusal_means_something_to_a_client_that_was_promised_nothing(world, code):
-    """Want of room and a deadline at once, anything else when it was not an accident."""
-    ingress = world.cells[world.names[3]]
-    world.loses = lambda header: isinstance(header, OpenSession)
-    session = world.ask(ingress.name)
-    world.run(0.1)
-    attempts = 0
-    while ingress.ending(session) is None:
-        world.inject(world.names[1], ingress.name, SessionRefused(session, 1, code, "why", attempts))
-        attempts += 1
-        world.run(1.1)
-    ending = ingress.ending(session)
-    rejection, again = REFUSALS[code]
-    assert (ending.code, ending.detail) == (rejection, "stage 1: why")
-    assert ending.retry_after_s == (RETRY_AFTER_S if again else None)
-    assert attempts == (1 if code in (*ROOM, RefusalCode.DEADLINE) else REFUSALS_MAX)
-
-
-def test_a_refusal_of_an_older_attempt_says_nothing(world):
-    ingress = world.cells[world.names[3]]
-    world.loses = lambda header: isinstance(header, OpenSession)
-    session = world.ask(ingress.name)
-    world.run(0.1)
-    world.inject(world.names[1], ingress.name, SessionRefused(session, 1, RefusalCode.STAGE_FAILED, "why", 0))
-    world.inject(world.names[1], ingress.name, SessionRefused(session, 1, RefusalCode.DEADLINE, "why", 0))
-    assert ingress.ending(session) is None
-    assert ingress.counts["frames_dropped", "session_refused"] == 1
-    world.loses = lambda header: False
     assert world.answer(ingress.name, session) == toy_tokens((1, 2, 3), 8, 8)

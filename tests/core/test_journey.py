@@ -1,8 +1,9 @@
 import pytest
 
 from shoal_agent.core.effects import SendFrame
-from shoal_agent.core.facts import FinishReason, Standing
-from shoal_agent.core.journey import FAILURES_MAX
+from shoal_agent.core.endings import RETRY_AFTER_S
+from shoal_agent.core.facts import FinishReason, RejectCode, Standing
+from shoal_agent.core.journey import FAILURES_MAX, REFUSALS_MAX
 from shoal_agent.core.ledger import Entry, Step
 from shoal_protocol.headers import (
     HandedOver,
@@ -107,6 +108,51 @@ def test_refusals_with_tokens_between_them_are_forgiven(world):
     world.run_until(lambda: len(ingress_of(world).tokens(session)) > told + 1)
     assert entry_of(world, session).refusals == 0
     assert world.answer(ingress_of(world).name, session) == ANSWER
+
+
+ROOM = (RefusalCode.KV_FULL, RefusalCode.TOO_MANY_SESSIONS)
+REFUSALS = {
+    RefusalCode.KV_FULL: (RejectCode.OVERLOADED, True),
+    RefusalCode.TOO_MANY_SESSIONS: (RejectCode.OVERLOADED, True),
+    RefusalCode.DEADLINE: (RejectCode.DEADLINE, False),
+    RefusalCode.STALE_EPOCH: (RejectCode.NOT_READY, True),
+    RefusalCode.NOT_HOSTED: (RejectCode.NOT_READY, True),
+    RefusalCode.UNKNOWN_SESSION: (RejectCode.STAGE_LOST, True),
+    RefusalCode.OUT_OF_ORDER: (RejectCode.STAGE_LOST, True),
+    RefusalCode.STAGE_FAILED: (RejectCode.STAGE_LOST, True),
+    RefusalCode.OLD_ATTEMPT: (RejectCode.STAGE_LOST, True),
+}
+
+
+@pytest.mark.parametrize("code", RefusalCode)
+def test_every_refusal_means_something_to_a_client_that_was_promised_nothing(world, code):
+    """Want of room and a deadline at once, anything else when it was not an accident."""
+    ingress, refused = ingress_of(world), 0
+    world.loses = lambda header: isinstance(header, OpenSession)
+    session = world.ask(ingress.name, PROMPT)
+    world.run(0.1)
+    while ingress.ending(session) is None:
+        refuse(world, session, 1, code)
+        refused += 1
+        world.run(1.1)
+    ending = ingress.ending(session)
+    rejection, again = REFUSALS[code]
+    assert (ending.code, ending.detail) == (rejection, "stage 1: because")
+    assert ending.retry_after_s == (RETRY_AFTER_S if again else None)
+    assert refused == (1 if code in (*ROOM, RefusalCode.DEADLINE) else REFUSALS_MAX)
+
+
+def test_a_refusal_of_an_older_attempt_says_nothing(world):
+    ingress = ingress_of(world)
+    world.loses = lambda header: isinstance(header, OpenSession)
+    session = world.ask(ingress.name, PROMPT, tokens_max=TOKENS)
+    world.run(0.1)
+    refuse(world, session, 1, RefusalCode.STAGE_FAILED)
+    world.inject(world.names[1], ingress.name, SessionRefused(session, 1, RefusalCode.DEADLINE, "why", 0))
+    assert ingress.ending(session) is None
+    assert ingress.counts["frames_dropped", "session_refused"] == 1
+    world.loses = lambda header: False
+    assert world.answer(ingress.name, session) == ANSWER
 
 
 # --- paths ------------------------------------------------------------------------------------------------------------
