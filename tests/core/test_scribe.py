@@ -5,7 +5,7 @@ import pytest
 from shoal_agent.core import services
 from shoal_agent.core.effects import CallService, Emit, SendFrame
 from shoal_agent.core.events import ServicesAvailable
-from shoal_agent.core.facts import FinishReason, RejectCode
+from shoal_agent.core.facts import ChatPrompt, FinishReason, RejectCode
 from shoal_agent.core.scribe import MISHAPS_MAX
 from shoal_protocol.headers import ServiceCall, ServiceFault
 from shoal_protocol.ids import NodeId, SessionId
@@ -149,6 +149,30 @@ def test_what_a_lost_service_answers_later_is_dropped(world):
     for cell in world.cells.values():
         cell.release()
     assert world.answer(ingress_of(world).name, session) == toy_tokens((1, 2, 3), 8, TOKENS)
+
+
+def test_a_tokenizer_that_goes_between_two_steps_is_waited_for():
+    """The template is rendered here; the only tokenizer is lost, and another node gets one a moment later."""
+    world = world_of(1, 3)
+    ingress, tokenizer, other = world.cells[world.names[3]], world.names[1], world.cells[world.names[2]]
+    without = tuple(name for name in NAMES if not name.startswith("tokenizer"))
+    for cell in (ingress, other, world.cells[world.names[0]]):
+        cell.post(ServicesAvailable(without))
+    world.run(1.0)
+    chat = ChatPrompt(services.pack(services.RenderRequest((services.ChatMessage("user", "hello"),), True)))
+    for cell in world.cells.values():
+        cell.slow = {"encode"}
+    session = world.ask(ingress.name, chat, tokens_max=5)
+    world.run(0.1)
+    world.kill(tokenizer)
+    world.run(2.0)
+    assert ingress.ending(session) is None
+    other.post(ServicesAvailable(NAMES))
+    world.run(1.0)
+    for cell in world.cells.values():
+        cell.release()
+    assert world.answer(ingress.name, session) == toy_tokens(tuple(b"hello"), 8, 5)
+    world.check_idle()
 
 
 def test_a_local_service_is_no_frame():

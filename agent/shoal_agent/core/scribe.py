@@ -34,6 +34,10 @@ MISHAPS_MAX: Final = 4
 """A node is lost, the next has no room, the third knows nothing of the session: beyond that something is wrong."""
 
 
+_EARLY: Final = (Step.RENDERING, Step.ENCODING)
+"""Steps in which there is no token yet."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """The prompt as tokens."""
@@ -93,7 +97,7 @@ class Scribe:
     def advance(self, entry: Entry, now: Instant, out: Outbox) -> Failure | None:
         """Ask for whatever is next to be asked of the detokenizer, if anything."""
         kind = ServiceKind.DETOKENIZER
-        if entry.call is not None:
+        if entry.call is not None or entry.step in _EARLY:
             return None
         if entry.pushed is None:
             logprobs = entry.request.sampling.top_logprobs >= 0
@@ -136,14 +140,13 @@ class Scribe:
         """Whether there is something to ask, and nobody was there to be asked."""
         if entry.call is not None:
             return False
-        early = entry.step in (Step.RENDERING, Step.ENCODING)
-        return early or entry.pushed is None or entry.pushed < entry.generated or entry.ending
+        return entry.step in _EARLY or entry.pushed is None or entry.pushed < entry.generated or entry.ending
 
     def again(self, entry: Entry, now: Instant, out: Outbox) -> Failure | None:
         """Ask once more what was not answered."""
         if entry.call is not None:
             return None
-        if entry.step not in (Step.RENDERING, Step.ENCODING):
+        if entry.step not in _EARLY:
             return self.advance(entry, now, out)
         asked = entry.asked
         if asked is None:
@@ -207,8 +210,7 @@ class Scribe:
                 entry.shun(entry.detokenizer, now)
             self._close(entry, out)
             return None
-        early = entry.step in (Step.RENDERING, Step.ENCODING)
-        refused = RejectCode.BAD_PROMPT if early else RejectCode.INTERNAL
+        refused = RejectCode.BAD_PROMPT if entry.step in _EARLY else RejectCode.INTERNAL
         codes = {ServiceFault.REFUSED: refused, ServiceFault.BUSY: RejectCode.OVERLOADED}
         return Failure(codes.get(event.fault, RejectCode.INTERNAL), event.reason)
 
