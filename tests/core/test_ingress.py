@@ -370,3 +370,26 @@ def test_a_stage_may_be_opened_by_its_own_host_only(world):
     for cell in world.cells.values():
         cell.release()
     assert world.answer(ingress.name, session) == toy_tokens((1, 2, 3), 8, 8)
+
+
+def test_a_request_that_would_be_late_beside_the_others_is_refused_with_when_to_ask_again(world):
+    """Each of two stages takes 0.4 ms for a token, so that 100 tokens beside four others take 0.2 s."""
+    ingress = world.cells[world.names[3]]
+    begun = [world.ask(ingress.name, tokens_max=100) for _ in range(4)]
+    world.run(0.1)
+    assert all(ingress.ending(session) is None for session in begun)
+    late = world.ask(ingress.name, tokens_max=100, deadline_s=0.17)
+    ending = world.ended(ingress.name, late)
+    assert ending.code is RejectCode.OVERLOADED
+    assert ending.retry_after_s == pytest.approx(0.04)
+    short = world.ask(ingress.name, tokens_max=20, deadline_s=0.17)
+    world.run(0.05)
+    assert isinstance(ingress.answers[short][0], Accept)
+    for session in begun:
+        world.answer(ingress.name, session)
+
+
+def test_who_is_alone_is_not_told_that_others_are_in_the_way(world):
+    ingress = world.cells[world.names[3]]
+    alone = world.ask(ingress.name, tokens_max=400, deadline_s=0.05)
+    assert world.ended(ingress.name, alone).reason is FinishReason.DEADLINE

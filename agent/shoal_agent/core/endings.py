@@ -59,7 +59,7 @@ class Endings:
             self.finish(entry, FinishReason.DEADLINE if late else FinishReason.FAILED, "", failure.detail, now, out)
         else:
             self._leave(entry, CloseReason.DEADLINE if late else CloseReason.FAILED, now, out)
-            self.reject(entry.session, failure.code, failure.detail, out)
+            self.reject(entry.session, failure.code, failure.detail, out, failure.retry_after_s or RETRY_AFTER_S)
 
     def finish(self, entry: Entry, reason: FinishReason, tail: str, detail: str, now: Instant, out: Outbox) -> None:
         """The stream is over."""

@@ -143,6 +143,8 @@ class Ingress:
         failure = _too_long(entry, tokens)
         if failure is None:
             entry.begin(tokens)
+            failure = self._journey.crowded(entry, now)
+        if failure is None:
             failure = self.scribe.advance(entry, now, out) or self._journey.lay(entry, now, out)
             if self.scribe.waits(entry):
                 self._journey.look_soon(entry, now)

@@ -62,6 +62,15 @@ class Journey:
 
     # --- setting out ------------------------------------------------------------------------------------------------
 
+    def crowded(self, entry: Entry, now: Instant) -> Failure | None:
+        """Why ``entry`` would not be done in time, with all that is under way, if so."""
+        deployment = entry.plan.deployment
+        others = sum(e.routed and e.plan.deployment == deployment for e in self._ledger.entries() if e is not entry)
+        late_s = self._rescue.late_s(entry, others, now)
+        if late_s is None:
+            return None
+        return Failure(RejectCode.OVERLOADED, f"it would not be done in time beside {others} others", late_s)
+
     def lay(self, entry: Entry, now: Instant, out: Outbox) -> Failure | None:
         """Lay the session's route, for the first time or anew."""
         found = self._rescue.lay(entry, now, out)

@@ -65,6 +65,8 @@ class Failure:
 
     code: RejectCode
     detail: str
+    retry_after_s: float | None = None
+    """When to ask again, if more is known of it than usual."""
 
 
 @dataclass(slots=True)

@@ -23,6 +23,7 @@ from shoal_agent.core.farewells import Farewells
 from shoal_agent.core.ledger import BEGIN_S_MAX, STALL_S, Entry, Failure, Gap, Step
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.plan import decode_macs, servers_of, span_of
+from shoal_agent.core.prospects import late_s
 from shoal_agent.core.resume import Reach, Speed, Start, restart_of
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure, route_of
@@ -136,7 +137,10 @@ class Rescue:
             entry.plans.append(plan)
         if entry.gap is not None:
             entry.gap.attempts += 1
-        chunk_s = max(speed.chunked_s for speed in self._speeds(entry)) * PREFILL_CHUNK_TOKENS
+        chunk_s = (
+            max(speed.chunked_s for speed in self._speeds(entry.plan, entry.route, entry.usual_s))
+            * PREFILL_CHUNK_TOKENS
+        )
         self.until(entry, Instant(now + max(OPEN_S, 2 * chunk_s if entry.attempt else 0.0)))
         for stage, node in enumerate(route):
             header = OpenSession(
@@ -158,7 +162,7 @@ class Rescue:
     def resume(self, entry: Entry, now: Instant, out: Outbox) -> None:
         """Every stage answered: tell each where it begins, and feed the first."""
         wanted, stages = len(entry.tokens), range(len(entry.route))
-        speeds = self._speeds(entry)
+        speeds = self._speeds(entry.plan, entry.route, entry.usual_s)
         # A first attempt begins where every session does, whatever its stages say they have.
         reaches = [entry.reaches[stage] if entry.attempt else Reach(0, 0) for stage in stages]
         restart = restart_of(reaches, entry.runs, wanted, speeds, entry.left_s(now))
@@ -216,14 +220,31 @@ class Rescue:
         entry.fed = stop
         out.send(entry.route[0], header, tokens.tobytes())
 
-    def _speeds(self, entry: Entry) -> list[Speed]:
+    def late_s(self, entry: Entry, others: int, now: Instant) -> float | None:
+        """After how long to ask again, if ``entry`` could not be done in time beside ``others`` of this node."""
+        found = self._find(entry, now)
+        if found is None or found[0].model not in self._tables.models:
+            return None
+        plan, route = found
+        answer = min(plan.terms.answer_tokens, entry.tokens_max - entry.prompt_tokens)
+        busiest = max([others, *(self._sessions(node) for node in route)])
+        if busiest == 0:
+            return None  # nobody is in its way: it may be late, and trying again would not help
+        return late_s(busiest, entry.prompt_tokens, answer, self._speeds(plan, route, 0.0), entry.left_s(now))
+
+    def _sessions(self, node: NodeId) -> int:
+        """How many sessions ``node`` said it serves, whoever asked for them."""
+        peer = self._tables.membership.peer(node)
+        return 0 if peer is None else peer.state.load.session_count
+
+    def _speeds(self, plan: Plan, route: tuple[NodeId, ...], usual_s: float) -> list[Speed]:
         """What a position takes at each stage of the route: by the package's profile, else by what tokens took."""
-        facts, plan = self._tables.models.get(entry.plan.model), entry.plan
+        facts = self._tables.models.get(plan.model)
         if facts is None:
-            share_s = entry.usual_s / len(entry.route)
-            return [Speed(share_s, share_s)] * len(entry.route)
+            share_s = usual_s / len(route)
+            return [Speed(share_s, share_s)] * len(route)
         speeds = []
-        for stage, node in enumerate(entry.route):
+        for stage, node in enumerate(route):
             span, macs_per_s = span_of(plan, stage), self._macs_per_s(node) or facts.reference_macs_per_s
             blocks = facts.blocks[span.first_block : span.last_block + 1]
             prefill_us = sum(block.prefill_us for block in blocks) / _PREFILL_REFERENCE_TOKENS
