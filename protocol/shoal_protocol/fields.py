@@ -40,7 +40,6 @@ from shoal_protocol.ids import (
     node_id_from_bytes,
     parse_cluster_id,
     parse_deployment_id,
-    parse_node_id,
 )
 from shoal_protocol.limits import INTEGER_MAX, LIST_ITEMS_MAX, TEXT_BYTES_MAX
 
@@ -120,7 +119,7 @@ def _node(where: str) -> Coder:
     def to_wire(value: object) -> object:
         if type(value) is not str:
             raise MalformedMessage(f"{where}: not a node id: {shown(value)}")
-        return node_id_bytes(parse_node_id(value))
+        return node_id_bytes(value)
 
     def from_wire(value: object) -> object:
         if type(value) is not bytes:

@@ -49,8 +49,9 @@ def digest_of(data: bytes | memoryview) -> Digest:
     return Digest(hashlib.blake2b(data, digest_size=DIGEST_BYTES).digest())
 
 
+@lru_cache(SENDERS_MAX)
 def node_id_of(public_key: bytes) -> NodeId:
-    """The id of the node that holds ``public_key`` (32 bytes)."""
+    """The id of the node that holds ``public_key`` (32 bytes); remembered, because it is asked for at every seal."""
     raw = hashlib.blake2b(public_key, digest_size=NODE_ID_BYTES).digest()
     return NodeId(base64.b32encode(raw).decode("ascii").lower())
 
@@ -77,9 +78,11 @@ def parse_deployment_id(text: str) -> DeploymentId:
 
 
 @lru_cache(SENDERS_MAX)
-def node_id_bytes(node: NodeId) -> bytes:
-    """The 20 bytes of ``node`` as they travel; remembered, because every message names nodes several times."""
-    return base64.b32decode(node.upper())
+def node_id_bytes(node: str) -> bytes:
+    """The 20 bytes of ``node`` as they travel, or MalformedMessage if it is no node id; remembered, because every
+    message names nodes several times.
+    """
+    return base64.b32decode(parse_node_id(node).upper())
 
 
 @lru_cache(SENDERS_MAX)

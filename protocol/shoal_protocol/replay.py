@@ -58,75 +58,87 @@ _SLOT_OF: Final[dict[type, Slot]] = {
 }
 """What is about no deployment."""
 _WINDOW: Final = (1 << REPLAY_WINDOW_BITS) - 1
+_FRESH_BITS: Final = 60
+"""Two digits of Python's integers."""
 
 
 @dataclass(slots=True)
 class _Window:
-    """Bit ``i`` of ``seen`` stands for the sequence ``highest - i``."""
+    """Bit ``i`` of ``fresh`` stands for the sequence ``highest - i``, bit ``i`` of ``older`` for ``span`` numbers less.
+
+    Nearly every word has a number above all others; it costs a shift of the few ``fresh`` bits. The whole window is
+    only put together (``fold``) when those are full, or when a word comes late.
+    """
 
     incarnation: int
     highest: int
-    seen: int
+    fresh: int = 1
+    span: int = 1
+    older: int = 0
 
-
-class _Sender:
-    """What one sender was heard to say: a window for each kind of message, and slots in the order of their last use."""
-
-    __slots__ = ("incarnation", "kinds", "slots")
-
-    def __init__(self) -> None:
-        self.incarnation = -1
-        self.kinds: dict[type, _Window] = {}
-        self.slots: OrderedDict[Slot, _Window] = OrderedDict()
+    def fold(self) -> None:
+        """Have all of it in ``older``."""
+        self.older = (self.older << self.span | self.fresh) & _WINDOW
+        self.fresh = self.span = 0
 
 
 class ReplayWindow:
     """Remembers, for every sender, what was accepted. Raising changes nothing."""
 
     def __init__(self) -> None:
-        self._senders: dict[NodeId, _Sender] = {}
+        self._lives: dict[NodeId, int] = {}
+        """Every sender, and the latest life in which it spoke of itself; -1: in none so far."""
+        self._kinds: dict[type, dict[NodeId, _Window]] = {kind: {} for kind in _SLOT_OF}
+        self._subjects: dict[NodeId, OrderedDict[Slot, _Window]] = {}
+        """What concerns one deployment: there may be any number of them; in the order of their last use."""
 
     def knows(self, sender: NodeId) -> bool:
         """Whether anything of ``sender`` was ever accepted."""
-        return sender in self._senders
+        return sender in self._lives
 
     def accept(self, envelope: Envelope) -> None:
         """Remember ``envelope``; HeardBefore if it is not new, OversizedMessage beyond ``SENDERS_MAX`` senders."""
-        sender = self._senders.get(envelope.sender)
-        if sender is None:
-            if len(self._senders) >= SENDERS_MAX:
-                raise OversizedMessage(f"more than {SENDERS_MAX} senders")
-            sender = _Sender()
-        # Nearly every message is about no deployment, and a thousand simulated nodes hear fifty thousand a second.
-        message = envelope.message
-        plain = type(message) in _SLOT_OF
-        mortal = plain or not isinstance(message, _IMMORTAL)
-        if mortal and envelope.incarnation < sender.incarnation:
-            raise HeardBefore(envelope, f"incarnation {envelope.incarnation}, {sender.incarnation} was heard")
-        if plain:
-            window = sender.kinds.get(type(message))
-            if window is None:
-                sender.kinds[type(message)] = _Window(envelope.incarnation, envelope.sequence, 1)
-            else:
-                _slide(window, envelope)
-        else:
-            self._accept_about_one(sender, envelope)
-        if mortal:
-            sender.incarnation = envelope.incarnation
-        self._senders[envelope.sender] = sender
-
-    @staticmethod
-    def _accept_about_one(sender: _Sender, envelope: Envelope) -> None:
-        """What concerns one deployment: there may be any number of them."""
-        slot = slot_of(envelope.message)
-        window = sender.slots.get(slot)
+        sender = envelope.sender
+        windows = self._kinds.get(type(envelope.message))
+        window = None if windows is None else windows.get(sender)
         if window is None:
-            sender.slots[slot] = _Window(envelope.incarnation, envelope.sequence, 1)
-            if len(sender.slots) > REPLAY_SLOTS_MAX:
-                sender.slots.popitem(last=False)
+            self._accept_rare(envelope, windows)
+            return
+        # Nearly every message comes here: a thousand simulated nodes hear fifty thousand heartbeats a second.
+        life = self._lives[sender]
+        if envelope.incarnation < life:
+            raise HeardBefore(envelope, f"incarnation {envelope.incarnation}, {life} was heard")
+        _slide(window, envelope)
+        if envelope.incarnation > life:
+            self._lives[sender] = envelope.incarnation
+
+    def _accept_rare(self, envelope: Envelope, windows: dict[NodeId, _Window] | None) -> None:
+        """What concerns one deployment (``windows`` is None), or is the first of its kind."""
+        sender, incarnation = envelope.sender, envelope.incarnation
+        life = self._lives.get(sender)
+        if life is None:
+            if len(self._lives) >= SENDERS_MAX:
+                raise OversizedMessage(f"more than {SENDERS_MAX} senders")
+            life = -1
+        mortal = not isinstance(envelope.message, _IMMORTAL)
+        if mortal and incarnation < life:
+            raise HeardBefore(envelope, f"incarnation {incarnation}, {life} was heard")
+        if windows is not None:
+            windows[sender] = _Window(incarnation, envelope.sequence)
+        else:
+            self._accept_about_one(envelope)
+        self._lives[sender] = incarnation if mortal else life
+
+    def _accept_about_one(self, envelope: Envelope) -> None:
+        slot, subjects = slot_of(envelope.message), self._subjects.setdefault(envelope.sender, OrderedDict())
+        window = subjects.get(slot)
+        if window is None:
+            subjects[slot] = _Window(envelope.incarnation, envelope.sequence)
+            if len(subjects) > REPLAY_SLOTS_MAX:
+                subjects.popitem(last=False)
         else:
             _slide(window, envelope)
-            sender.slots.move_to_end(slot)
+            subjects.move_to_end(slot)
 
 
 def slot_of(message: ControlMessage) -> Slot:
@@ -148,12 +160,18 @@ def _slide(window: _Window, envelope: Envelope) -> None:
         raise HeardBefore(envelope, f"incarnation {incarnation}, {window.incarnation} was heard")
     ahead = sequence - window.highest
     if incarnation > window.incarnation or ahead >= REPLAY_WINDOW_BITS:
-        window.incarnation, window.highest, window.seen = incarnation, sequence, 1
+        window.incarnation, window.highest = incarnation, sequence
+        window.fresh, window.span, window.older = 1, 1, 0
     elif ahead > 0:
-        window.highest, window.seen = sequence, (window.seen << ahead | 1) & _WINDOW
+        window.highest = sequence
+        window.fresh = window.fresh << ahead | 1
+        window.span += ahead
+        if window.span > _FRESH_BITS:
+            window.fold()
     elif -ahead >= REPLAY_WINDOW_BITS:
         raise HeardBefore(envelope, f"sequence {sequence} is below the window of {window.highest}")
-    elif window.seen >> -ahead & 1:
-        raise HeardBefore(envelope, f"sequence {sequence} was accepted before")
     else:
-        window.seen |= 1 << -ahead
+        window.fold()
+        if window.older >> -ahead & 1:
+            raise HeardBefore(envelope, f"sequence {sequence} was accepted before")
+        window.older |= 1 << -ahead

@@ -29,6 +29,7 @@ import hashlib
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, assert_never, cast
 
 from shoal_protocol.codec import decode_plan
@@ -43,7 +44,7 @@ from shoal_protocol.ids import (
     parse_deployment_id,
     parse_node_id,
 )
-from shoal_protocol.limits import SHARD_NODES, SHARDS_MAX, TOPIC_BYTES_MAX
+from shoal_protocol.limits import SENDERS_MAX, SHARD_NODES, SHARDS_MAX, TOPIC_BYTES_MAX
 from shoal_protocol.messages import (
     Accused,
     Ack,
@@ -239,8 +240,9 @@ def build(topic: Topic) -> str:
     return text
 
 
+@lru_cache(SENDERS_MAX)
 def parse(text: str) -> Topic:
-    """The topic that ``text`` names, or MalformedMessage."""
+    """The topic that ``text`` names, or MalformedMessage; remembered, because everything is said on a few of them."""
     if len(text) > TOPIC_BYTES_MAX:
         raise MalformedMessage(f"topic of {len(text)} characters")
     for make, pattern in _PATTERNS:

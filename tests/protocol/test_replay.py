@@ -96,8 +96,10 @@ def test_the_window_stays_as_small_as_it_is():
     window = ReplayWindow()
     for sequence in range(0, 20 * REPLAY_WINDOW_BITS, REPLAY_WINDOW_BITS // 2):
         window.accept(envelope(sequence))
-    (kept,) = window._senders[ME].kinds.values()
-    assert kept.seen.bit_length() <= REPLAY_WINDOW_BITS
+        kept = window._kinds[type(BEAT)][ME]
+        assert kept.fresh.bit_length() + kept.older.bit_length() <= 2 * REPLAY_WINDOW_BITS
+    kept.fold()
+    assert kept.older.bit_length() <= REPLAY_WINDOW_BITS
 
 
 def test_an_earlier_life_is_over_in_everything_a_node_says_about_itself():

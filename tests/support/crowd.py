@@ -44,7 +44,7 @@ class Crowd:
         self.rng = Random(seed)
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.ties = itertools.count()
-        self.opener = Openings()
+        self.opener = Openings().open
         self.retained = {name: Retained() for name in brokers}
         self.subscriptions = {name: Subscriptions() for name in brokers}
         self.cut: set[tuple[str, str]] = set()

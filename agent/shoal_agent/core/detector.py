@@ -20,10 +20,11 @@ A gap above ``INTERVAL_S_MAX`` is an absence and says nothing about jitter, so i
 
 Who is watched is looked at only when the earliest crossing may have come. A beat moves a crossing later, so nothing is
 done about it then; the next look, about 0.6 s on, finds the new earliest one. With beats of 1 s that is one visit
-per peer and 0.6 beats.
+per peer and 0.6 beats. Nor is a crossing calculated before somebody asks: none is nearer to its last beat than
+``PATIENCE_S_MIN``, so a look passes by nearly all peers without knowing theirs.
 """
 
-from collections import deque
+from array import array
 from dataclasses import dataclass, field
 from math import erfc, inf, log10, sqrt
 from typing import Final
@@ -46,6 +47,9 @@ REGULAR_S_PER_MS: Final = (1.0 + CROSSING_SIGMAS / SIGMA_FRACTION) / 1000.0
 """The patience with a peer whose sigma is the least there is, per millisecond of its mean."""
 SILENCE_S_MAX: Final = 2.5
 """However jittery: after so long without a beat a ping is the cheaper question."""
+PATIENCE_S_MIN: Final = 1.7
+"""However regular: nobody is silent sooner after a beat. Both floors together are 1.7015 s; this stays below them,
+however floats are rounded."""
 PHI_MAX: Final = 300.0
 """The tail of a double ends here."""
 
@@ -56,8 +60,8 @@ def phi_of(silent_s: float, mean_s: float, sigma_s: float) -> float:
     return min(-log10(tail), PHI_MAX) if tail > 0.0 else PHI_MAX
 
 
-def _prior() -> deque[int]:
-    return deque([BEAT_MS] * PRIOR_COUNT, WINDOW)
+def _prior() -> "array[int]":
+    return array("H", [BEAT_MS] * PRIOR_COUNT)
 
 
 @dataclass(slots=True)
@@ -65,8 +69,12 @@ class _Arrivals:
     """The beats of one peer; sums are of milliseconds, and exact."""
 
     last: Instant
-    until: float = 0.0
-    window: deque[int] = field(default_factory=_prior)
+    until: float | None = None
+    """When it becomes silent; None: not calculated since its last beat."""
+    window: "array[int]" = field(default_factory=_prior)
+    """A ring once it is full: two bytes an interval, for a node keeps fifty of these and a simulated world 50,000."""
+    oldest: int = 0
+    """Where in the full ring the next interval goes."""
     total: int = BEAT_MS * PRIOR_COUNT
     squares: int = BEAT_MS * BEAT_MS * PRIOR_COUNT
 
@@ -76,14 +84,10 @@ class Detector:
 
     def __init__(self) -> None:
         self._arrivals: dict[NodeId, _Arrivals] = {}
-        self._awaited: dict[NodeId, _Arrivals] = {}
-        """Those who are not silent, as far as we looked."""
-        self._earliest = inf
-
-    @property
-    def earliest(self) -> float:
+        self._awaited: dict[NodeId, Instant] = {}
+        """Those who are not silent, as far as we looked, and their last beats."""
+        self.earliest = inf
         """No watched peer becomes silent before this; infinite if nobody is awaited."""
-        return self._earliest
 
     def knows(self, node: NodeId) -> bool:
         """Whether beats of ``node`` are expected at all."""
@@ -91,10 +95,11 @@ class Detector:
 
     def expect(self, node: NodeId, now: Instant) -> None:
         """A beat of ``node`` is due within the usual time, though none was heard yet."""
-        self._arrivals[node] = arrivals = _Arrivals(Instant(-inf))
+        arrivals = _Arrivals(Instant(-inf))
         arrivals.until = now + _patience_s(arrivals)
-        self._awaited[node] = arrivals
-        self._earliest = min(self._earliest, arrivals.until)
+        self._arrivals[node] = arrivals
+        self._awaited[node] = arrivals.last
+        self.earliest = min(self.earliest, arrivals.until)
 
     def heard(self, node: NodeId, now: Instant) -> None:
         """A beat of ``node`` came; the first one makes it watched."""
@@ -102,27 +107,36 @@ class Detector:
         if arrivals is None:
             self._arrivals[node] = arrivals = _Arrivals(now)
         else:
-            if now - arrivals.last <= INTERVAL_S_MAX:
-                _learn(arrivals, int((now - arrivals.last) * 1000))
+            interval_s = now - arrivals.last
+            if interval_s <= INTERVAL_S_MAX:
+                _learn(arrivals, int(interval_s * 1000))
             arrivals.last = now
-        arrivals.until = now + _patience_s(arrivals)
-        self._awaited[node] = arrivals
-        self._earliest = min(self._earliest, arrivals.until)
+            arrivals.until = None
+        self._awaited[node] = now
+        if now + PATIENCE_S_MIN < self.earliest:
+            self.earliest = min(self.earliest, _until(arrivals))
 
     def fell_silent(self, now: Instant) -> list[NodeId]:
         """Who became silent since the last look; each is named once, until it is heard again."""
-        if now < self._earliest:
+        if now < self.earliest:
             return []
-        silent = [node for node, arrivals in self._awaited.items() if arrivals.until <= now]
+        silent, earliest = [], inf
+        for node, last in self._awaited.items():
+            if last + PATIENCE_S_MIN < earliest:
+                until = _until(self._arrivals[node])
+                if until <= now:
+                    silent.append(node)
+                elif until < earliest:
+                    earliest = until
         for node in silent:
             del self._awaited[node]
-        self._earliest = min((arrivals.until for arrivals in self._awaited.values()), default=inf)
+        self.earliest = earliest
         return silent
 
     def is_silent(self, node: NodeId, now: Instant) -> bool:
         """Whether beats of ``node`` are overdue; so are those of a node never heard."""
         arrivals = self._arrivals.get(node)
-        return arrivals is None or arrivals.until <= now
+        return arrivals is None or _until(arrivals) <= now
 
     def phi(self, node: NodeId, now: Instant) -> float:
         """How surprising the present silence of ``node`` is; 0 for a node never heard."""
@@ -140,14 +154,27 @@ class Detector:
 
 def _learn(arrivals: _Arrivals, interval_ms: int) -> None:
     window = arrivals.window
-    oldest = window[0] if len(window) == WINDOW else 0
-    window.append(interval_ms)
+    if len(window) < WINDOW:
+        window.append(interval_ms)
+        arrivals.total += interval_ms
+        arrivals.squares += interval_ms * interval_ms
+        return
+    place = arrivals.oldest
+    oldest, window[place] = window[place], interval_ms
+    arrivals.oldest = (place + 1) % WINDOW
     arrivals.total += interval_ms - oldest
     arrivals.squares += interval_ms * interval_ms - oldest * oldest
 
 
+def _until(arrivals: _Arrivals) -> float:
+    """When the peer becomes silent; whoever was never heard was told when it was first expected."""
+    if arrivals.until is None:
+        arrivals.until = arrivals.last + _patience_s(arrivals)
+    return arrivals.until
+
+
 def _patience_s(arrivals: _Arrivals) -> float:
-    # Nearly every beat is a regular one, and a thousand simulated nodes hear fifty thousand of them a second.
+    # Nearly every beat is a regular one.
     count, total = len(arrivals.window), arrivals.total
     mean_sum = max(total, BEAT_MS * count)
     spread = count * arrivals.squares - total * total

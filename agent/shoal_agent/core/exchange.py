@@ -142,7 +142,8 @@ class Exchange:
     def beaten(self, peer: NodeId, root: bytes, now: Instant, out: Outbox) -> None:
         """``peer``, of the own share, told its root."""
         if root == self._root or root == self.root():
-            self._off.pop(peer, None)
+            if self._off:
+                self._off.pop(peer, None)
             return
         beats, vain = self._off.get(peer, (0, 0))
         if beats < BEATS_OFF << vain or now - self._last_syn < SPACING_S:

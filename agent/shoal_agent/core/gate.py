@@ -37,6 +37,9 @@ class DuplicateEnvelope(Exception):  # noqa: N818 - an outcome, not an error
     """A copy of an accepted envelope that is to be expected: from another broker, or repeated by its own."""
 
 
+_Bringers = str | tuple[str, ...]
+"""The brokers an envelope came from: one, or several."""
+
 Opener = Callable[[bytes, str | None, TrustedRoster, ClusterId], Envelope]
 """The member's word that the bytes are, if it may come on that topic (None: that does not matter), or
 RemoteProtocolError."""
@@ -62,16 +65,17 @@ class Gate:
         self._roster = roster
         self._opener = opener
         self._replay = ReplayWindow()
-        self._young: dict[bytes, tuple[str, ...]] = {}
+        self._young: dict[bytes, _Bringers] = {}
         self._young_bytes = 0
-        self._old: dict[bytes, tuple[str, ...]] = {}
+        self._old: dict[bytes, _Bringers] = {}
 
     def open(self, arrival: EnvelopeReceived, wall_ms: int) -> Envelope:
         """The verified envelope; RemoteProtocolError, or DuplicateEnvelope if it is a harmless copy."""
-        wire = arrival.wire
-        if len(wire) > ENVELOPE_BYTES_MAX:
-            raise OversizedMessage(f"{len(wire)} bytes")
-        if wire in self._young or wire in self._old:
+        wire, young = arrival.wire, self._young
+        size = len(wire)
+        if size > ENVELOPE_BYTES_MAX:
+            raise OversizedMessage(f"{size} bytes")
+        if wire in young or wire in self._old:
             self._refuse_copy(arrival)
         envelope = self._opener(wire, arrival.topic, self._roster, self._cluster)
         if not -CLOCK_SKEW_MS_MAX <= wall_ms - envelope.sent_ms <= envelope.ttl_ms:
@@ -82,10 +86,11 @@ class Gate:
             if arrival.redelivered:
                 raise DuplicateEnvelope from None
             raise
-        if len(self._young) >= COPIES_MAX // 2 or self._young_bytes + len(wire) > COPIES_BYTES_MAX // 2:
-            self._old, self._young, self._young_bytes = self._young, {}, 0
-        self._young[wire] = (arrival.broker,)
-        self._young_bytes += len(wire)
+        if len(young) >= COPIES_MAX // 2 or self._young_bytes + size > COPIES_BYTES_MAX // 2:
+            self._old, self._young, self._young_bytes = young, {}, 0
+            young = self._young
+        young[wire] = arrival.broker
+        self._young_bytes += size
         return envelope
 
     def reopen(self, wire: bytes) -> Envelope:
@@ -95,8 +100,10 @@ class Gate:
     def _refuse_copy(self, arrival: EnvelopeReceived) -> None:
         wire, broker = arrival.wire, arrival.broker
         generation = self._young if wire in self._young else self._old
-        if broker not in generation[wire]:
-            generation[wire] = (*generation[wire], broker)
+        known = generation[wire]
+        brokers = (known,) if isinstance(known, str) else known
+        if broker not in brokers:
+            generation[wire] = (*brokers, broker)
         elif not arrival.redelivered:
             raise ReplayedMessage("the same bytes from the same broker")
         raise DuplicateEnvelope

@@ -52,8 +52,9 @@ class Sight:
     """One watched node."""
 
     node: NodeId
-    stamp: tuple[int, int] = (0, 0)
-    """(incarnation, sequence) of the newest thing it said, as far as we know."""
+    newest_life: int = 0
+    newest_sequence: int = 0
+    """The stamp of the newest thing it said, as far as we know."""
     life: int = 0
     """The incarnation that ``standing`` is about: the newest that was heard itself."""
     standing: Standing = Standing.UNKNOWN

@@ -119,8 +119,8 @@ class Verdicts:
     def _say(self, sight: Sight, suspicion: Suspicion, verdict: Verdict, now: Instant, out: Outbox) -> None:
         if self.health.isolated or len(suspicion.accusers) > CONFIRMATIONS:
             return
-        life, sequence = sight.stamp
-        message = Accused(sight.node, Incarnation(life), Sequence(sequence), verdict, sight.symptom().value)
+        life, sequence = Incarnation(sight.newest_life), Sequence(sight.newest_sequence)
+        message = Accused(sight.node, life, sequence, verdict, sight.symptom().value)
         self._voice.say(message, now, out, direct=[node for node in self.circle if node != sight.node])
         out.count("accusations_made", verdict.name.lower())
 

@@ -53,6 +53,10 @@ TOMBSTONE_S: Final = 24 * 3600.0
 TOMBSTONES_MAX: Final = 1024
 """And no more of them: the longest dead are forgotten first."""
 
+BY_BROKER: Final = Road.BROKER
+RELAYED: Final = Road.RELAYED
+"""Looked up once: in Python 3.11 a member of an enumeration costs more than the test it is needed for."""
+
 Changes = tuple[Watched, ...]
 
 
@@ -140,32 +144,34 @@ class Watch:
     ) -> Changes:
         """An envelope of ``node`` was accepted; a last will is none of its words, it was written in advance."""
         sight = self._sights.get(node)
-        stamp = (incarnation, sequence)
-        if sight is None or stamp <= sight.stamp:
+        if sight is None or incarnation < sight.newest_life:
             return ()
-        if road is Road.RELAYED:
-            self._told(sight, stamp, now)
+        if sequence <= sight.newest_sequence and incarnation == sight.newest_life:
+            return ()
+        if road is RELAYED:
+            self._told(sight, incarnation, sequence, now)
             return ()
         if incarnation > sight.life:
             self._reborn(sight, incarnation)
         elif not sight.calm and (sight.standing is Standing.LEFT or sight.is_stale_word(now)):
             return ()
-        sight.stamp = stamp
+        sight.newest_life, sight.newest_sequence = incarnation, sequence
         sight.word_at = now
         if beat:
-            self._detector.heard(node, now)
-            if now < self._detector.earliest < self._look_at:
+            detector = self._detector
+            detector.heard(node, now)
+            if now < detector.earliest < self._look_at:
                 self._await(now)
-        if road is Road.BROKER:
+        if road is BY_BROKER:
             sight.brokered_at = now
             if sight.calm:
                 return ()
         return self._word(sight, road, now)
 
-    def _told(self, sight: Sight, stamp: tuple[int, int], now: Instant) -> None:
+    def _told(self, sight: Sight, incarnation: Incarnation, sequence: Sequence, now: Instant) -> None:
         """Somebody hands on a word that is news: it lived when it said so."""
-        reborn = stamp[0] > sight.stamp[0]
-        sight.stamp = stamp
+        reborn = incarnation > sight.newest_life
+        sight.newest_life, sight.newest_sequence = incarnation, sequence
         sight.hearsay_since = None
         if reborn and sight.standing is Standing.DEAD:
             self._asking.arm(sight, now)

@@ -55,6 +55,8 @@ class _Connection:
     client: Client
     will: Broadcast
     open: bool = True
+    unread: list[EnvelopeReceived] = field(default_factory=list)
+    """What waits until the node reads its socket."""
 
 
 @dataclass
@@ -63,7 +65,7 @@ class _Broker:
     up: bool = True
     frozen: bool = False
     retained: Retained = field(default_factory=Retained)
-    subscriptions: Subscriptions = field(default_factory=Subscriptions)
+    subscriptions: Subscriptions[_Connection] = field(default_factory=Subscriptions)
     links: dict[NodeId, _Connection] = field(default_factory=dict)
     stuck: list[tuple[NodeId | None, Broadcast]] = field(default_factory=list)
     """What came in while it was frozen, in order."""
@@ -77,7 +79,9 @@ class Brokers:
     ) -> None:
         self._agenda = agenda
         self._bundle_s = bundle_s
-        self._unread: dict[_Connection, list[EnvelopeReceived]] = {}
+        self._lanes_max = 1 if bundle_s else LANES_MAX
+        self._unread: list[_Connection] = []
+        """Those on which something waits, in order."""
         self._weather = weather
         self._rng = rng
         self._brokers = {name: _Broker(name) for name in names}
@@ -137,8 +141,8 @@ class Brokers:
                 self._subscribe(broker, node, filters)
 
     def _subscribe(self, broker: _Broker, node: NodeId, filters: tuple[str, ...]) -> None:
-        fresh = broker.subscriptions.set(node, filters)
         link = broker.links[node]
+        fresh = broker.subscriptions.set(link, filters)
         for topic, wire in broker.retained.under(fresh):
             self._deliver(broker, [link], EnvelopeReceived(broker.name, topic, wire, redelivered=True))
 
@@ -148,7 +152,7 @@ class Brokers:
         if connection is None:
             return
         connection.open = False
-        broker.subscriptions.drop(node)
+        broker.subscriptions.drop(connection)
         if not farewell:
             self._take_in(broker, None, connection.will)
         client = self._clients.get(node)
@@ -236,7 +240,8 @@ class Brokers:
 
     def _fan_out(self, broker: _Broker, source: NodeId | None, topic: str, wire: bytes) -> None:
         loss, twice, draw = self._weather.message_loss, self._weather.duplicate, self._rng.random
-        links = [broker.links[node] for node in broker.subscriptions.hearers(topic) if node != source]
+        own = None if source is None else broker.links.get(source)
+        links = [link for link in broker.subscriptions.hearers(topic) if link is not own]
         if loss:
             links = [link for link in links if draw() >= loss]
         if twice:
@@ -246,7 +251,7 @@ class Brokers:
     def _deliver(self, broker: _Broker, links: list[_Connection], event: EnvelopeReceived) -> None:
         """``event`` reaches ``links``, in lanes that are late by different times."""
         uniform, weather = self._rng.uniform, self._weather
-        lanes = min(len(links), LANES_MAX)
+        lanes = min(len(links), self._lanes_max)
         for lane in range(lanes):
             delay_s = uniform(*weather.broker_s) + uniform(0.0, weather.reorder_s)
             self._hand_over_after(delay_s, broker.name, links[lane::lanes], event)
@@ -267,11 +272,16 @@ class Brokers:
         if not self._unread:
             self._agenda.after(self._bundle_s, self._read)
         for link in links:
-            self._unread.setdefault(link, []).append(event)
+            if not link.unread:
+                self._unread.append(link)
+            link.unread.append(event)
 
     def _read(self) -> None:
-        unread, self._unread = self._unread, {}
-        for link, events in unread.items():
+        unread, self._unread = self._unread, []
+        # Who hears the same reads one after the other: then what is heard is in the processor's caches.
+        unread.sort(key=lambda link: link.client.filters[0])
+        for link in unread:
+            events, link.unread = link.unread, []
             if link.open:
                 self.carried += len(events)
                 self.carried_bytes += sum([len(event.wire) for event in events])

@@ -266,9 +266,12 @@ class Machine:
         self._do(lambda: self._read(events))
 
     def _read(self, events: list[EnvelopeReceived]) -> None:
-        now = self.now()
+        now, handle, seen = self.now(), self.node.handle, self._seen
         for event in events:
-            self._step(event, now)
+            effects = handle(event, now)
+            if effects or seen:
+                self._follow(event, effects)
+        self._check_after(len(events))
         self._wake()
 
     def frame(self, peer: NodeId, header: Header, data: bytes | None) -> None:
@@ -286,14 +289,19 @@ class Machine:
 
     def _step(self, event: Event, now: Instant) -> None:
         effects = self.node.handle(event, now)
-        self._unchecked += 1
+        self._check_after(1)
+        self._follow(event, effects)
+
+    def _check_after(self, steps: int) -> None:
+        self._unchecked += steps
         if self._unchecked >= self.setup.check_every:
             self._unchecked = 0
             self.node.check()
+
+    def _follow(self, event: Event, effects: list[Effect]) -> None:
         if self._seen:
             self._around.handled(self, event, effects)
-        if effects:
-            self._carry_out(effects)
+        self._carry_out(effects)
 
     def _carry_out(self, effects: list[Effect]) -> None:
         for index, effect in enumerate(effects):

@@ -21,14 +21,14 @@ OPENED_MAX: Final = 1 << 17
 
 
 class Openings:
-    """Opens envelopes for all nodes of a world; an ``Opener``."""
+    """Opens envelopes for all nodes of a world; ``open`` is their ``Opener``."""
 
     def __init__(self) -> None:
         self._young: dict[bytes, tuple[str, Envelope]] = {}
         self._old: dict[bytes, tuple[str, Envelope]] = {}
         self._roster: TrustedRoster | None = None
 
-    def __call__(self, wire: bytes, topic: str | None, roster: TrustedRoster, cluster: ClusterId) -> Envelope:
+    def open(self, wire: bytes, topic: str | None, roster: TrustedRoster, cluster: ClusterId) -> Envelope:
         """As :func:`open_addressed`."""
         if roster is not self._roster:
             self._roster, self._young, self._old = roster, {}, {}

@@ -5,10 +5,10 @@ filter with every topic would be most of a world's work; in a tree a topic only 
 own name and the branch of ``+``. Results come in the order of insertion, so nothing depends on hash seeds.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Final
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any, Final, Generic, TypeVar
 
-from shoal_protocol.ids import NodeId
+Hearer = TypeVar("Hearer", bound=Hashable)
 
 ANY: Final = "+"
 _LEAF: Final = "/"
@@ -46,39 +46,39 @@ def _matched(tree: _Tree, levels: list[str], at: int = 0) -> Iterator[_Tree]:
             yield from _matched(branch, levels, at + 1)
 
 
-class Subscriptions:
-    """Which node subscribed to what."""
+class Subscriptions(Generic[Hearer]):
+    """Who subscribed to what."""
 
     def __init__(self) -> None:
         self._tree: _Tree = {}
-        self._filters: dict[NodeId, tuple[str, ...]] = {}
-        self._hearers: dict[str, tuple[NodeId, ...]] = {}
+        self._filters: dict[Hearer, tuple[str, ...]] = {}
+        self._hearers: dict[str, tuple[Hearer, ...]] = {}
         """By topic, until any subscription changes."""
 
-    def set(self, node: NodeId, filters: Iterable[str]) -> list[str]:
-        """``node`` hears ``filters`` and nothing else; those it did not hear before."""
-        wanted, before = tuple(dict.fromkeys(filters)), self._filters.get(node, ())
+    def set(self, hearer: Hearer, filters: Iterable[str]) -> list[str]:
+        """``hearer`` hears ``filters`` and nothing else; those it did not hear before."""
+        wanted, before = tuple(dict.fromkeys(filters)), self._filters.get(hearer, ())
         for name in before:
             if name not in wanted:
-                del _walk(self._tree, name.split("/"))[_LEAF][node]
+                del _walk(self._tree, name.split("/"))[_LEAF][hearer]
         fresh = [name for name in wanted if name not in before]
         for name in fresh:
-            _walk(self._tree, name.split("/")).setdefault(_LEAF, {})[node] = True
-        self._filters[node] = wanted
+            _walk(self._tree, name.split("/")).setdefault(_LEAF, {})[hearer] = True
+        self._filters[hearer] = wanted
         self._hearers.clear()
         return fresh
 
-    def drop(self, node: NodeId) -> None:
-        """``node`` hears nothing any more."""
-        self.set(node, ())
-        del self._filters[node]
+    def drop(self, hearer: Hearer) -> None:
+        """``hearer`` hears nothing any more."""
+        self.set(hearer, ())
+        del self._filters[hearer]
 
-    def hearers(self, topic: str) -> tuple[NodeId, ...]:
+    def hearers(self, topic: str) -> tuple[Hearer, ...]:
         """Everybody who subscribed to ``topic``, each once."""
         found = self._hearers.get(topic)
         if found is None:
             branches = _matching(self._tree, topic.split("/"))
-            found = tuple(dict.fromkeys(node for branch in branches for node in branch.get(_LEAF, ())))
+            found = tuple(dict.fromkeys(hearer for branch in branches for hearer in branch.get(_LEAF, ())))
             self._hearers[topic] = found
         return found
 

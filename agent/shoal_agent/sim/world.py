@@ -124,7 +124,7 @@ class World:
         keys = [Ed25519Sealer(seed_bytes(f"{settings.seed}/key/{index}") * 2) for index in range(settings.nodes)]
         self._operator = Ed25519Sealer(seed_bytes(f"{settings.seed}/operator") * 2)
         self._announced = 0
-        self._opener = Openings()
+        self._opener = Openings().open
         self.roster = found(settings, keys, self._operator)
         self.names = [node_id_of(key.public_key) for key in keys]
         self.liars = tuple(generator(settings.seed, "liars").sample(self.names, settings.liars))
