@@ -1,0 +1,101 @@
+"""A disk is full, a clock jumps, a store was tampered with: one machine's harm, and nobody who reads a stream sees it.
+
+Real agents over two mosquittos, and the client's view of a stream that was under way, or that needs what was harmed.
+"""
+
+import os
+import re
+import resource
+import shutil
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shoal_models.package import Store
+from tests.support import survival as support
+from tests.support.repair import MEMORY_BYTES, kill, tell
+from tests.support.survival import MODEL, SHORT, minnow_store, resumed, surviving
+
+WRITTEN = 30
+"""Tokens that are there when it happens."""
+SKEWED = Path(support.__file__).parent / "skewed"
+JUMPS_S = {"an hour on": 3600.0, "an hour back": -3600.0}
+
+
+async def writing(survival, ingress):
+    client = survival.ask(ingress, SHORT)
+    await client.stream.reached(WRITTEN)
+    assert client.stream.finish is None, client.stream.error
+    return client
+
+
+async def test_a_host_whose_disk_is_full_harms_no_stream_when_another_one_dies(tmp_path):
+    """It cannot write its vote down, so it must not vote; what it serves needs no disk."""
+    async with surviving(minnow_store(tmp_path), tmp_path, agents=5) as survival:
+        await survival.learn(SHORT)
+        hosts = await survival.hosts()
+        client = await writing(survival, next(agent for agent in survival.agents if agent not in hosts))
+        psutil.Process(hosts[0].pid).rlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+        kill(hosts[1])()
+        await survival.whole(client, "a full disk, and another host killed")
+        assert resumed(client)
+
+
+async def test_a_clock_that_jumps_harms_no_stream(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(SKEWED), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep))
+    async with surviving(minnow_store(tmp_path), tmp_path) as survival:
+        await survival.learn(SHORT)
+        hosts = await survival.hosts()
+        outsider = next(agent for agent in survival.agents if agent not in hosts)
+        for what, jump_s in JUMPS_S.items():
+            for victim, ingress in ((hosts[1], outsider), (outsider, outsider)):
+                client = await writing(survival, ingress)
+                (victim.lab.folder / "skew").write_text(str(jump_s))
+                await survival.whole(client, f"{'the ingress' if victim is outsider else 'a host'} jumps {what}")
+                await survival.whole(await writing(survival, ingress), "begun while the clock was wrong")
+                (victim.lab.folder / "skew").unlink()
+            await survival.settled()
+        told = (await survival.cluster.view(hosts[0])).state["rejected"]
+        tell(f"words that others would not hear: {told}")
+        assert sum(told.values()) > 0, "nobody noticed a wrong clock"
+
+
+async def rejected(survival, agent):
+    text = (await survival.cluster.client.get(f"{agent.api}/metrics")).text
+    found = re.findall(r"^shoal_content_pieces_rejected_total\{.*\} (\S+)$", text, re.MULTILINE)
+    return sum(map(float, found))
+
+
+def poison(store, root):
+    """A copy of ``store`` in which a byte of every shard is another one."""
+    shutil.copytree(store.root, root)
+    copy = Store(root)
+    for block in copy.load(MODEL).blocks:
+        for shard in block.shards:
+            path = copy.blob_path(shard.id)
+            data = bytearray(path.read_bytes())
+            data[len(data) // 2] ^= 1
+            path.write_bytes(data)
+
+
+@pytest.mark.long
+async def test_a_poisoned_store_harms_no_stream(tmp_path):
+    """Two agents begin with nothing, one has what is right, and one, which has no room to host, has what is wrong."""
+    store, memory = minnow_store(tmp_path), [MEMORY_BYTES, 1, MEMORY_BYTES, MEMORY_BYTES]
+
+    def prepare(agents):
+        poison(store, agents[1].lab.folder / "models")
+
+    settings = {"own_stores": (1, 2, 3), "memory_bytes": memory, "prepare": prepare}
+    async with surviving(store, tmp_path, **settings) as survival:
+        await survival.learn(SHORT)
+        hosts = await survival.hosts()
+        found = [await rejected(survival, agent) for agent in survival.agents]
+        tell(f"pieces refused: {found}")
+        assert sum(found) > 0, "nobody was offered a wrong piece"
+        victim = hosts[-1]
+        client = await writing(survival, survival.cluster.agents[1])
+        kill(victim)()
+        await survival.whole(client, "killed beside a poisoned store")
+        assert resumed(client)
