@@ -198,6 +198,18 @@ def test_a_host_ends_an_expired_session_alone_after_a_grace(stand):
     assert stand.refusal().code is RefusalCode.DEADLINE
 
 
+def test_what_waits_when_the_deadline_comes_is_not_run_and_goes_no_further(stand):
+    stand.cell().run_s = 0.1
+    stand.say(replace(OPEN, deadline_ms=50))
+    stand.feed()
+    stand.feed(replace(STEP, position=3, token_count=1, shape=(1, 1)), (4,))
+    stand.world.run(0.15)
+    assert stand.refusal().code is RefusalCode.DEADLINE
+    assert len(stand.runs()) == 1
+    assert not [effect for effect in stand.cell().asked(SendFrame) if isinstance(effect.header, Activation)]
+    assert not stand.sessions()
+
+
 def test_a_step_after_the_deadline_is_not_run(stand):
     stand.say(replace(OPEN, deadline_ms=0))
     stand.feed()

@@ -186,6 +186,11 @@ class Runner:
         hosted.chunked = done.token_count > 1
         if not hosted.chunked:
             self._pace.ran(event.took_s, hosted.token_macs, now)
+        if now >= hosted.deadline and hosted.stand is Stand.GOING:
+            # Nobody waits for this any more, nor for what waits behind it.
+            out.release(event.output)
+            self._holdings.refuse(hosted, RefusalCode.DEADLINE, "the deadline has passed", out)
+            return None
         if hosted.waiting and hosted.stand is Stand.GOING:
             work = hosted.waiting.popleft()
             hosted.waiting_tokens -= work.activation.token_count
