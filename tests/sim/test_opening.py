@@ -27,25 +27,25 @@ def opened(monkeypatch):
 
 def test_the_same_bytes_are_opened_once(opened):
     openings, calls = opened
-    first = openings(sealed(BEAT), TOPIC, ROSTER, CLUSTER)
+    first = openings.open(sealed(BEAT), TOPIC, ROSTER, CLUSTER)
     assert first.message == BEAT
-    assert openings(sealed(BEAT), TOPIC, ROSTER, CLUSTER) is openings(sealed(BEAT), None, ROSTER, CLUSTER) is first
+    assert openings.open(sealed(BEAT), TOPIC, ROSTER, CLUSTER) is openings.open(sealed(BEAT), None, ROSTER, CLUSTER) is first
     assert len(calls) == 1
 
 
 def test_another_topic_is_judged_again_and_what_is_refused_every_time(opened):
     openings, calls = opened
-    openings(sealed(BEAT), TOPIC, ROSTER, CLUSTER)
+    openings.open(sealed(BEAT), TOPIC, ROSTER, CLUSTER)
     for _ in range(2):
         with pytest.raises(RemoteProtocolError):
-            openings(sealed(BEAT), topic_for(CLUSTER, node_of(AGENT), STATE), ROSTER, CLUSTER)
+            openings.open(sealed(BEAT), topic_for(CLUSTER, node_of(AGENT), STATE), ROSTER, CLUSTER)
     assert len(calls) == 3
 
 
 def test_another_roster_knows_nothing(opened):
     openings, calls = opened
     for _ in range(2):
-        openings(sealed(BEAT), TOPIC, trusted_roster(), CLUSTER)
+        openings.open(sealed(BEAT), TOPIC, trusted_roster(), CLUSTER)
     assert len(calls) == 2
 
 
@@ -53,9 +53,9 @@ def test_memory_is_bounded(opened, monkeypatch):
     monkeypatch.setattr(opening, "OPENED_MAX", 8)
     openings, calls = opened
     for sequence in range(1, 20):
-        openings(sealed(BEAT, sequence), TOPIC, ROSTER, CLUSTER)
+        openings.open(sealed(BEAT, sequence), TOPIC, ROSTER, CLUSTER)
         assert len(openings._young) + len(openings._old) <= 8
-    openings(sealed(BEAT, 19), TOPIC, ROSTER, CLUSTER)
+    openings.open(sealed(BEAT, 19), TOPIC, ROSTER, CLUSTER)
     assert len(calls) == 19
-    openings(sealed(BEAT, 1), TOPIC, ROSTER, CLUSTER)
+    openings.open(sealed(BEAT, 1), TOPIC, ROSTER, CLUSTER)
     assert len(calls) == 20
