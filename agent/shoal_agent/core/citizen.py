@@ -13,7 +13,7 @@ Every fact is passed on at once and in order, so that what one event leads to is
 
 from collections.abc import Callable, Iterable
 from random import Random
-from typing import Final, assert_never
+from typing import assert_never
 
 from shoal_agent.core.council import Council
 from shoal_agent.core.events import (
@@ -29,6 +29,7 @@ from shoal_agent.core.events import (
     Solved,
 )
 from shoal_agent.core.facts import (
+    BY_BROKER,
     Adopted,
     Behind,
     Convicted,
@@ -74,9 +75,6 @@ from shoal_protocol.messages import (
     VoteCast,
 )
 from shoal_protocol.replay import HeardBefore
-
-BY_BROKER: Final = Road.BROKER
-"""Looked up once: in Python 3.11 a member of an enumeration costs as much as all else one of its tests does."""
 
 ClusterAlarm = Routine | ProbeDue | SuspicionDue | RelayDue | VoteDue | WordDue
 
@@ -142,8 +140,7 @@ class Citizen:
         sender, message = envelope.sender, envelope.message
         far = event.redelivered or event.broker.startswith("peer:")
         road = self._road(event, sender) if far else BY_BROKER
-        fresh = not far or road is not Road.RELAYED
-        facts = self._gossip.heard(envelope, event.wire, now, out, fresh=fresh)
+        facts = self._gossip.heard(envelope, event.wire, now, out, fresh=not far or road is not Road.RELAYED)
         if facts:
             self._learn(facts, now, out)
         if sender == self._node:
@@ -158,10 +155,9 @@ class Citizen:
 
     @staticmethod
     def _road(event: EnvelopeReceived, sender: NodeId) -> Road:
-        if event.redelivered:
-            return Road.RELAYED
         # What a peer hands on of somebody else tells nothing of the present.
-        return Road.DIRECT if event.broker == f"peer:{sender}" else Road.RELAYED
+        direct = not event.redelivered and event.broker == f"peer:{sender}"
+        return Road.DIRECT if direct else Road.RELAYED
 
     def _learn(self, facts: Iterable[Fact], now: Instant, out: Outbox) -> None:
         """What gossip brought to light."""

@@ -111,6 +111,12 @@ class Sight:
         sign_at = max(self.word_at, self.answered_at)
         return now - sign_at if sign_at else 0.0
 
+    def doubt(self, now: Instant) -> bool:
+        """Somebody waits for it in vain: whether it gave no sign for as long as a ping takes since that began."""
+        if max(self.word_at, self.answered_at) >= self.doubted_at:
+            self.doubted_at = now
+        return now >= self.doubted_at + PING_S
+
     def is_settled(self) -> bool:
         """Whether the next word of it will change nothing; to be kept in ``calm``."""
         return self.standing is Standing.ALIVE and self.step is Step.IDLE and not self.accusers

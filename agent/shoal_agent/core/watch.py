@@ -27,7 +27,7 @@ from typing import Final, Literal, assert_never
 
 from shoal_agent.core.asking import AGAIN_S, GRACE_S, Asking
 from shoal_agent.core.detector import Detector
-from shoal_agent.core.facts import LinkFault, Road, SelfAccused, Standing, Symptom, Watched
+from shoal_agent.core.facts import BY_BROKER, RELAYED, LinkFault, Road, SelfAccused, Standing, Symptom, Watched
 from shoal_agent.core.health import LATE_S
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.sight import PING_S, Sight, Step
@@ -52,10 +52,6 @@ TOMBSTONE_S: Final = 24 * 3600.0
 """The dead are remembered for a day, so that who comes back is known to come back."""
 TOMBSTONES_MAX: Final = 1024
 """And no more of them: the longest dead are forgotten first."""
-
-BY_BROKER: Final = Road.BROKER
-RELAYED: Final = Road.RELAYED
-"""Looked up once: in Python 3.11 a member of an enumeration costs more than the test it is needed for."""
 
 Changes = tuple[Watched, ...]
 
@@ -313,9 +309,7 @@ class Watch:
         if sight is None:
             return False
         self._asking.hint(sight, HINT_SPACING_S, now, out)
-        if max(sight.word_at, sight.answered_at) >= sight.doubted_at:
-            sight.doubted_at = now
-        return now >= sight.doubted_at + PING_S
+        return sight.doubt(now)
 
     def will(self, node: NodeId, broker: str, now: Instant, out: Outbox) -> Changes:
         """``broker`` says that ``node`` hung up without a word."""
