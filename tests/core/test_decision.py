@@ -82,7 +82,9 @@ def test_the_text_has_the_numbers():
     )
     worse = decide(scored(12_000), [Option(RED, scored(12_500), move)], 8000, 150)
     assert worse.text == "now 12.00 ms/token; redistribute 12.50 ms/token: no better; asked is a gain of 15.0 %: keep"
-    assert decide(None, options((RED, 11_500, 400)), 8000, 150).text.startswith("the plan cannot stay; redistribute 11.50 ms")
+    assert decide(None, options((RED, 11_500, 400)), 8000, 150).text.startswith(
+        "the plan cannot stay; redistribute 11.50 ms"
+    )
 
 
 @pytest.mark.parametrize(

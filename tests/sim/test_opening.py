@@ -29,7 +29,11 @@ def test_the_same_bytes_are_opened_once(opened):
     openings, calls = opened
     first = openings.open(sealed(BEAT), TOPIC, ROSTER, CLUSTER)
     assert first.message == BEAT
-    assert openings.open(sealed(BEAT), TOPIC, ROSTER, CLUSTER) is openings.open(sealed(BEAT), None, ROSTER, CLUSTER) is first
+    assert (
+        openings.open(sealed(BEAT), TOPIC, ROSTER, CLUSTER)
+        is openings.open(sealed(BEAT), None, ROSTER, CLUSTER)
+        is first
+    )
     assert len(calls) == 1
 
 
