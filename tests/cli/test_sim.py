@@ -10,7 +10,7 @@ def test_one_object_for_scripts():
     ended = shoal("sim", "--scenario", "calm", "--seeds", "1..2", "--nodes", 3, "--json")
     assert ended.code == 0
     keys = {"scenarios", "seeds", "nodes", "violations", "undecided", "agreement_s", "messages_per_node_s"}
-    keys |= {"bytes_per_node_s", "failures"}
+    keys |= {"bytes_per_node_s", "failures", "beyond"}
     assert set(ended.json) == keys
     assert (ended.json["scenarios"], ended.json["seeds"], ended.json["nodes"]) == (["calm"], 2, 3)
     assert ended.json["agreement_s"] == {"p50": None, "p99": None}

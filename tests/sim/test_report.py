@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from shoal_agent.errors import ExitCode, UserError
@@ -24,6 +26,7 @@ def test_the_object_has_every_key():
         "messages_per_node_s": 10.0,
         "bytes_per_node_s": 200.0,
         "failures": [],
+        "beyond": {"runs": 0, "fired": 0},
     }
 
 
@@ -85,8 +88,20 @@ def test_no_run_has_no_rate():
     assert Report().as_json(range(0))["messages_per_node_s"] == []
 
 
-def test_scenarios_are_chosen_by_name_or_all_in_which_nothing_may_be_violated():
-    assert chosen("all") == [name for name, rules in SCENARIOS.items() if not rules.beyond]
+def test_what_happens_beyond_the_fault_model_is_apart_unless_it_was_asked_for():
+    fallen = replace(outcome(7, [Violation("one-certificate", 1.5, "two")]), scenario="two-of-four-lie")
+    held = replace(outcome(8), scenario="two-of-four-lie")
+    for apart, failed in ((True, 0), (False, 1)):
+        report = Report(apart=apart)
+        report.add(fallen)
+        report.add(held)
+        told = report.as_json(range(7, 9))
+        assert (told["violations"], len(told["failures"])) == (failed, failed)
+        assert told["beyond"] == ({"runs": 2, "fired": 1} if apart else {"runs": 0, "fired": 0})
+
+
+def test_scenarios_are_chosen_by_name_or_all():
+    assert chosen("all") == list(SCENARIOS)
     assert chosen("two-of-four-lie") == ["two-of-four-lie"]
     assert chosen("lossy") == ["lossy"]
     with pytest.raises(UserError) as told:

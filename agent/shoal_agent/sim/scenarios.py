@@ -109,4 +109,4 @@ SCENARIOS: Final[dict[str, Scenario]] = {
 """Every scenario by its name."""
 
 ALL: Final = "all"
-"""In place of a name: every scenario in which nothing may go wrong."""
+"""In place of a name: every scenario; what happens in those beyond the fault model is counted apart."""
