@@ -90,10 +90,10 @@ def test_who_speaks_about_plans_is_struck_and_comes_back():
         trip(world.names[0], said)
     world.run(0.01)
     assert not world.machines[world.names[0]].alive
+    end()  # what it says about the repair would strike it again
+    assert world.tripwires == []
     world.run(3.0)
     assert world.machines[world.names[0]].alive
-    end()
-    assert world.tripwires == []
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ class ApiServer:
             usage = {"prompt_tokens": 5, "completion_tokens": len(self.pieces), "total_tokens": 5 + len(self.pieces)}
             yield self._event({"id": "chatcmpl-0a0b", "choices": [], "usage": usage})
             yield "data: [DONE]\n\n"
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GeneratorExit):  # while it waits, or while it hands an event over
             self.client_gone.set()
             raise
 
