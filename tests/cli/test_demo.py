@@ -181,6 +181,7 @@ def read_until(process, mark):
         read += piece
 
 
+@pytest.mark.long
 def test_a_kept_demo_ends_cleanly_twice_in_a_row():
     port = free_port()
     for number in (signal.SIGTERM, signal.SIGHUP):
