@@ -64,6 +64,14 @@ async def test_whoever_waits_is_woken_by_what_is_heard(desk):
     assert not await desk.wait(lambda: False, desk.clock.now())
 
 
+def test_an_older_word_that_another_broker_delivers_late_changes_nothing(desk):
+    plan, phases = digest_of(RAWS[0]), (DeploymentPhase.READY, DeploymentPhase.ACTIVE)
+    ready, active = (PhaseReported(DEPLOYMENT, Epoch(0), plan, phase, "") for phase in phases)
+    hear(desk, active, KEYS[0], number=2)
+    hear(desk, ready, KEYS[0], number=1)
+    assert desk.phases[plan, NAMES[0]] == active
+
+
 async def test_a_broker_that_answers_is_enough_and_none_is_an_error(desk):
     desk.post(BrokerLost("one", "refused"))
     with pytest.raises(UnavailableError, match="one: refused"):

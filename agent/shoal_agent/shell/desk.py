@@ -101,6 +101,9 @@ class Desk:
     """Broker -> empty while it is connected, else why it is not."""
     plans: dict[DeploymentId, InForce] = field(default_factory=dict)
     phases: dict[tuple[Digest, NodeId], PhaseReported] = field(default_factory=dict)
+    """What each host said last of each plan, in its own order of words: several brokers deliver in any order."""
+    spoken: dict[tuple[Digest, NodeId], tuple[Incarnation, Sequence]] = field(default_factory=dict)
+    """Where in that order each of ``phases`` stands."""
     troubles: Counter[str] = field(default_factory=Counter)
     """What went wrong, and how often: refusals of a broker, envelopes that were not accepted."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -138,7 +141,9 @@ class Desk:
                 if known is None or known.plan.epoch < plan.epoch:
                     self.plans[plan.deployment] = InForce(plan, raw)
             case PhaseReported() as report:
-                self.phases[report.plan, envelope.sender] = report
+                place, order = (report.plan, envelope.sender), (envelope.incarnation, envelope.sequence)
+                if order > self.spoken.get(place, (-1, -1)):
+                    self.phases[place], self.spoken[place] = report, order
             case _:
                 self.survey.hear(envelope, self.clock.now())
 
