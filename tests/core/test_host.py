@@ -15,32 +15,19 @@ from shoal_protocol.headers import (
     CloseSession,
     PathBroken,
     RefusalCode,
-    Resume,
     SessionOpened,
     SessionRefused,
     Token,
 )
-from shoal_protocol.ids import DeploymentId, Epoch, SessionId
+from shoal_protocol.ids import DeploymentId, Epoch
 from shoal_protocol.limits import (
     ORPHAN_S_MAX,
     REASON_CHARS_MAX,
     REQUEST_DEADLINE_S_MAX,
 )
 from shoal_protocol.tensors import Dtype
-from tests.support.stand import OPEN, PROMPT, SESSION, STEP, TOY, Stand, ids
+from tests.support.stand import ANOTHER, OPEN, PROMPT, SESSION, STEP, TOY, ids
 from tests.support.toy import toy_blocks, toy_tokens
-
-ANOTHER = SessionId(b"t" * 16)
-RESUME = Resume(TOY, Epoch(0), SESSION, 0, 1, 0, 0)
-KV = 4 * 64
-"""Bytes of KV per token on one stage: half of the toy's blocks."""
-
-
-@pytest.fixture
-def stand():
-    made = Stand()
-    yield made
-    made.world.check_idle()
 
 
 def test_a_prompt_in_chunks_runs_one_chunk_at_a_time_and_in_order(stand):

@@ -4,7 +4,7 @@ from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.endings import RETRY_AFTER_S
 from shoal_agent.core.facts import FinishReason, RejectCode, Standing
 from shoal_agent.core.journey import FAILURES_MAX, REFUSALS_MAX
-from shoal_agent.core.ledger import Entry, Step
+from shoal_agent.core.ledger import Step
 from shoal_protocol.headers import (
     HandedOver,
     OpenSession,
@@ -15,8 +15,7 @@ from shoal_protocol.headers import (
     Token,
 )
 from shoal_protocol.ids import Epoch, SessionId
-from tests.support.cell import Cell
-from tests.support.ordeal import backed_world, decide
+from tests.support.ordeal import backed_world, decide, entry_of, ingress_of
 from tests.support.toy import toy_tokens
 from tests.support.world import TOY, World
 
@@ -30,14 +29,6 @@ def world():
     made = backed_world(2)
     yield made
     made.check_idle()
-
-
-def ingress_of(world: World) -> Cell:
-    return world.cells[world.names[-1]]
-
-
-def entry_of(world: World, session: SessionId) -> Entry:
-    return ingress_of(world).node._ingress._ledger.get(session)
 
 
 def begun(world: World, at: int = 20, **asked: float) -> SessionId:

@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from shoal_agent.core.effects import Emit, ExportKv, OpenStage, SendFrame
-from shoal_agent.core.ledger import Entry, Step
+from shoal_agent.core.ledger import Step
 from shoal_agent.core.migration import AGAIN_S, COPY_S, EVACUATE_S, HOLD_S, MOVES_MAX
 from shoal_protocol.headers import (
     CloseSession,
@@ -16,8 +16,7 @@ from shoal_protocol.headers import (
 )
 from shoal_protocol.ids import SessionId
 from shoal_protocol.messages import NodePhase
-from tests.support.cell import Cell
-from tests.support.ordeal import Pauses, backed_world, decide
+from tests.support.ordeal import Pauses, backed_world, decide, entry_of, ingress_of
 from tests.support.toy import toy_tokens
 from tests.support.world import World
 
@@ -31,14 +30,6 @@ def world():
     made = backed_world(2, standbys=0, outsiders=3)
     yield made
     made.check_idle()
-
-
-def ingress_of(world: World) -> Cell:
-    return world.cells[world.names[-1]]
-
-
-def entry_of(world: World, session: SessionId) -> Entry:
-    return ingress_of(world).node._ingress._ledger.get(session)
 
 
 def begun(world: World, at: int = 20, tokens_max: int = 400) -> SessionId:

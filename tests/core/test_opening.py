@@ -10,27 +10,14 @@ from shoal_protocol.headers import (
     CloseReason,
     CloseSession,
     RefusalCode,
-    Resume,
     SessionOpened,
     SessionRefused,
     Token,
 )
 from shoal_protocol.ids import DeploymentId, Epoch, SessionId
 from shoal_protocol.limits import SESSIONS_MAX
-from tests.support.stand import OPEN, PROMPT, SESSION, STEP, TOY, Stand, ids
+from tests.support.stand import ANOTHER, KV, OPEN, PROMPT, RESUME, SESSION, STEP, Stand, ids
 from tests.support.toy import toy_tokens
-
-ANOTHER = SessionId(b"t" * 16)
-RESUME = Resume(TOY, Epoch(0), SESSION, 0, 1, 0, 0)
-KV = 4 * 64
-"""Bytes of KV per token on one stage: half of the toy's blocks."""
-
-
-@pytest.fixture
-def stand():
-    made = Stand()
-    yield made
-    made.world.check_idle()
 
 
 def test_a_session_reserves_its_whole_kv_and_gives_it_back(stand):

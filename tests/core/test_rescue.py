@@ -2,13 +2,12 @@ import pytest
 
 from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.facts import FinishReason, RejectCode, Standing
-from shoal_agent.core.ledger import BEGIN_S_MAX, STALL_S, Entry, Step
+from shoal_agent.core.ledger import BEGIN_S_MAX, STALL_S, Step
 from shoal_agent.core.rescue import KICKS, OPEN_S, RUNS_AT_ONCE
 from shoal_protocol.headers import Activation, CloseSession, OpenSession, Ping, Resume, SessionOpened
 from shoal_protocol.ids import SessionId
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS
-from tests.support.cell import Cell
-from tests.support.ordeal import Pauses, backed_world, decide
+from tests.support.ordeal import Pauses, backed_world, decide, entry_of, ingress_of
 from tests.support.toy import toy_tokens
 from tests.support.world import World
 
@@ -20,14 +19,6 @@ def world():
     made = backed_world(2)
     yield made
     made.check_idle()
-
-
-def ingress_of(world: World) -> Cell:
-    return world.cells[world.names[-1]]
-
-
-def entry_of(world: World, session: SessionId) -> Entry:
-    return ingress_of(world).node._ingress._ledger.get(session)
 
 
 def begun(world: World, at: int, *, tokens_max: int = 400, **asked: object) -> SessionId:

@@ -7,22 +7,11 @@ import pytest
 from shoal_agent.core import runner
 from shoal_agent.core.effects import CallService, ReleaseTensor, SendFrame
 from shoal_agent.core.ingress import PROMPT_TOKENS_MAX
-from shoal_protocol.headers import Activation, RefusalCode, Resume, SessionOpened, SessionRefused, Token
-from shoal_protocol.ids import Epoch, SessionId
+from shoal_protocol.headers import Activation, RefusalCode, SessionOpened, SessionRefused, Token
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS
 from shoal_protocol.tensors import Dtype
-from tests.support.stand import OPEN, PROMPT, SESSION, STEP, TOY, Rider, Stand, ids
+from tests.support.stand import ANOTHER, OPEN, PROMPT, RESUME, SESSION, STEP, Rider, Stand, ids
 from tests.support.toy import toy_tokens
-
-ANOTHER = SessionId(b"t" * 16)
-RESUME = Resume(TOY, Epoch(0), SESSION, 0, 1, 0, 0)
-
-
-@pytest.fixture
-def stand():
-    made = Stand()
-    yield made
-    made.world.check_idle()
 
 
 def single(position, attempt=0, *, last=True):

@@ -9,7 +9,7 @@ from shoal_agent.core.facts import ChatPrompt, FinishReason, RejectCode
 from shoal_agent.core.scribe import MISHAPS_MAX
 from shoal_protocol.headers import ServiceCall, ServiceFault
 from shoal_protocol.ids import NodeId, SessionId
-from tests.support.cell import Cell
+from tests.support.ordeal import ingress_of
 from tests.support.toy import GREEDY, NAMES, toy_tokens
 from tests.support.world import World, world_of
 
@@ -26,10 +26,6 @@ def world():
     made.run(1.0)
     yield made
     made.check_idle()
-
-
-def ingress_of(world: World) -> Cell:
-    return world.cells[world.names[-1]]
 
 
 def asked_at(world: World, session: SessionId) -> NodeId:

@@ -10,8 +10,7 @@ from shoal_agent.core.facts import ChatPrompt, FinishReason
 from shoal_protocol.headers import Activation, CloseSession, OpenSession, Resume
 from shoal_protocol.ids import NodeId, SessionId
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS
-from tests.support.cell import Cell
-from tests.support.ordeal import Pauses, backed_world, decide, heal
+from tests.support.ordeal import Pauses, backed_world, decide, heal, ingress_of
 from tests.support.toy import NAMES, toy_tokens
 from tests.support.world import World
 
@@ -30,10 +29,6 @@ def world():
     made = backed_world(2)
     yield made
     made.check_idle()
-
-
-def ingress_of(world: World) -> Cell:
-    return world.cells[world.names[-1]]
 
 
 def completes(world: World, session: SessionId, prompt: tuple[int, ...] = tuple(BODY), count: int = TOKENS) -> None:

@@ -12,6 +12,7 @@ from typing import Final
 from shoal_agent.core.effects import Finish, Reject
 from shoal_agent.core.events import Event, PeerConnected, PeerLost
 from shoal_agent.core.facts import FinishReason, LinkFault
+from shoal_agent.core.ledger import Entry
 from shoal_agent.core.outbox import Outbox
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.ids import NodeId, SessionId, digest_of
@@ -54,6 +55,16 @@ def backed_world(stages: int = 2, *, standbys: int = 1, outsiders: int = 1, **op
     for cell in world.cells.values():
         cell.block_s = 0.001
     return world
+
+
+def ingress_of(world: World) -> Cell:
+    """Who is asked: a node with no part in the plan."""
+    return world.cells[world.names[-1]]
+
+
+def entry_of(world: World, session: SessionId) -> Entry:
+    """What the ingress knows of ``session``."""
+    return ingress_of(world).node._ingress._ledger.get(session)
 
 
 def heal(world: World, spared: Container[NodeId] = ()) -> None:

@@ -38,9 +38,13 @@ from tests.support.toy import GREEDY
 from tests.support.world import TOY, World
 
 SESSION: Final = SessionId(b"s" * 16)
+ANOTHER: Final = SessionId(b"t" * 16)
 PROMPT: Final = (1, 2, 3)
 OPEN: Final = OpenSession(TOY, Epoch(0), SESSION, 0, 100, 30_000, GREEDY)
+RESUME: Final = Resume(TOY, Epoch(0), SESSION, 0, 1, 0, 0)
 STEP: Final = Activation(TOY, Epoch(0), SESSION, 0, 0, 3, True, 30_000, Dtype.I64, (1, 3))
+KV: Final = 4 * 64
+"""Bytes of KV per token on one stage: half of the toy's blocks."""
 TO_INGRESS: Final = (SessionOpened, SessionRefused, Token, PathBroken, HandedOver)
 
 
