@@ -7,6 +7,7 @@ What they need is loaded when one is asked for: the tests of the core and of the
 """
 
 import os
+from collections.abc import AsyncIterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -40,3 +41,23 @@ def tiny_store(tiny_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Any
 def smollm2_store() -> Any:
     """A ``Store`` with the package ``smollm2-135m-instruct`` (int8). Shared by all tests: read only."""
     return import_module("tests.support.models").smollm2_store()
+
+
+@pytest.fixture
+async def host(tiny_store: Any) -> AsyncIterator[Any]:
+    """A ``Host`` of the package ``tiny``: a real engine and whatever it needs around it."""
+    made = import_module("tests.support.engines").Host(tiny_store)
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+def whole(tiny_store: Any) -> Any:
+    """The span of all blocks of ``tiny``, on one host."""
+    return import_module("tests.support.engines").spans(tiny_store, "tiny", 1)[0]
+
+
+@pytest.fixture
+def big_run() -> Any:
+    """Ids that take ``tiny`` tens of milliseconds, so that something can happen meanwhile."""
+    return import_module("numpy").tile([[7, 100, 31, 250, 18, 9, 77, 310, 4, 4, 19]], (1, 40))[:, :400]

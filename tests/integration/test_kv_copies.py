@@ -9,32 +9,13 @@ from shoal_agent.core.effects import ExportKv, ImportKv
 from shoal_agent.core.events import KvExported, KvImported, StageFailed, StageFinished
 from shoal_agent.shell.kv import KvCache
 from shoal_agent.shell.stage import Stage
-from tests.support.engines import Host, a_session, cluster, spans
+from tests.support.engines import Host, a_session, cluster
 
 TINY = "tiny"
 SMOLLM2 = "smollm2-135m-instruct"
 PROMPT = [7, 100, 31, 250, 18, 9, 77, 310, 4, 4, 19]
 FEW = [5, 33, 210, 8, 8, 61]
 ALL = range(6)
-
-
-@pytest.fixture
-async def host(tiny_store):
-    made = Host(tiny_store)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def whole(tiny_store):
-    """The span of all blocks, on one host."""
-    return spans(tiny_store, TINY, 1)[0]
-
-
-@pytest.fixture
-def big_run():
-    """Ids that take the tiny model tens of milliseconds."""
-    return np.array([PROMPT * 40], np.int64)[:, :400]
 
 
 async def answering(split, session, position, tokens):

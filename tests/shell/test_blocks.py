@@ -6,22 +6,9 @@ from threading import Event, current_thread
 import pytest
 
 from shoal_agent.core.events import BlocksFailed, BlocksLoaded
-from tests.support.engines import Host, a_session, await_all, spans
+from tests.support.engines import a_session, await_all, spans
 
 TINY = "tiny"
-
-
-@pytest.fixture
-async def host(tiny_store):
-    made = Host(tiny_store)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def whole(tiny_store):
-    """The span of all blocks, on one host."""
-    return spans(tiny_store, TINY, 1)[0]
 
 
 async def test_spans_share_their_blocks(host, tiny_store, whole):

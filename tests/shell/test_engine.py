@@ -8,30 +8,11 @@ import pytest
 from shoal_agent.core.events import StageFailed, StageFinished
 from shoal_agent.shell import kv
 from tests.support.chain import Chain
-from tests.support.engines import Host, a_session, await_all, cluster, spans
+from tests.support.engines import a_session, await_all, cluster
 from tests.support.unsplit import Unsplit
 
 TINY = "tiny"
 PROMPT = [7, 100, 31, 250, 18, 9, 77, 310, 4, 4, 19]
-
-
-@pytest.fixture
-async def host(tiny_store):
-    made = Host(tiny_store)
-    yield made
-    await made.close()
-
-
-@pytest.fixture
-def whole(tiny_store):
-    """The span of all blocks, on one host."""
-    return spans(tiny_store, TINY, 1)[0]
-
-
-@pytest.fixture
-def big_run():
-    """Ids that take the tiny model tens of milliseconds, so that something can happen meanwhile."""
-    return np.tile(np.array([PROMPT], np.int64), (1, 40))[:, :400]
 
 
 # --- answers --------------------------------------------------------------------------------------------------------
