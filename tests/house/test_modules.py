@@ -12,6 +12,7 @@ ROOMS: Final = {
     PACKAGES["shoal_agent"] / "core": "core",
     PACKAGES["shoal_agent"] / "shell": "shell",
     PACKAGES["shoal_agent"] / "sim": "sim",
+    PACKAGES["shoal_agent"] / "experiments": "experiments",
     PACKAGES["shoal_agent"] / "cli": "cli",
     PACKAGES["shoal_agent"]: "agent",
 }

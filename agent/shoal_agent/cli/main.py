@@ -54,6 +54,11 @@ COMMANDS: Final[dict[str, Command]] = {
         "app",
         "Run the agents' own core in a virtual world and break things; oracles judge what comes of it.",
     ),
+    "experiment": Command(
+        "shoal_agent.cli.experiment",
+        "experiment",
+        "Measure a claim again: ours against every baseline on the same traces, with its pass bands.",
+    ),
     "version": Command("shoal_agent.cli.version", "version", "Print the versions of shoal and of what it stands on."),
 }
 """In the order in which ``--help`` shows them."""
