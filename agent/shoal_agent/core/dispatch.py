@@ -1,15 +1,115 @@
 """Where a light service runs.
 
-The rule of this version is the shortest path: here if this node has it, else on a host of the plan (it holds the
+**By name** (``place``). The shortest path: here if this node has it, else on a host of the plan (it holds the
 package already), else on any present node that says it has it. Among equals a rendezvous hash of (session, node)
 decides, so that many sessions spread without anybody counting; no node is special.
+
+**By load** (rule B). Every node that could run a task is an ``Offer``; the least of this is the best place::
+
+    score = urgency (transfer + wait) / deadline + V price - pressure here + pressure there + in flight + age bias
+
+Pressures come from digests, and digests are old. Whoever sends to the least loaded of old figures sends together with
+everybody else (Mitzenmacher 2000): costs rose 1.7 to 2 times at one slot of age. So the digests only make a list of
+the best three; two of those, drawn at random, are *probed* (asked how things stand now), and the better answer gets the
+task. What was sent to a node since its digest is added to what it said.
 """
 
 import hashlib
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final
 
 from shoal_agent.core.membership import Membership
+from shoal_agent.core.quantities import amount, positive
 from shoal_protocol.ids import Instant, NodeId, SessionId
+
+LISTED: Final = 3
+"""So many are good enough by digest."""
+PROBED: Final = 2
+"""Of which so many are asked: the power of two choices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What a node says of one service there, or what a probe of it answered."""
+
+    node: NodeId
+    pressure: float
+    """Q + W as a level."""
+    wait_slots: float
+    """Until a task that comes now is done there."""
+    transfer_slots: float = 0.0
+    price: float = 0.0
+    """Of sending the task there."""
+    in_flight: float = 0.0
+    """Levels that we sent there since it said this."""
+    age_slots: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("pressure", "wait_slots", "transfer_slots", "price", "in_flight", "age_slots"):
+            amount(name, getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be placed, and what this node makes of costs."""
+
+    deadline_slots: float
+    v: float
+    urgency: float = 1.0
+    bias: float = 0.0
+    """Levels that a digest is distrusted by, per slot of its age."""
+
+    def __post_init__(self) -> None:
+        positive("deadline_slots", self.deadline_slots)
+        for name in ("v", "urgency", "bias"):
+            amount(name, getattr(self, name))
+
+
+def score(offer: Offer, task: Task) -> float:
+    """Drift plus penalty of sending the task there, apart from the pressure here, which is the same for all."""
+    delay = (offer.transfer_slots + offer.wait_slots) / task.deadline_slots
+    return task.urgency * delay + task.v * offer.price + offer.pressure + offer.in_flight + offer.age_slots * task.bias
+
+
+def shortlist(offers: Iterable[Offer], task: Task, local: Offer | None) -> tuple[Offer, ...]:
+    """The best few that are better than staying here (anywhere, if the service does not run here)."""
+    ranked = sorted(((score(offer, task), offer.node, offer) for offer in offers), key=lambda entry: entry[:2])
+    bar = None if local is None else score(local, task)
+    return tuple(offer for points, _, offer in ranked if bar is None or points < bar)[:LISTED]
+
+
+def to_probe(listed: Sequence[Offer], rng: Random) -> tuple[Offer, ...]:
+    """Who is asked."""
+    return tuple(listed) if len(listed) <= PROBED else tuple(rng.sample(listed, PROBED))
+
+
+def settle(answers: Iterable[Offer], task: Task, local: Offer | None) -> NodeId | None:
+    """Where the task goes, by the probes' answers; None if nobody answered and it cannot stay."""
+    here = () if local is None else (local,)
+    best = min((*here, *answers), key=lambda offer: (score(offer, task), offer is not local, offer.node), default=None)
+    return None if best is None else best.node
+
+
+class InFlight:
+    """What this node sent to others since their last digests."""
+
+    def __init__(self) -> None:
+        self._sent: dict[tuple[NodeId, str], float] = {}
+
+    def sent(self, node: NodeId, service: str, work: float) -> None:
+        """A task of ``work`` levels is on its way."""
+        self._sent[node, service] = self._sent.get((node, service), 0.0) + amount("work", work)
+
+    def heard(self, node: NodeId) -> None:
+        """A newer digest of ``node`` is here: it counts itself what had arrived."""
+        for key in [key for key in self._sent if key[0] == node]:
+            del self._sent[key]
+
+    def of(self, node: NodeId, service: str) -> float:
+        """Levels on their way to ``node``."""
+        return self._sent.get((node, service), 0.0)
 
 
 def rendezvous(session: SessionId, nodes: Iterable[NodeId]) -> NodeId | None:

@@ -1,0 +1,106 @@
+"""Energy, money and heat of one node.
+
+Energy and money are budgets *on average*: queues E and K (see ``queues``) that rise while more is used than allowed,
+and make every instance dearer in rule A until it is not. Bytes moved, B, likewise. Joules are measured where the
+machine counts them, else calculated from a configured model ``idle_w + busy (busy_w - idle_w)``.
+
+Heat is no average: a processor that is too hot now slows down now. It is a limit: below ``limit_c - MARGIN_C`` all
+processors may be used, at the limit only those that are busy anyway, in between in proportion.
+"""
+
+from dataclasses import dataclass
+from typing import Final
+
+from shoal_agent.core.quantities import amount, finite, positive
+from shoal_agent.core.queues import SLOT_S, BudgetQueue
+
+MARGIN_C: Final = 10.0
+REFERENCE_S: Final = 60.0
+"""A budget's level is 1 when a minute of its allowance is owed."""
+HOUR_S: Final = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class PowerModel:
+    """What a machine draws, if nothing measures it."""
+
+    idle_w: float
+    busy_w: float
+
+    def __post_init__(self) -> None:
+        amount("idle_w", self.idle_w)
+        amount("busy_w", self.busy_w)
+        if self.busy_w < self.idle_w:
+            raise ValueError(f"busy_w must be at least idle_w: {self.busy_w} W is less than {self.idle_w} W")
+
+    def joules(self, busy: float, seconds: float) -> float:
+        """Drawn in ``seconds`` with a share ``busy`` of the processors at work."""
+        share = min(amount("busy", busy), 1.0)
+        return (self.idle_w + share * (self.busy_w - self.idle_w)) * amount("seconds", seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What an operator allows a node; None: no limit."""
+
+    power_w: float | None = None
+    price_per_hour: float = 0.0
+    money_per_hour: float | None = None
+    moved_bytes_per_s: float | None = None
+    heat_limit_c: float | None = None
+    power: PowerModel | None = None
+
+    def __post_init__(self) -> None:
+        amount("price_per_hour", self.price_per_hour)
+        for name in ("power_w", "money_per_hour", "moved_bytes_per_s", "heat_limit_c"):
+            value = getattr(self, name)
+            if value is not None:
+                positive(name, value)
+        if self.power is not None and self.power_w is not None and self.power_w < self.power.idle_w:
+            raise ValueError(f"a budget of {self.power_w} W cannot be kept: idle the node draws {self.power.idle_w} W")
+
+
+class Budgets:
+    """E, K and B of this node."""
+
+    def __init__(self, terms: Terms, slot_s: float = SLOT_S) -> None:
+        self._terms = terms
+        self._energy = _queue(terms.power_w, slot_s)
+        self._money = _queue(None if terms.money_per_hour is None else terms.money_per_hour / HOUR_S, slot_s)
+        self._moved = _queue(terms.moved_bytes_per_s, slot_s)
+
+    def step(self, *, joules: float, money: float, moved_bytes: float) -> None:
+        """One slot."""
+        for queue, spent in ((self._energy, joules), (self._money, money), (self._moved, moved_bytes)):
+            if queue is not None:
+                queue.step(spent)
+
+    @property
+    def energy(self) -> float:
+        """E as a level; 0 without a budget."""
+        return _level(self._energy)
+
+    @property
+    def money(self) -> float:
+        """K as a level; 0 without a budget."""
+        return _level(self._money)
+
+    @property
+    def moved(self) -> float:
+        """B as a level; 0 without a budget."""
+        return _level(self._moved)
+
+    def coolness(self, temperature_c: float | None) -> float:
+        """The share of the processors that may be used, by heat; all of them where nothing is sensed."""
+        limit = self._terms.heat_limit_c
+        if limit is None or temperature_c is None:
+            return 1.0
+        return min(max((limit - finite("temperature_c", temperature_c)) / MARGIN_C, 0.0), 1.0)
+
+
+def _queue(per_s: float | None, slot_s: float) -> BudgetQueue | None:
+    return None if per_s is None else BudgetQueue(per_s * slot_s, per_s * REFERENCE_S)
+
+
+def _level(queue: BudgetQueue | None) -> float:
+    return 0.0 if queue is None else queue.level
