@@ -125,7 +125,7 @@ def test_a_node_that_stops_finishes_what_it_has_and_takes_nothing_new(world):
     ingress.post(StopRequested())
     late = world.ask(ingress.name)
     refusal = ingress.ending(late)
-    assert (refusal.code, refusal.retry_after_s) == (RejectCode.NOT_READY, RETRY_AFTER_S)
+    assert (refusal.code, refusal.retry_after_s) == (RejectCode.STOPPING, RETRY_AFTER_S)
     assert world.answer(ingress.name, streaming) == toy_tokens((1, 2, 3), 8, 100)
     world.run_until(lambda: ingress.dead)
 
@@ -138,7 +138,8 @@ def test_a_node_that_is_asked_twice_to_stop_leaves_nobody_without_an_ending(worl
     ingress.post(StopRequested())
     ingress.post(StopRequested())
     assert ingress.ending(streaming).reason is FinishReason.FAILED
-    assert ingress.ending(begun).code is RejectCode.NOT_READY
+    refusal = ingress.ending(begun)
+    assert (refusal.code, refusal.retry_after_s) == (RejectCode.STOPPING, RETRY_AFTER_S)
     assert ingress.dead
 
 

@@ -1,11 +1,12 @@
 """Every agent is restarted, one after the other, while clients ask all the while: no answer is missing, none is wrong.
 
-A client asks one agent after the other. Whoever is stopping says so (503 with Retry-After), whoever is not there does
-not listen, and whoever has no room says that (429): the client asks the next one at once. An answer that was begun must
+A client asks one agent after the other. Whoever is stopping or has no room says so (429), whoever is not there does not
+listen, and whoever has only just come back and hears nobody yet says that (503): the client asks the next one at once. An answer that was begun must
 be whole. Clients are printed with `pytest -rP`.
 """
 
 import asyncio
+import json
 import signal
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ LEAVE_S_MAX = 20.0
 TURNS_MAX = 40
 """How often a client is sent elsewhere before it gives up."""
 ELSEWHERE_S = 0.1
+REFUSALS = ((429, "node_stopping"), (429, "overloaded"), (503, "not_ready"))
 
 
 @dataclass
@@ -52,7 +54,9 @@ class Asker:
                 self.refused["nobody listens"] += 1
             elif stream.status != httpx.codes.OK:
                 assert stream.retry_after_s is not None, f"{agent.name}: {stream.status} {stream.error}"
-                self.refused[str(stream.status)] += 1
+                why = json.loads(stream.error)["error"]["code"]
+                assert (stream.status, why) in REFUSALS, f"{agent.name}: {stream.status} {stream.error}"
+                self.refused[f"{stream.status} {why}"] += 1
             else:
                 await self.survival.whole(client)
                 self.answers.append(stream)

@@ -64,6 +64,7 @@ def events(answer):
     ("code", "retry", "status"),
     [
         (RejectCode.OVERLOADED, 2.5, 429),
+        (RejectCode.STOPPING, 1.0, 429),
         (RejectCode.NOT_READY, 1.0, 503),
         (RejectCode.DEADLINE, None, 504),
         (RejectCode.BAD_PROMPT, None, 400),

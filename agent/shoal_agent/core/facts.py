@@ -229,6 +229,8 @@ class RejectCode(StrEnum):
 
     UNKNOWN_MODEL = "model_not_found"
     NOT_READY = "not_ready"
+    STOPPING = "node_stopping"
+    """Only this node takes nothing more; any other one may."""
     BAD_PROMPT = "invalid_prompt"
     CONTEXT_EXCEEDED = "context_length_exceeded"
     OVERLOADED = "overloaded"

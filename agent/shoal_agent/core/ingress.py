@@ -68,7 +68,7 @@ class Ingress:
         request = event.request
         assert request.tokens_max is None or request.tokens_max > 0, "the API asks for at least one token"
         if self._tables.phase is NodePhase.DRAINING:
-            self._endings.reject(request.session, RejectCode.NOT_READY, "this node is stopping", out)
+            self._endings.reject(request.session, RejectCode.STOPPING, "this node is stopping", out)
             return
         if not self._tenures.known(request.deployment):
             self._endings.reject(
@@ -270,7 +270,7 @@ class Ingress:
         """The node ends: nobody is left without an ending, and who may come back elsewhere is left to do so."""
         self._comebacks.stop(now, out)
         for entry in self._ledger.entries():
-            self._heed(entry, Failure(RejectCode.NOT_READY, "this node is stopping"), now, out)
+            self._heed(entry, Failure(RejectCode.STOPPING, "this node is stopping"), now, out)
 
     def _bury(self, failed: Iterable[Failed | None], now: Instant, out: Outbox) -> None:
         for pair in failed:

@@ -17,6 +17,7 @@ from shoal_agent.core.facts import FinishReason, RejectCode
 
 INVALID: Final = "invalid_request_error"
 SERVER: Final = "server_error"
+RATE: Final = "rate_limit_error"
 
 _STATUS: Final[Mapping[RejectCode, tuple[int, str]]] = {
     RejectCode.UNKNOWN_MODEL: (404, INVALID),
@@ -24,7 +25,8 @@ _STATUS: Final[Mapping[RejectCode, tuple[int, str]]] = {
     RejectCode.CONTEXT_EXCEEDED: (400, INVALID),
     RejectCode.CONFLICT: (409, INVALID),
     RejectCode.NOTHING_KEPT: (404, INVALID),
-    RejectCode.OVERLOADED: (429, "rate_limit_error"),
+    RejectCode.OVERLOADED: (429, RATE),
+    RejectCode.STOPPING: (429, RATE),
     RejectCode.NOT_READY: (503, SERVER),
     RejectCode.STAGE_LOST: (503, SERVER),
     RejectCode.DEADLINE: (504, SERVER),
