@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from shoal_agent.core.effects import Broadcast, LoadBlocks, UnloadBlocks
+from shoal_agent.core.effects import Broadcast, FetchBlocks, LoadBlocks, UnloadBlocks
 from shoal_agent.core.events import ModelAvailable, Sampled
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.reserve import RETRY_S, TRIES_MAX
@@ -113,6 +113,11 @@ def test_without_room_it_stays_without_and_everybody_can_see_why():
     assert f"this node stands by for {beside}" in told(two)
     assert [phases(world, cell.name) for cell in (two, three)] == [[LOADING, READY, ACTIVE]] * 2
     assert not three.asked(LoadBlocks)
+    for cell in (two, three):
+        (ahead,) = cell.asked(FetchBlocks)
+        assert (ahead.span.first_block, ahead.span.last_block) == (0, 3), "its weights wait here for the room"
+        assert one.name in ahead.sources
+    assert not one.asked(FetchBlocks)
 
 
 def test_it_opens_as_soon_as_there_is_room():

@@ -201,6 +201,31 @@ async def test_only_the_blocks_of_the_span_are_fetched(trio, manifest):
     assert {path.name for path in empty.store.blobs.iterdir()} == {ref.digest for ref in manifest.blocks[1].blobs}
 
 
+async def test_weights_wait_in_the_store_for_the_room_to_open_them(trio, manifest):
+    first, _, empty = trio
+    for _ in range(3):
+        empty.content.fetch_blocks(span_of(manifest, 1, 1), (first.node,))
+    async with asyncio.timeout(WAIT_S):
+        await asyncio.gather(*(task for task in empty.content._tasks if "_fetch_blocks" in repr(task)))
+    wanted = {ref.digest for ref in manifest.blocks[1].blobs}
+    assert {path.name for path in empty.store.blobs.iterdir()} == wanted
+    assert empty.opened == []
+    assert empty.content._in_use() == frozenset(), "a cache, which makes room if it must"
+    asked = dict(first.said)
+    assert isinstance(await loaded(empty, span_of(manifest, 1, 1), (first.node,)), BlocksLoaded)
+    assert first.said == asked, "and nothing was asked for twice"
+
+
+async def test_weights_that_nobody_can_send_ahead_are_only_told_of(trio, manifest):
+    *_, empty = trio
+    empty.content.fetch_blocks(span_of(manifest, 1, 1), ())
+    async with asyncio.timeout(WAIT_S):
+        await asyncio.gather(*(task for task in empty.content._tasks if "_fetch_blocks" in repr(task)))
+    assert empty.store.lacking(manifest.blocks[1].blobs)
+    assert not empty.station.of(BlocksFailed), "nobody waits for an answer"
+    assert empty.content._ahead == set()
+
+
 async def test_who_has_everything_asks_nobody(trio, manifest):
     first, second, _ = trio
     assert isinstance(await loaded(first, span_of(manifest), (second.node,)), BlocksLoaded)

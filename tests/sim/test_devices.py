@@ -135,8 +135,17 @@ def test_what_is_not_here_takes_time_by_its_bytes_and_is_kept():
     assert device.fetch_s(WHOLE) > 0
 
 
+def test_what_was_fetched_ahead_need_not_be_fetched_again():
+    device = Device(toy_facts(), 1.0, knows_model=False)
+    device.cache(FRONT, (ANNA,))
+    assert device.fetch_s(FRONT) == 0.0
+    assert not device.loaded
+
+
 def test_without_a_source_nothing_is_fetched():
     device = Device(toy_facts(), 1.0, knows_model=False)
+    device.cache(FRONT, ())
+    assert device.fetch_s(FRONT) > 0
     assert isinstance(device.learn(FetchModel(MODEL, ())), ModelMissing)
     failed = load(device, LoadBlocks(WHOLE))
     assert isinstance(failed, BlocksFailed)

@@ -80,6 +80,17 @@ class LoadBlocks:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchBlocks:
+    """Get the weights of ``span`` into the store, and open nothing: there is no room for it now.
+
+    Not answered: whatever is still lacking is fetched by LoadBlocks. ``sources`` as there.
+    """
+
+    span: StageSpan
+    sources: tuple[NodeId, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FetchModel:
     """Get what a node must have to plan for ``model`` and to serve it light services; not the weights.
 
@@ -271,6 +282,7 @@ Effect = (
     | AdoptIncarnation
     | SendFrame
     | LoadBlocks
+    | FetchBlocks
     | FetchModel
     | Solve
     | UnloadBlocks

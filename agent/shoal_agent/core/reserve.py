@@ -1,7 +1,8 @@
 """What a node holds beside its own stage: the blocks of those it stands by for.
 
     own stage READY, or none ─► for each stage to back: room for it beside all that is held? ─► open it
-                                   │ no: stay without, say why, look again whenever something was given back
+                                   │ no: stay without, say why, fetch the weights all the same, and look again
+                                   │     whenever something was given back
                                    cannot be opened: stay without, and try again, RETRY_S after
     a later epoch needs the room for a stage of this node's own ─► end the sessions on those of earlier epochs, then
                                    give their blocks back: whatever is the only one of its kind comes first
@@ -42,6 +43,14 @@ class SessionsOverdue:
     stages: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Stages whose blocks should be opened now, and those of which only the weights can be had."""
+
+    opened: tuple[int, ...] = ()
+    cached: tuple[int, ...] = ()
+
+
 class Reserve:
     """What is due on one node."""
 
@@ -79,15 +88,16 @@ class Reserve:
 
     # --- standing by ------------------------------------------------------------------------------------------------
 
-    def due(self, head: Tenure, past: Iterable[Tenure], now: Instant) -> tuple[int, ...]:
-        """The stages of ``head`` whose blocks should be opened now; why not the others is noted there."""
+    def due(self, head: Tenure, past: Iterable[Tenure], now: Instant) -> Due:
+        """What of ``head`` should be made ready now; why not the rest is noted there, and is new only once."""
         own = stage_of(head.plan, self._here)
         known = head.plan.model in self._tables.models
         if head.mine not in (_OPEN if own is not None else (DeploymentPhase.LOADING, *_OPEN)) or not known:
-            return ()
+            return Due()
         if head.plan.mode is SwitchMode.BREAK_BEFORE_MAKE and any(tenure.held for tenure in past):
-            return ()
+            return Due()
         begun: list[int] = []
+        cached: list[int] = []
         for stage in standby_stages(head.plan, self._here):
             without = head.without.get(stage)
             if stage in head.held or (without is not None and now < without.until):
@@ -95,10 +105,11 @@ class Reserve:
             faults = self._faults(head, (*sorted(head.held), *begun, stage))
             tries = 0 if without is None else without.tries
             if faults:
+                cached += [stage] * (without is None)
                 head.without[stage] = Without(faults[0][:REASON_CHARS_MAX], tries)
             else:
                 begun.append(stage)
-        return tuple(begun)
+        return Due(tuple(begun), tuple(cached))
 
     def settled(self, head: Tenure) -> bool:
         """Whether this node only stands by, and has opened whatever it can for the first time."""

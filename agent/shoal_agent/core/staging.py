@@ -29,7 +29,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from shoal_agent.core.effects import FetchModel, LoadBlocks, UnloadBlocks
+from shoal_agent.core.effects import FetchBlocks, FetchModel, LoadBlocks, UnloadBlocks
 from shoal_agent.core.events import BlocksFailed, BlocksLoaded, ModelMissing
 from shoal_agent.core.facts import ModelFacts
 from shoal_agent.core.outbox import Outbox
@@ -240,8 +240,11 @@ class Staging:
         """Open what this node stands by for, as far as there is room; when to look again."""
         if head.mine is None:
             return []
-        for stage in self._reserve.due(head, past, now):
+        due = self._reserve.due(head, past, now)
+        for stage in due.opened:
             self._load(head, stage, out)
+        for stage in due.cached:
+            out.add(FetchBlocks(span_of(head.plan, stage), self._sources(head.plan)))
         lacking = self._reserve.lacking(head)
         if head.mine in _OPEN and lacking != head.detail:
             head.detail = lacking

@@ -89,6 +89,7 @@ class Content:
         self._means = Means(store, self._orders, Rate(settings.bytes_per_s_max), self._offload, count, self._accuse)
         self._one_of_texts, self._one_of_weights = asyncio.Lock(), asyncio.Lock()
         self._models: set[Digest] = set()
+        self._ahead: set[StageSpan] = set()
         self._held: dict[StageSpan, asyncio.Task[None] | None] = {}
         """Spans the node holds; None once the engine has them."""
         self._fetching: list[frozenset[str]] = []
@@ -142,6 +143,12 @@ class Content:
             self._held.pop(event.span, None)
         self._post(event)
 
+    def fetch_blocks(self, span: StageSpan, sources: tuple[NodeId, ...]) -> None:
+        """Have the weights of ``span``, and open nothing. Nobody waits for it: what cannot be had is only told."""
+        if span not in self._ahead:
+            self._ahead.add(span)
+            self._spawn(self._fetch_blocks(span, sources))
+
     def fetch_model(self, model: Digest, sources: tuple[NodeId, ...]) -> None:
         """Have the texts of ``model``; answered by ModelAvailable or ModelMissing."""
         if model not in self._models:
@@ -152,17 +159,30 @@ class Content:
 
     async def _load(self, span: StageSpan, sources: Sequence[NodeId]) -> None:
         try:
-            manifest = await self._manifest(span.model, sources)
-            blocks = manifest.blocks[span.first_block : span.last_block + 1]
-            refs = tuple({ref.digest: ref for block in blocks for ref in block.blobs}.values())
-            await self._have(manifest, refs, sources, self._one_of_weights)
-            await self._offload(partial(touch, self._store, refs, time.time_ns()))
+            await self._weights(span, sources)
         except _NOT_OURS as fault:
             del self._held[span]
             self._post(BlocksFailed(span, str(fault) or type(fault).__name__))
             return
         self._held[span] = None
         self._loader.load(span)
+
+    async def _fetch_blocks(self, span: StageSpan, sources: Sequence[NodeId]) -> None:
+        try:
+            await self._weights(span, sources)
+        except _NOT_OURS as fault:
+            blocks, reason = f"{span.first_block}-{span.last_block}", str(fault) or type(fault).__name__
+            self._say("warning", "weights not cached", {"deployment": span.deployment, "blocks": blocks, "why": reason})
+        finally:
+            self._ahead.discard(span)
+
+    async def _weights(self, span: StageSpan, sources: Sequence[NodeId]) -> None:
+        """Return when the weights of ``span`` are in the store, and the last to leave it."""
+        manifest = await self._manifest(span.model, sources)
+        blocks = manifest.blocks[span.first_block : span.last_block + 1]
+        refs = tuple({ref.digest: ref for block in blocks for ref in block.blobs}.values())
+        await self._have(manifest, refs, sources, self._one_of_weights)
+        await self._offload(partial(touch, self._store, refs, time.time_ns()))
 
     async def _fetch_model(self, model: Digest, sources: Sequence[NodeId]) -> None:
         try:

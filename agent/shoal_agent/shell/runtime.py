@@ -26,6 +26,7 @@ from shoal_agent.core.effects import (
     Effect,
     Emit,
     ExportKv,
+    FetchBlocks,
     FetchModel,
     Finish,
     ImportKv,
@@ -193,6 +194,7 @@ class Runtime:
         | Persist
         | AdoptIncarnation
         | LoadBlocks
+        | FetchBlocks
         | FetchModel
         | Solve
         | UnloadBlocks
@@ -215,6 +217,8 @@ class Runtime:
                 drivers.journal.adopt(incarnation)
             case LoadBlocks(span, sources):
                 drivers.content.load(span, sources)
+            case FetchBlocks(span, sources):
+                drivers.content.fetch_blocks(span, sources)
             case FetchModel(model, sources):
                 drivers.content.fetch_model(model, sources)
             case Solve():

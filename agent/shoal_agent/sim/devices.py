@@ -43,7 +43,7 @@ from shoal_agent.sim.toy import ToyServices
 from shoal_agent.sim.toy_kv import ToyKv
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.headers import ServiceFault
-from shoal_protocol.ids import SessionId
+from shoal_protocol.ids import NodeId, SessionId
 
 _PREFILL_TOKENS: Final = 128
 """What ``BlockFacts.prefill_us`` was measured with."""
@@ -108,6 +108,11 @@ class Device:
     def fetch_s(self, span: StageSpan) -> float:
         """How long it takes to fetch the weights of ``span`` that are not here."""
         return sum(self.facts.blocks[index].resident_bytes for index in self._missing(span)) / _FETCH_BYTES_PER_S
+
+    def cache(self, span: StageSpan, sources: tuple[NodeId, ...]) -> None:
+        """The weights of ``span`` are here now, if anybody could send them."""
+        if sources:
+            self.stored.update(self._missing(span))
 
     def unload(self, span: StageSpan) -> None:
         """Let go of ``span``, also while it is being opened; a failed one holds nothing."""

@@ -27,6 +27,7 @@ from shoal_agent.core.effects import (
     Effect,
     Emit,
     ExportKv,
+    FetchBlocks,
     FetchModel,
     Finish,
     ImportKv,
@@ -349,6 +350,8 @@ class Machine:
                 device.loading.append(span)
                 took_s = device.fetch_s(span) + device.load_s(span) * self.slower
                 self.later(took_s, lambda: self._handle(self._loaded(effect)))
+            case FetchBlocks(span, sources):
+                self.later(device.fetch_s(span), lambda: device.cache(span, sources))
             case FetchModel():
                 self.later(device.learn_s(), lambda: self._handle(device.learn(effect)))
             case Solve(ticket, problem):
