@@ -286,7 +286,7 @@ def api_key_hashes(api: ApiSection) -> tuple[str, ...]:
     """The hashes of every key that may use the API: those in the file (one a line, ``#`` comments) and those listed."""
     if api.key_hash_file is None:
         return api.key_hashes
-    lines = [line.split("#")[0].strip() for line in _read(api.key_hash_file).splitlines()]
+    lines = [line.split("#")[0].strip() for line in read_text(api.key_hash_file).splitlines()]
     hashes = tuple(line for line in lines if line)
     # Never quoted: the likeliest mistake is the key itself in place of its hash.
     faults = [
@@ -297,15 +297,15 @@ def api_key_hashes(api: ApiSection) -> tuple[str, ...]:
     if len(hashes) + len(api.key_hashes) > API_KEYS_MAX:
         faults.append(f"{len(hashes) + len(api.key_hashes)} keys, at most {API_KEYS_MAX}")
     if not hashes or faults:
-        raise _fault(api.key_hash_file, faults or ["no key hash in it"])
+        raise faults_in(api.key_hash_file, faults or ["no key hash in it"])
     return hashes + api.key_hashes
 
 
 def _load(kind: type[_Any], file: Path, place: Place, settings: Mapping[str, str | int]) -> _Any:
     try:
-        data = tomllib.loads(_read(file))
+        data = tomllib.loads(read_text(file))
     except tomllib.TOMLDecodeError as fault:
-        raise _fault(file, [f"not TOML: {fault}"]) from fault
+        raise faults_in(file, [f"not TOML: {fault}"]) from fault
     for path, value in settings.items():
         section, _, key = path.partition(".")
         inner = data.setdefault(section, {})
@@ -314,10 +314,13 @@ def _load(kind: type[_Any], file: Path, place: Place, settings: Mapping[str, str
     try:
         return kind.model_validate(data, context=place)
     except ValidationError as fault:
-        raise _fault(file, [_sentence(error["loc"], error["type"], error["msg"]) for error in fault.errors()]) from None
+        raise faults_in(
+            file, [sentence(error["loc"], error["type"], error["msg"]) for error in fault.errors()]
+        ) from None
 
 
-def _read(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """What ``file`` holds, bounded; ConfigError if it cannot be read."""
     try:
         with file.open("rb") as stream:
             raw = stream.read(CONFIG_BYTES_MAX + 1)
@@ -325,21 +328,24 @@ def _read(file: Path) -> str:
         reason = fault.strerror or str(fault)
         raise ConfigError(f"{file}: {reason}", "name a file that is there and that this user may read") from fault
     if len(raw) > CONFIG_BYTES_MAX:
-        raise _fault(file, [f"longer than {CONFIG_BYTES_MAX} bytes"])
+        raise faults_in(file, [f"longer than {CONFIG_BYTES_MAX} bytes"])
     try:
         return raw.decode("utf-8")
     except UnicodeDecodeError as fault:
-        raise _fault(file, [f"not UTF-8: {fault.reason} at byte {fault.start}"]) from fault
+        raise faults_in(file, [f"not UTF-8: {fault.reason} at byte {fault.start}"]) from fault
 
 
-def _sentence(where: tuple[int | str, ...], kind: str, message: str) -> str:
+def sentence(where: tuple[int | str, ...], kind: str, message: str) -> str:
     """``brokers[1].url: what is wrong``."""
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(".")
     plain = {"missing": "required", "extra_forbidden": "there is no such setting"}
     return f"{path}: {plain.get(kind) or message.removeprefix('Value error, ')}"
 
 
-def _fault(file: Path, faults: list[str]) -> ConfigError:
+def faults_in(
+    file: Path, faults: list[str], hint: str = "mend the lines named; deploy/agent.example.toml explains each"
+) -> ConfigError:
+    """All that is wrong with ``file``, at once."""
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     lines = "".join(f"\n  {fault}" for fault in faults)
-    return ConfigError(f"{file} has {count}:{lines}", "mend the lines named; deploy/agent.example.toml explains each")
+    return ConfigError(f"{file} has {count}:{lines}", hint)

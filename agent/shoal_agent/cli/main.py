@@ -42,6 +42,7 @@ COMMANDS: Final[dict[str, Command]] = {
     ),
     "chat": Command("shoal_agent.cli.chat", "chat", "Talk to a model that the cluster serves."),
     "deploy": Command("shoal_agent.cli.deploy", "deploy", "Split a model over the nodes that are there."),
+    "plan": Command("shoal_agent.cli.plan", "app", "Plan for a cluster on paper, or for the one that is there."),
     "recover": Command("shoal_agent.cli.recover", "recover", "Replace a plan whose voters are lost."),
     "model": Command("shoal_agent.cli.model", "app", "Import, list, show, verify and remove packages."),
     "keygen": Command("shoal_agent.cli.keys", "keygen", "Make the keys of a new node, and its enrolment."),

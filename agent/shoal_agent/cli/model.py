@@ -72,7 +72,7 @@ def import_(
     Example: shoal model import smollm2-135m-instruct
     """
     with _explained():
-        place = _store(store)
+        place = open_store(store)
         manifest = _importer().import_source(
             source, name, numeric.value, place, default_cache(os.environ), quiet=as_json
         )
@@ -88,7 +88,7 @@ def list_(store: StoreOption = None, *, as_json: AsJson = False) -> None:
 
     Example: shoal model list
     """
-    place = _store(store)
+    place = open_store(store)
     packages = [_described(place, name) for name in place.names()]
     if as_json:
         print_json({"store": str(place.root), "packages": packages})
@@ -106,7 +106,7 @@ def show(name: str, store: StoreOption = None, *, as_json: AsJson = False) -> No
     Example: shoal model show smollm2-135m-instruct
     """
     with _explained():
-        manifest = _store(store).load(name)
+        manifest = open_store(store).load(name)
     if as_json:
         print_json(_summary(manifest) | {"manifest": manifest.model_dump(mode="json")})
         return
@@ -130,7 +130,7 @@ def verify(name: str, store: StoreOption = None, *, as_json: AsJson = False) -> 
     Example: shoal model verify smollm2-135m-instruct
     """
     with _explained():
-        faults = _store(store).verify(name)
+        faults = open_store(store).verify(name)
     if faults:
         lines = "\n".join(fault.problem for fault in faults)
         raise UserError(f"{name} is damaged:\n{lines}", "import it again; sound files are kept", ExitCode.CORRUPT)
@@ -147,14 +147,15 @@ def rm(name: str, store: StoreOption = None, *, as_json: AsJson = False) -> None
     Example: shoal model rm smollm2-135m-instruct
     """
     with _explained():
-        freed = _store(store).remove(name)
+        freed = open_store(store).remove(name)
     if as_json:
         print_json({"name": name, "freed_bytes": freed})
         return
     print(f"removed {name}, {_megabytes(freed)} freed")
 
 
-def _store(path: Path | None) -> Store:
+def open_store(path: Path | None) -> Store:
+    """The store at ``path``, or this user's."""
     return Store(path if path is not None else default_store(os.environ))
 
 
