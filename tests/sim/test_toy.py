@@ -2,8 +2,9 @@ import pytest
 
 from shoal_agent.core import services
 from shoal_agent.core.services import Method
-from shoal_agent.sim.toy import EOS, GREEDY, NAMES, ToyServices, prompt_that_answers, toy_blocks, toy_tokens
+from shoal_agent.sim.toy import EOS, GREEDY, NAMES, ToyServices, toy_blocks, toy_tokens
 from shoal_protocol.ids import SessionId
+from tests.support.toy import prompt_that_answers
 
 SESSION = SessionId(bytes(16))
 SAMPLER = next(name for name in NAMES if name.startswith("sampler"))

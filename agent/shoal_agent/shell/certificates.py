@@ -62,11 +62,6 @@ def der_of(certificate_pem: bytes) -> bytes:
     return x509.load_pem_x509_certificate(certificate_pem).public_bytes(serialization.Encoding.DER)
 
 
-def pem_of(certificate_der: bytes) -> bytes:
-    """The PEM of a certificate in DER; ValueError if it is none."""
-    return x509.load_der_x509_certificate(certificate_der).public_bytes(serialization.Encoding.PEM)
-
-
 def make_node_certificate(node: NodeId) -> Credentials:
     """A fresh data-plane key for ``node`` and its self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())

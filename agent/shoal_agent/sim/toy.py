@@ -6,7 +6,6 @@ run (``toy_tokens``). The services keep the contract of the real ones: a session
 sampler, opened with a history, draws for any position after it, again too, but never for one within.
 """
 
-import itertools
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -51,12 +50,6 @@ def toy_tokens(prompt: tuple[int, ...], blocks: int, count: int) -> list[int]:
         answer.append(token)
         hidden = toy_blocks(token, 0, blocks - 1, memory)
     return answer
-
-
-def prompt_that_answers(length: int, blocks: int = 8) -> tuple[int, ...]:
-    """The first prompt of two tokens whose answer is exactly ``length`` tokens and then ends."""
-    pairs = itertools.product(range(EOS), repeat=2)
-    return next(pair for pair in pairs if len(toy_tokens(pair, blocks, length + 1)) == length)
 
 
 @dataclass
