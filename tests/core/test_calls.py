@@ -40,7 +40,7 @@ def test_ids_are_never_used_again():
 
 def test_a_call_here_is_an_effect():
     call, out = called(Calls(HERE), HERE)
-    assert out.effects == [CallService(call, "tokenizer:0", "encode", b"text", None)]
+    assert out.effects == [CallService(call, "tokenizer:0", "encode", b"text", None, 1.0)]
 
 
 def test_a_call_abroad_is_a_frame_and_its_answer_an_event():
@@ -104,6 +104,7 @@ def test_a_peers_call_is_answered_to_that_peer_under_its_own_number():
     calls = Calls(HERE)
     effect = served(calls)
     assert (effect.service, effect.method, effect.request) == ("tokenizer:0", "encode", b"text")
+    assert effect.left_s == 1.0, "the time its caller has left counts from here on"
     assert answer_to(calls, ServiceReturned(effect.call, b"ids")) == [
         SendFrame(THERE, ServiceResult(17, "", None), b"ids")
     ]

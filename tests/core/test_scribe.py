@@ -187,3 +187,14 @@ def test_without_a_service_anywhere_nothing_is_promised(world):
     rejection = world.ended(ingress_of(world).name, world.ask(ingress_of(world).name))
     assert rejection.code is RejectCode.NOT_READY
     assert services.ServiceKind.TOKENIZER in rejection.detail
+
+
+def test_a_detokenizer_abroad_forgets_a_request_whose_deadline_came(world):
+    session = world.ask(ingress_of(world).name, tokens_max=100, deadline_s=0.1)
+    run_to(world, session, 1)
+    where = asked_at(world, session)
+    assert where != ingress_of(world).name
+    assert world.cells[where].services.texts
+    assert world.ended(ingress_of(world).name, session).reason is FinishReason.DEADLINE
+    world.run(0.1)
+    assert not world.cells[where].services.texts

@@ -1,4 +1,5 @@
 import asyncio
+import math
 import threading
 
 import numpy as np
@@ -60,11 +61,11 @@ class Caller:
         self.events.append(event)
         self.came.set()
 
-    def begin(self, service, method, request, tensor=None):
+    def begin(self, service, method, request, tensor=None, left_s=math.inf):
         self.calls += 1
         raw = request if isinstance(request, bytes) else pack(request)
         handle = None if tensor is None else self.tensors.put(tensor)
-        self.host.call(CallService(CallId(self.calls), service, method, raw, handle))
+        self.host.call(CallService(CallId(self.calls), service, method, raw, handle, left_s))
         assert len(self.tensors) == 0, "the tensor is gone from the table as soon as the call is taken"
         return CallId(self.calls)
 
@@ -287,6 +288,57 @@ async def test_a_call_that_takes_too_long_is_answered_and_the_other_worker_goes_
     gate.set()
     assert isinstance(event, ServiceReturned)
     assert len(ready.events) == 2, "the late answer is dropped"
+
+
+SOON_S = 0.05
+
+
+def is_late(event):
+    return event.fault is ServiceFault.BUSY and "before its deadline" in event.reason
+
+
+async def test_a_call_without_time_left_is_not_run(ready):
+    opening = services.OpenSamplerRequest(SESSION, (), GREEDY)
+    late = await ready.answer(ready.begin(NAMES[ServiceKind.SAMPLER], "open", opening, left_s=0.0))
+    assert is_late(late)
+    logits = np.zeros(vocabulary(), np.float32)
+    reason = await ready.reason(ServiceKind.SAMPLER, "sample", services.SampleRequest(SESSION, 0), logits)
+    assert "no such session" in reason
+
+
+async def test_a_call_whose_deadline_comes_while_its_service_is_built_is_not_run(caller):
+    caller.host.add(assets())
+    name, gate = NAMES[ServiceKind.DETOKENIZER], threading.Event()
+    slot = caller.host._slots[name]
+    build = slot.build
+    slot.build = lambda: (gate.wait(5), build())[1]
+    late = caller.begin(name, "open", services.OpenDetokenizerRequest(SESSION, (), False), left_s=SOON_S)
+    fine = caller.begin(name, "push", services.PushRequest(SESSION, 200, ()), left_s=60.0)
+    await asyncio.sleep(2 * SOON_S)
+    gate.set()
+    assert is_late(await caller.answer(late))
+    assert "no such session" in (await caller.answer(fine)).reason
+
+
+async def test_a_call_whose_deadline_comes_while_all_workers_are_busy_is_not_run(ready, monkeypatch):
+    gate, run = threading.Event(), []
+    template = ready.host._slots[NAMES[ServiceKind.CHAT_TEMPLATE]].service
+    tokenizer = ready.host._slots[NAMES[ServiceKind.TOKENIZER]].service
+    monkeypatch.setattr(template, "_template", type("Stuck", (), {"generate": lambda *_: iter([str(gate.wait(5))])})())
+    encode = tokenizer.encode
+    monkeypatch.setattr(type(tokenizer), "encode", lambda _, request: run.append(request) or encode(request))
+    rendering = services.RenderRequest((services.ChatMessage("user", "hi"),), True)
+    stuck = [ready.begin(NAMES[ServiceKind.CHAT_TEMPLATE], "render", rendering) for _ in range(2)]
+    text = services.EncodeRequest("dog " * 5000, False)
+    late = await ready.answer(ready.begin(NAMES[ServiceKind.TOKENIZER], "encode", text, left_s=SOON_S))
+    assert is_late(late)
+    assert not gate.is_set(), "it is answered when its deadline comes, not when a worker is free"
+    gate.set()
+    for call in stuck:
+        assert isinstance(await ready.answer(call), ServiceReturned)
+    fine = await ready.answer(ready.begin(NAMES[ServiceKind.TOKENIZER], "encode", text, left_s=60.0))
+    assert isinstance(fine, ServiceReturned)
+    assert len(run) == 1
 
 
 async def test_calls_under_way_are_bounded(ready):

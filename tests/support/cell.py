@@ -303,7 +303,7 @@ class Cell:
 
     def call(self, effect: CallService) -> None:
         logits = None if effect.tensor is None else array("q", self.tensors.pop(effect.tensor))[-1]
-        fault = self.faults.get(effect.method)
+        fault = ServiceFault.BUSY if effect.left_s <= 0 else self.faults.get(effect.method)
         if fault is not None:
             self.post(ServiceFailed(effect.call, f"{effect.method}: {fault.name}", fault))
             return

@@ -3,7 +3,8 @@
 A conductor asks for a call on a node; if that is this node it becomes a ``CallService`` effect, otherwise a
 ``ServiceCall`` frame whose ``ServiceResult`` is turned back into ServiceReturned or ServiceFailed. Calls that peers
 make of this node are kept apart, bounded, and answered to the peer. A lost link gives up every call that was on it,
-so nobody waits for an answer that cannot come.
+so nobody waits for an answer that cannot come. ``deadline_ms`` is what remains, counted from arrival: whoever runs the
+call answers it as late if it could not begin before.
 """
 
 from shoal_agent.core.effects import CallService
@@ -36,7 +37,7 @@ class Calls:
         """Call ``method`` of ``service`` on ``where``; only a request that travels is packed."""
         call = self.fresh()
         if where == self._node:
-            out.add(CallService(call, service, method, request, None))
+            out.add(CallService(call, service, method, request, None, deadline_ms / 1000))
         else:
             self._abroad[call] = where
             # A member of an enum of strings is a string to Python and none to the codec.
@@ -62,7 +63,7 @@ class Calls:
         call = self.fresh()
         self._served[call] = (peer, header.call)
         request = payload if isinstance(payload, bytes) else b""
-        out.add(CallService(call, header.service, header.method, request, None))
+        out.add(CallService(call, header.service, header.method, request, None, header.deadline_ms / 1000))
 
     def answered(self, event: Answer, out: Outbox) -> None:
         """Pass the answer to a peer's call on; what nobody waits for any more is dropped."""

@@ -9,6 +9,7 @@ session moves, a node may hold it in two epochs.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Final
 
 from shoal_agent.core.facts import CallId, FinishReason, Piece, RejectCode, StageSpan, TensorHandle, Usage
@@ -189,7 +190,7 @@ class CallService:
 
     ``request`` is packed if it came from another node, and may be one of the messages of ``services`` if it never
     travelled: who asks in bytes is answered in bytes. ``tensor`` (logits for the sampler) is released by the shell
-    after the call.
+    after the call. What has not begun within ``left_s`` is not run any more but answered as BUSY: nobody waits for it.
     """
 
     call: CallId
@@ -197,6 +198,7 @@ class CallService:
     method: str
     request: Parcel
     tensor: TensorHandle | None
+    left_s: float = inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,10 +29,12 @@ from shoal_agent.core.tables import Tables
 from shoal_protocol.errors import MalformedMessage, RemoteProtocolError
 from shoal_protocol.headers import ServiceFault
 from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.limits import SERVICE_CALL_S_MAX
 
 MISHAPS_MAX: Final = 4
 """A node is lost, the next has no room, the third knows nothing of the session: beyond that something is wrong."""
-
+FORGET_MS: Final = int(1000 * SERVICE_CALL_S_MAX)
+"""A detokenizer abroad is to forget a session also when the request is late; as soon as any other call."""
 
 _EARLY: Final = (Step.RENDERING, Step.ENCODING)
 """Steps in which there is no token yet."""
@@ -185,7 +187,7 @@ class Scribe:
         elif entry.detokenizer is not None:
             # A flush is how a detokenizer abroad forgets a session; nobody waits for what it says.
             request = services.pack(services.FlushRequest(entry.session))
-            self._calls.forget(self._calls.make(entry.detokenizer, service, Method.FLUSH, request, 0, out))
+            self._calls.forget(self._calls.make(entry.detokenizer, service, Method.FLUSH, request, FORGET_MS, out))
         entry.detokenizer = entry.pushed = None
 
     # --- hearing --------------------------------------------------------------------------------------------------

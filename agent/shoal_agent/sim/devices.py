@@ -231,6 +231,8 @@ class Device:
     def call(self, effect: CallService) -> ServiceReturned | ServiceFailed:
         """A light service's answer."""
         logits = None if effect.tensor is None else array("q", self.take(effect.tensor))[-1]
+        if effect.left_s <= 0:
+            return ServiceFailed(effect.call, "late", ServiceFault.BUSY)
         try:
             answer = self.services.serve(effect.service, effect.method, services.pack(effect.request), logits)
         except (ValueError, RemoteProtocolError) as fault:

@@ -8,11 +8,13 @@ is never overtaken by its ``push``.
 
 Every call is answered exactly once, with ServiceReturned or ServiceFailed: an unknown name, a request that does not
 decode, a service that refuses, breaks or has no room are no exceptions, but kinds of fault. A thread cannot be stopped:
-a call that takes longer than its time is answered as BUSY, for its worker is, until it is done.
+a call that takes longer than its time is answered as BUSY, for its worker is, until it is done. So is one that still
+waits when its caller's deadline comes (``left_s``, from when it came here), and that one is not run any more.
 """
 
 import asyncio
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -74,6 +76,22 @@ class ModelAssets:
     eos: tuple[int, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """One call: what is asked, and until when there is a point in beginning with it."""
+
+    asked: CallService
+    tensor: Tensor
+    until: float
+
+    def late(self) -> bool:
+        return time.monotonic() >= self.until
+
+    def too_late(self) -> ServiceFailed:
+        waited = f"{self.asked.service!r} had no time for it before its deadline"
+        return ServiceFailed(self.asked.call, waited, ServiceFault.BUSY)
+
+
 @dataclass(slots=True)
 class _Slot:
     """One name: how to build its instance, the instance once built (or why not), and what waits for it."""
@@ -81,7 +99,7 @@ class _Slot:
     build: Callable[[], Service]
     service: Service | None = None
     broken: str = ""
-    waiting: list[tuple[CallService, Tensor]] = field(default_factory=list)
+    waiting: list[_Call] = field(default_factory=list)
     closing: list[SessionId] = field(default_factory=list)
 
 
@@ -118,18 +136,19 @@ class ServiceHost:
         """Run a method; answered by ServiceReturned or ServiceFailed, at once or later."""
         # Taken out of the table here, so it is gone from there whatever happens below.
         tensor = None if effect.tensor is None else self._tensors.take(effect.tensor)
+        call = _Call(effect, tensor, time.monotonic() + effect.left_s)
         slot = self._slots.get(effect.service)
         if slot is None:
             self._post(ServiceFailed(effect.call, f"no service {effect.service!r} here", ServiceFault.FAILED))
         elif slot.service is not None:
-            self._run(slot.service, effect, tensor)
+            self._run(slot.service, call)
         elif slot.broken:
             self._post(ServiceFailed(effect.call, slot.broken, ServiceFault.FAILED))
         elif len(slot.waiting) >= SERVICE_SLOW_CALLS_MAX:
             busy = f"{SERVICE_SLOW_CALLS_MAX} calls wait for {effect.service!r}"
             self._post(ServiceFailed(effect.call, busy, ServiceFault.BUSY))
         else:
-            slot.waiting.append((effect, tensor))
+            slot.waiting.append(call)
             if len(slot.waiting) == 1:
                 self._spawn(self._build(slot))
 
@@ -159,32 +178,35 @@ class ServiceHost:
             slot.broken = f"the service cannot be built: {type(fault).__name__}: {fault}"
         waiting, slot.waiting = slot.waiting, []
         closing, slot.closing = slot.closing, []
-        for effect, tensor in waiting:
+        for call in waiting:
             if slot.service is None:
-                self._post(ServiceFailed(effect.call, slot.broken, ServiceFault.FAILED))
+                self._post(ServiceFailed(call.asked.call, slot.broken, ServiceFault.FAILED))
             else:
-                self._run(slot.service, effect, tensor)
+                self._run(slot.service, call)
         for session in closing:
             if isinstance(slot.service, Sampler | Detokenizer):
                 slot.service.close(session)
 
-    def _run(self, service: Service, effect: CallService, tensor: Tensor) -> None:
-        if not _is_slow(service, effect):
-            self._post(_answer(service, effect, tensor))
+    def _run(self, service: Service, call: _Call) -> None:
+        if call.late():
+            self._post(call.too_late())
+        elif not _is_slow(service, call.asked):
+            self._post(_answer(service, call.asked, call.tensor))
         elif len(self._tasks) >= SERVICE_SLOW_CALLS_MAX:
             busy = f"{SERVICE_SLOW_CALLS_MAX} calls are under way"
-            self._post(ServiceFailed(effect.call, busy, ServiceFault.BUSY))
+            self._post(ServiceFailed(call.asked.call, busy, ServiceFault.BUSY))
         else:
-            self._spawn(self._run_slowly(service, effect))
+            self._spawn(self._run_slowly(service, call))
 
-    async def _run_slowly(self, service: Service, effect: CallService) -> None:
-        loop = asyncio.get_running_loop()
+    async def _run_slowly(self, service: Service, call: _Call) -> None:
+        effect, loop = call.asked, asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(SERVICE_CALL_S_MAX):
+            # The loop's clock is the one calls are timed by. What no worker has begun with is cancelled.
+            async with asyncio.timeout_at(min(loop.time() + SERVICE_CALL_S_MAX, call.until)):
                 answer = await loop.run_in_executor(self._workers, _answer, service, effect, None)
         except TimeoutError:
             late = f"{effect.service!r} took more than {SERVICE_CALL_S_MAX:g} s"
-            answer = ServiceFailed(effect.call, late, ServiceFault.BUSY)
+            answer = call.too_late() if call.late() else ServiceFailed(effect.call, late, ServiceFault.BUSY)
         self._post(answer)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
