@@ -8,11 +8,13 @@ those it gets; what it only stands by with it can give back. Every host knows be
 when it votes; this is the proposer's estimate.
 """
 
+from collections.abc import Sequence
+
 from shoal_agent.core.costs import Memory
 from shoal_agent.core.decision import Option, staging_ms
 from shoal_agent.core.outlook import Outlook
 from shoal_agent.core.plan import voters_for
-from shoal_agent.core.problem import stages_of
+from shoal_agent.core.problem import Split, SplitProblem, stages_of
 from shoal_agent.core.standbys import back_up
 from shoal_agent.core.tenure import Tenure
 from shoal_protocol.ids import Epoch
@@ -35,7 +37,7 @@ def draft(head: Tenure, outlook: Outlook, option: Option, cause: Cause, reason: 
         before.terms,
         voters_for(before.deployment, hosts, outlook.witnesses, before.terms.faulty, before.voters),
         cause,
-        _mode(before, outlook, option),
+        switch_mode(outlook.problem, before.stages, outlook.owned, option.split),
         staging_ms(option.move),
         option.split.score_us,
         _short(reason, backing.text),
@@ -51,15 +53,18 @@ def _short(reason: str, last: str) -> str:
     return reason + end
 
 
-def _mode(before: Plan, outlook: Outlook, option: Option) -> SwitchMode:
-    spare = [PlanStage(node, s.first_block, s.last_block) for s in before.stages for node in s.standbys]
-    problem, memory = outlook.problem, Memory(outlook.problem)
+def switch_mode(
+    problem: SplitProblem, before: Sequence[PlanStage], owned: Sequence[PlanStage], split: Split
+) -> SwitchMode:
+    """Whether every host of ``split`` can hold what it gets beside what it has: ``owned``, without mere standing by."""
+    spare = [PlanStage(node, s.first_block, s.last_block) for s in before for node in s.standbys]
+    memory = Memory(problem)
     offered = {candidate.node: candidate.memory_bytes for candidate in problem.candidates}
-    for stage in option.split.stages:
+    for stage in split.stages:
         new = range(stage.first_block, stage.last_block + 1)
-        parts = [part for part in outlook.owned if part.node == stage.node and part not in spare]
-        owned = sorted({index for part in parts for index in range(part.first_block, part.last_block + 1)})
-        beside = sum(problem.blocks[index].resident_bytes for index in owned if index not in new)
+        parts = [part for part in owned if part.node == stage.node and part not in spare]
+        kept = sorted({index for part in parts for index in range(part.first_block, part.last_block + 1)})
+        beside = sum(problem.blocks[index].resident_bytes for index in kept if index not in new)
         if memory.needed(stage.first_block, stage.last_block + 1) + beside > offered[stage.node]:
             return SwitchMode.BREAK_BEFORE_MAKE
     return SwitchMode.MAKE_BEFORE_BREAK
