@@ -71,6 +71,21 @@ async def test_signals_stay_with_the_agent(running):
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
 
+async def test_an_idle_server_sleeps_until_it_is_told_to_leave(monkeypatch):
+    monkeypatch.setattr(server_module, "_DATE_S", 60.0)
+    looked = []
+    on_tick = server_module._TenantServer.on_tick
+    monkeypatch.setattr(
+        server_module._TenantServer, "on_tick", lambda self, count: looked.append(count) or on_tick(self, count)
+    )
+    running = Running()
+    reader, writer = await running.connect()
+    writer.write(GET)
+    assert b"\r\ndate: " in await asyncio.wait_for(reader.readuntil(b'{"live":true}'), 5)
+    await running.end()
+    assert len(looked) == 2, "when it began and when it was told"
+
+
 @pytest.mark.parametrize("begun", [b"", b"GET /healthz HT", b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "])
 async def test_a_client_that_does_not_send_its_headers_is_closed(running, monkeypatch, begun):
     monkeypatch.setattr(server_module, "API_HEADERS_S_MAX", 0.05)

@@ -2,8 +2,8 @@
 
 uvicorn speaks HTTP; two things it leaves to others are done here. It waits for ever for a client that sends its headers
 slowly or never, so ``_TimedProtocol`` gives every request's headers ``API_HEADERS_S_MAX`` and closes connections beyond
-``API_CONNECTIONS_MAX`` at once. It takes over the process's signals, which belong to the agent, so ``_TenantServer``
-leaves them alone.
+``API_CONNECTIONS_MAX`` at once. It takes over the process's signals, which belong to the agent, and wakes ten times a
+second; ``_TenantServer`` does neither.
 """
 
 import asyncio
@@ -21,6 +21,8 @@ from shoal_protocol.limits import API_CONNECTIONS_MAX, API_HEADERS_BYTES_MAX, AP
 
 _STOP_S: Final = 3
 """Streams get this long to end by themselves when the agent stops; then they are cancelled."""
+_DATE_S: Final = 1.0
+"""How old the ``Date`` header may be."""
 
 
 class ApiServer:
@@ -59,11 +61,29 @@ class ApiServer:
 
     def stop(self) -> None:
         """Take no more requests, and let ``run`` return."""
-        self._server.should_exit = True
+        self._server.leave()
 
 
 class _TenantServer(uvicorn.Server):
-    """A server that is a guest in its process."""
+    """A server that is a guest in its process: signals are not its own, and it lets an idle machine sleep.
+
+    uvicorn looks ten times a second whether it should leave. A device that waits for its next request would be woken
+    for nothing, twenty times a second by two servers; a guest is told instead, and wakes for its ``Date`` header only.
+    """
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """Let ``serve`` return."""
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), _DATE_S)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
