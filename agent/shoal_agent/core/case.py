@@ -92,11 +92,15 @@ def case_of(head: Tenure, known: Case | None, now: Instant) -> Case:
         case = Case(head.plan.epoch, head.since)
     elif case.epoch != head.plan.epoch:
         stood_ms = int(1000 * (head.since - case.since))
-        mean_ms = (3 * case.validity_ms + stood_ms) // 4
-        validity_ms = min(max(mean_ms, VALIDITY_MS_MIN), VALIDITY_MS_MAX)
+        validity_ms = validity_after(case.validity_ms, stood_ms)
         case = Case(head.plan.epoch, head.since, validity_ms, barred=case.barred, trials=case.trials)
     case.barred = {node: entry for node, entry in case.barred.items() if now < entry[0] + BARRED_S}
     return case
+
+
+def validity_after(expected_ms: int, stood_ms: int) -> int:
+    """How long the next plan may stand, if plans were expected to stand ``expected_ms`` and one stood ``stood_ms``."""
+    return min(max((3 * expected_ms + stood_ms) // 4, VALIDITY_MS_MIN), VALIDITY_MS_MAX)
 
 
 def barred_by(case: Case, head: Tenure, trigger: Trigger | None, now: Instant) -> dict[NodeId, str]:
