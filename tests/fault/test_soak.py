@@ -23,7 +23,7 @@ import psutil
 import pytest
 
 from tests.fault.test_rolling import leave
-from tests.support.repair import MEMORY_BYTES, freeze, kill, tell
+from tests.support.repair import MEMORY_BYTES, freeze, tell
 from tests.support.survival import Question, Survival, minnow_store, runs, surviving
 from tests.support.wall import Weather
 
@@ -132,7 +132,7 @@ class Soak:
 
 
 async def killed(soak):
-    kill(soak.anybody(soak.elder))()
+    await soak.anybody(soak.elder).kill()  # returns when it is gone: whoever only was told to die still looks alive
 
 
 async def frozen(soak):

@@ -214,11 +214,7 @@ class Processes:
         return await deploy(load_operator_config(self.lab.operator_config, environment={}), wish, told.append)
 
     async def view(self, agent: Agent) -> View:
-        """What it says of itself; asked again once, for a server may close an idle connection just as it is used."""
-        try:
-            answer = await self.client.get(f"{agent.api}/shoal/v1/state")
-        except (httpx.ReadError, httpx.RemoteProtocolError):
-            answer = await self.client.get(f"{agent.api}/shoal/v1/state")
+        answer = await self.client.get(f"{agent.api}/shoal/v1/state")
         assert answer.status_code == httpx.codes.OK, answer.text
         return View(answer.json())
 
