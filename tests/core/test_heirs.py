@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from shoal_agent.core.events import PeerLost
 from shoal_agent.core.kv_stream import NEAR_TOKENS
 from shoal_protocol.headers import (
     HandedOver,
@@ -116,6 +117,30 @@ def test_a_shadow_can_be_moved_too():
     rider.lay(epoch=1)
     stand.world.run_until(lambda: rider.going)
     assert rider.resumed[-1][0].position >= 16
+    assert rider.finish() == tokens(rider)
+
+
+@pytest.mark.parametrize("orphaned", [False, True], ids=["shadow", "orphan"])
+@pytest.mark.parametrize("zone", ["home", "elsewhere"])
+def test_what_nobody_serves_is_moved_for_an_ingress_of_its_zone_only(orphaned, zone):
+    stand, rider, plan = moving(lambda stand: [stand.first])
+    stand.world.run_until(lambda: len(rider.answer) >= 30)
+    holder, stage = (stand.last, 1) if orphaned else (stand.last, 0)
+    cell = stand.cell(holder)
+    cell.node._tables.zones._zones[stand.stranger] = zone
+    if orphaned:
+        cell.post(PeerLost(stand.by_hand, "gone"))
+    asked = HandOver(TOY, Epoch(0), SESSION, stage, rider.attempt, plan.epoch, (stand.first,), last=False)
+    dropped = cell.counts["frames_dropped", "hand_over"]
+    stand.say(asked, to=holder, by=stand.stranger)
+    stand.world.run(0.3)
+    told = stand.heard(HandedOver, stand.stranger)
+    if zone == "home":
+        assert [said.refusal for said in told] == [None]
+    else:
+        assert not told
+        assert cell.counts["frames_dropped", "hand_over"] == dropped + 1
+    rider.lay()
     assert rider.finish() == tokens(rider)
 
 

@@ -36,10 +36,10 @@ class Shelf:
     def add(self, number=0, stage=0, tokens_max=100, deadline_ms=30_000, serve=False):
         out = Outbox(HERE)
         session = SessionId(bytes([number // 256, number % 256]) * 8)
-        asked = KvRows(TOY, Epoch(0), session, stage, 0, 3, 0, 1, tokens_max, deadline_ms)
-        hosted = self.held.add(asked, self.plan, NOW, out)
+        asked = KvRows(TOY, Epoch(0), session, stage, 0, 3, 0, 1, tokens_max, deadline_ms, INGRESS)
+        hosted = self.held.add(asked, self.plan, INGRESS, NOW, out)
         if serve:
-            hosted.stand, hosted.lease = Stand.GOING, Lease(OPEN, INGRESS, INGRESS, THERE, 0)
+            hosted.stand, hosted.lease = Stand.GOING, Lease(OPEN, INGRESS, THERE, 0)
         self.held.check()
         return hosted
 
@@ -52,7 +52,7 @@ class Shelf:
 
 def test_what_is_held_has_kv_a_deadline_and_counts_in_its_epoch():
     shelf, out = Shelf(), Outbox(HERE)
-    hosted = shelf.held.add(OPEN, shelf.plan, NOW, out)
+    hosted = shelf.held.add(OPEN, shelf.plan, INGRESS, NOW, out)
     (opened,) = out.effects
     assert opened == OpenStage(SESSION, 0, hosted.span, 100)
     assert shelf.held.budget.bytes_reserved == 100 * KV
@@ -160,8 +160,8 @@ def test_a_sampler_closes_with_the_last_that_uses_it():
     plan = replace(shelf.plan, epoch=Epoch(1))
     shelf.tables.tenures.add(plan, bytes(32))
     one = shelf.add(1, stage=1, serve=True)
-    asked = KvRows(TOY, Epoch(1), one.key[0], 1, 0, 3, 0, 1, 100, 1000)
-    other = shelf.held.add(asked, plan, NOW, Outbox(HERE))
+    asked = KvRows(TOY, Epoch(1), one.key[0], 1, 0, 3, 0, 1, 100, 1000, INGRESS)
+    other = shelf.held.add(asked, plan, INGRESS, NOW, Outbox(HERE))
     other.stand, other.lease = Stand.GOING, one.lease
     one.sampling = other.sampling = True
     assert not [effect for effect in shelf.drop(one) if isinstance(effect, CloseService)]

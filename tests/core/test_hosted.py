@@ -10,18 +10,18 @@ from tests.support.toy import MODEL
 from tests.support.world import TOY
 
 HERE, THERE = NodeId("a" * 32), NodeId("b" * 32)
-LEASE = Lease(OPEN, HERE, HERE, THERE, 0)
+LEASE = Lease(OPEN, HERE, THERE, 0)
 
 
 def hosted(row_bytes=(64, 64, 64, 64), **options):
     span = StageSpan(TOY, Epoch(0), MODEL, 4, 3 + len(row_bytes))
-    made = Hosted((SESSION, 1), None, 1, span, 100, row_bytes, attempt=0, **options)
+    made = Hosted((SESSION, 1), None, 1, span, 100, row_bytes, 0, HERE, **options)
     made.depths = [0] * len(row_bytes)
     return made
 
 
 def rows(first, last, position, count):
-    return KvRows(TOY, Epoch(0), SESSION, 1, first, last, position, count, 100, 1000)
+    return KvRows(TOY, Epoch(0), SESSION, 1, first, last, position, count, 100, 1000, HERE)
 
 
 def stream(kept=0):

@@ -12,11 +12,11 @@ from shoal_protocol.headers import CloseReason, CloseSession, KvKept, KvRows, Re
 from shoal_protocol.ids import DeploymentId, Epoch, SessionId
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, SESSIONS_MAX, TOKENS_MAX
 from tests.support.stand import OPEN, PROMPT, SESSION, STEP, Stand, ids
-from tests.support.world import TOY
+from tests.support.world import TOY, World
 
 KV = 4 * 64
-ROWS = KvRows(TOY, Epoch(0), SESSION, 0, 0, 3, 0, 8, 100, 30_000)
-"""From the first host, for the stage it serves, to the last one, its standby."""
+ROWS = KvRows(TOY, Epoch(0), SESSION, 0, 0, 3, 0, 8, 100, 30_000, World(1).names[0])
+"""From the first host, for the stage it serves, to the last one, its standby; the ingress is the one played by hand."""
 
 
 @pytest.fixture
@@ -256,6 +256,65 @@ def test_there_are_no_more_than_sessions_may_be(stand):
     for name in names:
         stand.say(CloseSession(name, CloseReason.FINISHED), to=stand.last)
     stand.world.run(0.1)
+
+
+# --- whose they are -------------------------------------------------------------------------------------------------
+
+
+def banish(stand):
+    """The stranger stands in a trust zone of its own."""
+    for cell in stand.world.cells.values():
+        cell.node._tables.zones._zones[stand.stranger] = "elsewhere"
+
+
+def test_an_ingress_of_the_same_zone_takes_a_shadow_up(stand):
+    bring(stand)
+    stand.world.run(0.1)
+    stand.say(replace(OPEN, attempt=1), to=stand.last, by=stand.stranger)
+    assert stand.heard(SessionOpened, stand.stranger) == [SessionOpened(SESSION, 0, 1, 8, 8)]
+    stand.say(CloseSession(SESSION, CloseReason.FINISHED), to=stand.last, by=stand.stranger)
+
+
+@pytest.mark.parametrize("tokens_max", [100, 200])
+def test_nobody_of_another_zone_takes_a_shadow_up(stand, tokens_max):
+    banish(stand)
+    bring(stand)
+    stand.world.run(0.1)
+    stand.say(replace(OPEN, attempt=4096, tokens_max=tokens_max), to=stand.last, by=stand.stranger)
+    assert not stand.heard(SessionOpened, stand.stranger)
+    assert stand.refusal(stand.stranger).code is RefusalCode.UNKNOWN_SESSION
+    stand.say(replace(OPEN, attempt=1), to=stand.last)
+    assert stand.heard(SessionOpened) == [SessionOpened(SESSION, 0, 1, 8, 8)]
+
+
+def test_what_was_served_stays_its_ingresss_as_a_shadow(stand):
+    banish(stand)
+    serve(stand)
+    bring(stand, replace(ROWS, position=3, attempt=1))
+    stand.world.run(0.1)
+    stand.say(replace(OPEN, attempt=2), to=stand.last, by=stand.stranger)
+    assert stand.refusal(stand.stranger).code is RefusalCode.UNKNOWN_SESSION
+
+
+def test_rows_cannot_make_over_a_shadow_to_another_zone(stand):
+    banish(stand)
+    bring(stand)
+    stand.world.run(0.1)
+    bring(stand, replace(ROWS, position=8, attempt=5, ingress=stand.stranger))
+    assert kept(stand) == [8, RefusalCode.UNKNOWN_SESSION]
+    stand.say(replace(OPEN, attempt=6), to=stand.last, by=stand.stranger)
+    assert stand.refusal(stand.stranger).code is RefusalCode.UNKNOWN_SESSION
+    stand.say(replace(OPEN, attempt=1), to=stand.last)
+    assert stand.heard(SessionOpened) == [SessionOpened(SESSION, 0, 1, 8, 8)]
+
+
+def test_a_shadow_that_was_named_another_zones_costs_its_ingress_one_host(stand):
+    """A host that lies makes itself useless; nobody lets a session go for what it says."""
+    banish(stand)
+    bring(stand, replace(ROWS, ingress=stand.stranger))
+    stand.world.run(0.1)
+    stand.say(replace(OPEN, attempt=1), to=stand.last)
+    assert stand.refusal().code is RefusalCode.UNKNOWN_SESSION
 
 
 # --- what peers get wrong ---------------------------------------------------------------------------------------------

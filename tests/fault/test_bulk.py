@@ -6,7 +6,7 @@ from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.events import PeerLost
 from shoal_protocol.frames import is_metered
 from shoal_protocol.headers import Activation, CloseReason, CloseSession, ContentServed, Credit, Hello, KvRows, Probe
-from shoal_protocol.ids import DeploymentId, Epoch, SessionId
+from shoal_protocol.ids import DeploymentId, Epoch, NodeId, SessionId
 from shoal_protocol.limits import BULK_FRAMES_MAX, CONTENT_CHUNK_BYTES, CREDIT_BYTES
 from shoal_protocol.tensors import Dtype
 from tests.support.links import answering, person, station, tls_of
@@ -97,7 +97,7 @@ async def test_pieces_that_nobody_takes_are_dropped_and_the_link_lives(anna, ber
 
 def rows(number: int) -> KvRows:
     session = SessionId(number.to_bytes(16, "big"))
-    return KvRows(DeploymentId("llm"), Epoch(0), session, 1, 4, 7, 0, 8, 512, 1000)
+    return KvRows(DeploymentId("llm"), Epoch(0), session, 1, 4, 7, 0, 8, 512, 1000, NodeId("a" * 32))
 
 
 async def test_rows_of_kv_all_arrive_and_tokens_pass_those_that_wait(anna, bert):

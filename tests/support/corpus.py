@@ -124,7 +124,7 @@ def headers_of(session: SessionId, source: NodeId, wire: bytes, message: Control
         headers.ContentServed(1, 4096, ""),
         headers.Resume(TOY, epoch, session, 1, 1, 3, 3),
         headers.PathBroken(session, 1, 0, source),
-        headers.KvRows(TOY, epoch, session, 1, 2, 3, 0, 4, 64, 1000, 1),
+        headers.KvRows(TOY, epoch, session, 1, 2, 3, 0, 4, 64, 1000, source, 1),
         headers.KvKept(TOY, epoch, session, 1, 2, 3, 4, None),
         headers.HandOver(TOY, epoch, session, 1, 0, Epoch(1), (source, source), last=False),
         headers.HandedOver(session, 1, 0, 4, last=False, refusal=None),

@@ -252,7 +252,7 @@ HEADERS: Final[tuple[headers.Header, ...]] = (
     headers.ContentServed(18, 3 << 20, ""),
     headers.Resume(TOY, Epoch(0), SESSION, 1, 3, 11, 9),
     headers.PathBroken(SESSION, 1, 3, node_of(STRANGER)),
-    headers.KvRows(TOY, Epoch(0), SESSION, 1, 5, 5, 8, 4, 512, 29_000, 3),
+    headers.KvRows(TOY, Epoch(0), SESSION, 1, 5, 5, 8, 4, 512, 29_000, node_of(AGENT), 3),
     headers.KvKept(TOY, Epoch(0), SESSION, 1, 5, 5, 8, headers.RefusalCode.KV_FULL),
     headers.HandOver(TOY, Epoch(0), SESSION, 1, 3, Epoch(1), ROUTE[:2], last=True),
     headers.HandedOver(SESSION, 1, 3, 12, last=True, refusal=None),

@@ -135,6 +135,7 @@ class Copies:
             event.token_count,
             hosted.tokens_max,
             hosted.left_ms(now),
+            hosted.ingress,
             hosted.attempt,
         )
         hosted.fed[stream.target, stream.epoch] = None

@@ -5,7 +5,8 @@ as a standby is sent all of them, while the session goes on here. HandedOver say
 ``NEAR_TOKENS`` at the most, and, when the ingress adds nothing any more, that they lack nothing. One that refuses, or
 is lost, ends the hand-over and not the session. A later wish replaces an earlier one; the same one is answered again.
 
-Whoever holds rows may be asked, a shadow too: it is what a dead host left.
+Whoever holds rows may be asked, a shadow too: it is what a dead host left. Asking is for the session's ingress; what
+nobody serves, a shadow or an orphan, also follows another one of its trust zone (``opening``).
 """
 
 from shoal_agent.core.holdings import Holdings
@@ -23,6 +24,7 @@ class Heirs:
 
     def __init__(self, tables: Tables, holdings: Holdings) -> None:
         self._tenures = tables.tenures
+        self._zones = tables.zones
         self._holdings = holdings
 
     def ask(self, peer: NodeId, header: HandOver, out: Outbox) -> Hosted | None:
@@ -30,7 +32,8 @@ class Heirs:
         hosted = self._holdings.get((header.session, slot_of(header.epoch, header.stage)))
         if hosted is None or hosted.plan.deployment != header.deployment:
             return self._decline(peer, header, RefusalCode.UNKNOWN_SESSION, out)
-        if hosted.lease is not None and hosted.lease.ingress != peer and hosted.stand is not Stand.ORPHANED:
+        adrift = hosted.stand in (Stand.SHADOW, Stand.ORPHANED)
+        if hosted.ingress != peer and not (adrift and self._zones.shared(hosted.ingress, peer)):
             out.count("frames_dropped", "hand_over")
             return None
         if header.attempt != hosted.attempt and (hosted.lease is not None or header.attempt < hosted.attempt):

@@ -23,7 +23,7 @@ from shoal_agent.core.retention import Retention
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import HostDeadline
 from shoal_protocol.headers import KvRows, OpenSession, RefusalCode, SessionRefused
-from shoal_protocol.ids import Instant, SessionId
+from shoal_protocol.ids import Instant, NodeId, SessionId
 from shoal_protocol.limits import REASON_CHARS_MAX, REQUEST_DEADLINE_S_MAX
 from shoal_protocol.messages import Plan
 
@@ -110,15 +110,15 @@ class Holdings:
 
     # --- coming and going -----------------------------------------------------------------------------------------
 
-    def add(self, asked: OpenSession | KvRows, plan: Plan, now: Instant, out: Outbox) -> Hosted:
-        """Begin to hold what ``asked`` speaks of, as a shadow without rows; the caller saw to it that there is room."""
+    def add(self, asked: OpenSession | KvRows, plan: Plan, ingress: NodeId, now: Instant, out: Outbox) -> Hosted:
+        """Begin to hold what ``asked`` says of ``ingress``'s session, as a shadow without rows; there is room."""
         key = (asked.session, slot_of(plan.epoch, asked.stage))
         assert key not in self._held, "a session is held once per stage"
         assert key not in self._owed, "and not again before all of it is answered"
         tenure = self._tenures.get(plan.deployment, plan.epoch)
         assert tenure is not None, "only what is known is held"
         rows, span = self._row_bytes(plan, asked.stage), span_of(plan, asked.stage)
-        hosted = Hosted(key, plan, asked.stage, span, asked.tokens_max, rows, attempt=asked.attempt)
+        hosted = Hosted(key, plan, asked.stage, span, asked.tokens_max, rows, asked.attempt, ingress)
         hosted.depths = [0] * len(rows)
         hosted.finished = hosted.tokens_max if hosted.stateless else 0
         hosted.token_macs = decode_macs(self._models[span.model], span)
@@ -158,9 +158,9 @@ class Holdings:
     @staticmethod
     def complain(hosted: Hosted, code: RefusalCode, detail: str, out: Outbox) -> None:
         """Tell the ingress why its session cannot go on here."""
-        assert hosted.lease is not None, "a shadow has no ingress"
+        assert hosted.lease is not None, "nobody waits for a shadow"
         header = SessionRefused(hosted.key[0], hosted.stage, code, detail[:REASON_CHARS_MAX], hosted.attempt)
-        out.send(hosted.lease.ingress, header)
+        out.send(hosted.ingress, header)
         out.count("sessions_refused", code.name)
 
     def suspend(self, hosted: Hosted, stand: Stand, out: Outbox) -> None:

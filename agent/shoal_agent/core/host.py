@@ -114,12 +114,12 @@ class Host:
             lease = hosted.lease
             if lease is None or hosted.stand is Stand.ORPHANED:
                 continue
-            if lease.ingress == peer:
+            if hosted.ingress == peer:
                 self._orphan(hosted, now, out)
             elif peer in (lease.source, lease.target) and hosted.stand is not Stand.HALTED:
                 self._holdings.suspend(hosted, Stand.HALTED, out)
                 out.count("paths_broken", "SOURCE" if peer == lease.source else "TARGET")
-                out.send(lease.ingress, PathBroken(hosted.key[0], hosted.stage, hosted.attempt, peer))
+                out.send(hosted.ingress, PathBroken(hosted.key[0], hosted.stage, hosted.attempt, peer))
 
     def _orphan(self, hosted: Hosted, now: Instant, out: Outbox) -> None:
         """Its client may come back through another ingress, for a while."""
@@ -192,4 +192,4 @@ class Host:
 
 def _may_close(hosted: Hosted, peer: NodeId) -> bool:
     """Whether ``peer`` may end it: a shadow and an orphan belong to nobody."""
-    return hosted.lease is None or hosted.lease.ingress == peer or hosted.stand is Stand.ORPHANED
+    return hosted.lease is None or hosted.ingress == peer or hosted.stand is Stand.ORPHANED

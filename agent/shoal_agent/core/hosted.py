@@ -53,7 +53,6 @@ class Lease:
     """For whom a session is served, and between whom."""
 
     opening: OpenSession
-    ingress: NodeId
     source: NodeId
     """Who may send input."""
     target: NodeId | None
@@ -101,6 +100,8 @@ class Hosted:
     row_bytes: tuple[int, ...]
     """What one position takes on each block of the span."""
     attempt: int
+    ingress: NodeId
+    """Whose session it is: who opened it last, or whom the rows of a shadow name."""
     stand: Stand = Stand.SHADOW
     deadline: Instant = _BEGINNING
     lease: Lease | None = None

@@ -6,10 +6,10 @@ The first attempt begins at 0 and goes on by itself. A later one finds what ther
 shadow, or nothing), waits until what was under way is over, tells the ingress how far it reaches, and goes on from
 where the ingress says. What is said under an older attempt is refused; what is said again is answered again.
 
-A session belongs to its ingress: another one takes it up only if it is of the same trust zone, and shows by a later
-attempt that the client turned to it (ADR 16); of another zone nobody does, also when the ingress is lost. A shadow
-belongs to nobody. An epoch that takes no sessions any more still takes later attempts, of sessions it knows
-and of others, as long as the blocks are open here: whose primary is lost has nowhere else to go.
+A session belongs to its ingress, and so does a shadow, whose rows name it: another one takes it up only if it is of the
+same trust zone, and shows by a later attempt that the client turned to it (ADR 16); of another zone nobody does, also
+when the ingress is lost. An epoch that takes no sessions any more still takes later attempts, of sessions it knows and
+of others, as long as the blocks are open here: whose primary is lost has nowhere else to go.
 """
 
 from typing import Final
@@ -53,7 +53,7 @@ class Openings:
         fault = self._fault(tenure, header, payload) or (None if hosted is None else self._fenced(hosted, peer, header))
         if fault is None and tenure is not None and (hosted is None or header.tokens_max > hosted.tokens_max):
             fault = self._make_way(tenure, hosted, header, now, out)
-            hosted = None if fault is not None else self._holdings.add(header, tenure.plan, now, out)
+            hosted = None if fault is not None else self._holdings.add(header, tenure.plan, peer, now, out)
         if hosted is not None and fault is None:
             self._take_up(hosted, peer, header, payload, now, out)
         elif fault is not None:
@@ -84,10 +84,11 @@ class Openings:
             return RefusalCode.STALE_EPOCH, f"the session is one of {hosted.plan.deployment}"
         if header.attempt <= hosted.attempt:
             return RefusalCode.OLD_ATTEMPT, f"attempt {hosted.attempt} is known here"
-        lease = hosted.lease
-        if lease is not None and lease.ingress != peer and not self._zones.shared(lease.ingress, peer):
-            return RefusalCode.OLD_ATTEMPT, "an ingress of another zone has the session"
-        if lease is not None and header.tokens_max > hosted.tokens_max:
+        if hosted.ingress != peer and not self._zones.shared(hosted.ingress, peer):
+            # What a host said of a shadow's ingress is no reason for another ingress to let its own session go.
+            code = RefusalCode.UNKNOWN_SESSION if hosted.lease is None else RefusalCode.OLD_ATTEMPT
+            return code, "an ingress of another zone has the session"
+        if hosted.lease is not None and header.tokens_max > hosted.tokens_max:
             return RefusalCode.KV_FULL, f"the session was opened for {hosted.tokens_max} tokens"
         return None
 
@@ -108,17 +109,16 @@ class Openings:
         self, hosted: Hosted, peer: NodeId, header: OpenSession, payload: Payload, now: Instant, out: Outbox
     ) -> None:
         """Serve it, for ``peer``, as soon as what is under way is over; another ingress that had it is told."""
-        old = hosted.lease
-        if old is not None and old.ingress != peer and hosted.stand is not Stand.ORPHANED:
+        if hosted.lease is not None and hosted.ingress != peer and hosted.stand is not Stand.ORPHANED:
             fault = RefusalCode.OLD_ATTEMPT, "another ingress has the session"
-            out.send(old.ingress, SessionRefused(header.session, header.stage, *fault, hosted.attempt))
+            out.send(hosted.ingress, SessionRefused(header.session, header.stage, *fault, hosted.attempt))
         ids = payload if isinstance(payload, bytes) else b""
         route, stage = header.route or primaries_of(hosted.plan), header.stage
         source = peer if stage == 0 else route[stage - 1]
         target = route[stage + 1] if stage + 1 < len(route) else None
         self._holdings.suspend(hosted, Stand.OPENING, out)
-        hosted.lease = Lease(header, peer, source, target, len(ids) // _TOKEN_BYTES)
-        hosted.attempt, hosted.handover = header.attempt, None
+        hosted.lease = Lease(header, source, target, len(ids) // _TOKEN_BYTES)
+        hosted.ingress, hosted.attempt, hosted.handover = peer, header.attempt, None
         hosted.history = ids if hosted.sampler is not None else None
         if header.attempt == 0:
             hosted.finished = 0  # where there is no state, too: nothing was fed yet
@@ -141,7 +141,7 @@ class Openings:
         assert hosted.lease is not None, "somebody asked for it"
         back = self._holdings.retention.reaches_back(hosted.key, hosted.finished)
         opened = SessionOpened(hosted.key[0], hosted.stage, hosted.attempt, hosted.finished, back)
-        out.send(hosted.lease.ingress, opened)
+        out.send(hosted.ingress, opened)
 
     def resume(self, peer: NodeId, header: Resume, now: Instant, out: Outbox) -> None:
         """Every stage of this attempt is there: go on."""
@@ -161,8 +161,7 @@ class Openings:
 
 def _is_said_again(hosted: Hosted, peer: NodeId, header: OpenSession) -> bool:
     """Whether its ingress opens it under the attempt it is open under."""
-    lease = hosted.lease
-    return lease is not None and (lease.ingress, hosted.attempt) == (peer, header.attempt)
+    return hosted.lease is not None and (hosted.ingress, hosted.attempt) == (peer, header.attempt)
 
 
 def _is_route(plan: Plan, route: tuple[NodeId, ...], stage: int, here: NodeId) -> bool:
@@ -176,4 +175,4 @@ def _waits_for(hosted: Hosted, peer: NodeId, header: Resume) -> bool:
     """Whether this is the word that ``hosted`` waits for."""
     if hosted.stand is not Stand.OPENED or hosted.lease is None or hosted.plan.deployment != header.deployment:
         return False
-    return (hosted.lease.ingress, hosted.attempt) == (peer, header.attempt)
+    return (hosted.ingress, hosted.attempt) == (peer, header.attempt)

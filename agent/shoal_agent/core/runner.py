@@ -309,14 +309,14 @@ class Runner:
             self._holdings.refuse(hosted, code, event.reason, out)
             return None
         if question.position != _OPENING and hosted.stand is Stand.GOING:
-            self._tell(hosted, hosted.lease, question.position, event, out)
+            self._tell(hosted, question.position, event, out)
         return hosted
 
     @staticmethod
-    def _tell(hosted: Hosted, lease: Lease, position: int, event: ServiceReturned, out: Outbox) -> None:
+    def _tell(hosted: Hosted, position: int, event: ServiceReturned, out: Outbox) -> None:
         drawn = services.unpack(services.SampleAnswer, event.result)
         out.send(
-            lease.ingress,
+            hosted.ingress,
             Token(
                 hosted.plan.deployment,
                 hosted.plan.epoch,

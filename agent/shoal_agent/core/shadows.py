@@ -5,6 +5,9 @@ open. They must begin where what is here of those blocks ends. If they do not (a
 has more than was known), nothing is written, and the answer says where to go on. One frame per range is written at a
 time; the answer goes out when it is.
 
+Rows name the ingress whose session they are of, and only its trust zone takes the shadow up (``opening``). So rows that
+name one of another zone than those before are refused: a host that lies gives nobody what another one keeps.
+
 Attempts are the fence. A node that was paused while it served a session does not know that it was replaced: rows of a
 later attempt tell it, it stops serving and becomes the other's standby. Rows of an older attempt come from a node that
 was replaced, and are refused.
@@ -43,6 +46,7 @@ class Shadows:
         self._node = node
         self._tenures = tables.tenures
         self._models = tables.models
+        self._zones = tables.zones
         self._holdings = holdings
         self._ended: dict[tuple[SessionId, Epoch | None], Instant] = {}
 
@@ -74,7 +78,8 @@ class Shadows:
         if hosted.stand is not Stand.SHADOW and hosted.running is None:
             out.count("sessions_superseded", "ROWS")
             self._holdings.quit(hosted, out)
-        hosted.attempt = max(hosted.attempt, header.attempt) if hosted.stand is Stand.SHADOW else hosted.attempt
+        if hosted.stand is Stand.SHADOW:
+            hosted.attempt, hosted.ingress = header.attempt, header.ingress
         self._write(peer, hosted, header, payload, out)
 
     def _begin(self, header: KvRows, now: Instant, out: Outbox) -> RefusalCode | None:
@@ -85,7 +90,7 @@ class Shadows:
         lack = self._holdings.lacks_room(needed)
         if lack is not None:
             return lack[0]
-        self._holdings.add(header, tenure.plan, now, out)
+        self._holdings.add(header, tenure.plan, header.ingress, now, out)
         out.count("shadows_opened", "ROWS")
         return None
 
@@ -105,6 +110,8 @@ class Shadows:
         if hosted is None:
             owed = self._holdings.owes((header.session, slot_of(header.epoch, header.stage)))
             return RefusalCode.OUT_OF_ORDER if owed else None
+        if header.ingress != hosted.ingress and not self._zones.shared(header.ingress, hosted.ingress):
+            return RefusalCode.UNKNOWN_SESSION
         if header.attempt < hosted.attempt or (hosted.lease is not None and header.attempt == hosted.attempt):
             return RefusalCode.OLD_ATTEMPT
         fits = header.position + header.token_count <= hosted.tokens_max
