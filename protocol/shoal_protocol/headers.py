@@ -213,8 +213,8 @@ class KvRows:
     From the node that serves them to one that shall be able to: a standby of ``stage`` in the same epoch, or the host
     of ``stage`` in the ``epoch`` a session moves to. Payload: block by block, state by state as the manifest lists
     them, the rows of each as they lie in memory, [heads, token_count, width]. Unasked and unmetered by sessions: the
-    first rows open a *shadow* of the session there, with the ``tokens_max`` and ``deadline_ms`` that the session has, for
-    its ``ingress`` and the trust zone of that one. ``attempt`` is the sender's: who served the session under an older
+    first rows open a *shadow* of the session there, with the ``tokens_max`` and ``deadline_ms`` of the session, for its
+    ``ingress`` and the trust zone of that one. ``attempt`` is the sender's: who served the session under an older
     one is superseded, and keeps a shadow.
     """
 
