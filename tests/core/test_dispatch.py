@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal_agent.core.dispatch import place, rendezvous
+from shoal_agent.core.dispatch import Offer, place, rendezvous, to_probe
 from shoal_agent.core.membership import SILENCE_S, Membership
 from shoal_protocol.ids import Incarnation, Instant, NodeId, SessionId
 from shoal_protocol.messages import NodePhase, NodeState
@@ -83,3 +83,11 @@ def test_sessions_spread():
 
 def test_of_nobody_is_nobody():
     assert rendezvous(SESSION, []) is None
+
+
+@pytest.mark.parametrize("count", range(5))
+def test_the_best_by_digest_is_always_asked_and_another_by_chance(count):
+    listed = [Offer(node, pressure=float(rank), wait_slots=0.0) for rank, node in enumerate(NODES[:count])]
+    asked = [to_probe(listed, Random(seed)) for seed in range(40)]
+    assert all(offers[:1] == tuple(listed[:1]) and len(offers) == min(count, 2) for offers in asked)
+    assert {offer.node for offers in asked for offer in offers[1:]} == set(NODES[1:count])
