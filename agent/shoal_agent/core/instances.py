@@ -12,6 +12,11 @@ of the highest total worth that fit into its free memory and processors.
 
 **Greedy.** From the fewest that are possible, always add the instances that bring the most worth for the share of the
 scarcest resource that they take, until nothing that fits brings any.
+
+**One start at a time.** Worth is of one slot, and until the backlog is used up each further instance is worth the same:
+where one start pays, so do six, and together they have nothing to do two slots later. ``starts`` of each service and
+slot (and what the promise asks for) lets the next one wait until the queue grew although the first is there.
+Beside ``retirement`` it halves the cost of a network with old digests (``shoal experiment staleness``).
 """
 
 from collections.abc import Sequence
@@ -94,7 +99,9 @@ def worth(light: Light, count: int, prices: Prices) -> float:
     )
 
 
-def decide(lights: Sequence[Light], free: Sequence[float], prices: Prices) -> tuple[int, ...]:
+def decide(
+    lights: Sequence[Light], free: Sequence[float], prices: Prices, starts: int = INSTANCES_MAX
+) -> tuple[int, ...]:
     """How many of each are to run; ``free`` is what the node has for all of them together, running ones included."""
     counts = [light.settled for light in lights]
     left = [
@@ -105,11 +112,12 @@ def decide(lights: Sequence[Light], free: Sequence[float], prices: Prices) -> tu
         while counts[index] < light.least and all(need <= room for need, room in zip(light.needs, left, strict=True)):
             counts[index] += 1
             left = [room - need for need, room in zip(light.needs, left, strict=True)]
+    most = [min(max(light.running + starts, light.least), INSTANCES_MAX) for light in lights]
     while True:
         best, chosen = 0.0, -1
         for index, light in enumerate(lights):
             count = counts[index]
-            if count < INSTANCES_MAX and all(need <= room for need, room in zip(light.needs, left, strict=True)):
+            if count < most[index] and all(need <= room for need, room in zip(light.needs, left, strict=True)):
                 gain = worth(light, count + 1, prices) - worth(light, count, prices)
                 share = max((n / positive("free", r) for n, r in zip(light.needs, free, strict=True)), default=1.0)
                 if gain > LEAST_GAIN and gain / max(share, 1e-9) > best:
