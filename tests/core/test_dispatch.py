@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal_agent.core.dispatch import Offer, place, rendezvous, to_probe
+from shoal_agent.core.dispatch import InFlight, Offer, place, rendezvous, to_probe
 from shoal_agent.core.membership import SILENCE_S, Membership
 from shoal_protocol.ids import Incarnation, Instant, NodeId, SessionId
 from shoal_protocol.messages import NodePhase, NodeState
@@ -91,3 +91,14 @@ def test_the_best_by_digest_is_always_asked_and_another_by_chance(count):
     asked = [to_probe(listed, Random(seed)) for seed in range(40)]
     assert all(offers[:1] == tuple(listed[:1]) and len(offers) == min(count, 2) for offers in asked)
     assert {offer.node for offers in asked for offer in offers[1:]} == set(NODES[1:count])
+
+
+def test_a_digest_counts_what_left_before_it_was_told():
+    flight = InFlight()
+    for at in (1.0, 2.0, 3.0):
+        flight.sent(NODES[0], "x", at, at=at)
+    flight.sent(NODES[1], "x", 7.0, at=1.0)
+    flight.heard(NODES[0], told=2.0)
+    assert (flight.of(NODES[0], "x"), flight.of(NODES[1], "x"), flight.of(NODES[0], "y")) == (5.0, 7.0, 0.0)
+    flight.heard(NODES[0])
+    assert (flight.of(NODES[0], "x"), flight.of(NODES[1], "x")) == (0.0, 7.0)

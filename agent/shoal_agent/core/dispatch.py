@@ -21,6 +21,7 @@ setting (``shoal experiment paper-a``). It does not bring the herd back: a probe
 import hashlib
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from random import Random
 from typing import Final
 
@@ -99,23 +100,25 @@ def settle(answers: Iterable[Offer], task: Task, local: Offer | None) -> NodeId 
 
 
 class InFlight:
-    """What this node sent to others since their last digests."""
+    """What this node sent to others and their digests cannot know of yet."""
 
     def __init__(self) -> None:
-        self._sent: dict[tuple[NodeId, str], float] = {}
+        self._sent: dict[tuple[NodeId, str], list[tuple[float, float]]] = {}
 
-    def sent(self, node: NodeId, service: str, work: float) -> None:
-        """A task of ``work`` levels is on its way."""
-        self._sent[node, service] = self._sent.get((node, service), 0.0) + amount("work", work)
+    def sent(self, node: NodeId, service: str, work: float, at: float = 0.0) -> None:
+        """A task of ``work`` levels left at ``at``, in whatever time ``heard`` counts in."""
+        self._sent.setdefault((node, service), []).append((at, amount("work", work)))
 
-    def heard(self, node: NodeId) -> None:
-        """A newer digest of ``node`` is here: it counts itself what had arrived."""
+    def heard(self, node: NodeId, told: float = inf) -> None:
+        """A newer digest of ``node`` is here: it counts itself what had left before ``told``."""
         for key in [key for key in self._sent if key[0] == node]:
-            del self._sent[key]
+            self._sent[key] = [entry for entry in self._sent[key] if entry[0] >= told]
+            if not self._sent[key]:
+                del self._sent[key]
 
     def of(self, node: NodeId, service: str) -> float:
         """Levels on their way to ``node``."""
-        return self._sent.get((node, service), 0.0)
+        return sum(work for _, work in self._sent.get((node, service), ()))
 
 
 def rendezvous(session: SessionId, nodes: Iterable[NodeId]) -> NodeId | None:
