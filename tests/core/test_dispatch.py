@@ -100,5 +100,7 @@ def test_a_digest_counts_what_left_before_it_was_told():
     flight.sent(NODES[1], "x", 7.0, at=1.0)
     flight.heard(NODES[0], told=2.0)
     assert (flight.of(NODES[0], "x"), flight.of(NODES[1], "x"), flight.of(NODES[0], "y")) == (5.0, 7.0, 0.0)
-    flight.heard(NODES[0])
+    flight.heard(NODES[0], service="y")
+    assert flight.of(NODES[0], "x") == 5.0
+    flight.heard(NODES[0], service="x")
     assert (flight.of(NODES[0], "x"), flight.of(NODES[1], "x")) == (0.0, 7.0)

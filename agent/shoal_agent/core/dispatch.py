@@ -109,9 +109,9 @@ class InFlight:
         """A task of ``work`` levels left at ``at``, in whatever time ``heard`` counts in."""
         self._sent.setdefault((node, service), []).append((at, amount("work", work)))
 
-    def heard(self, node: NodeId, told: float = inf) -> None:
-        """A newer digest of ``node`` is here: it counts itself what had left before ``told``."""
-        for key in [key for key in self._sent if key[0] == node]:
+    def heard(self, node: NodeId, told: float = inf, service: str | None = None) -> None:
+        """A newer digest of ``node`` is here (or a probe of one service): it counts what had left before ``told``."""
+        for key in [key for key in self._sent if key[0] == node and service in (None, key[1])]:
             self._sent[key] = [entry for entry in self._sent[key] if entry[0] >= told]
             if not self._sent[key]:
                 del self._sent[key]
