@@ -229,7 +229,7 @@ def matching_theta(arrivals: Flow, service: Flow, instances: int) -> float:
     beyond the root, Newton's steps come back to it from above and never pass it.
     """
     spare = instances * service.mean - arrivals.mean
-    if spare <= 0:
+    if spare <= PRECISION * arrivals.mean:
         return 0.0
     if arrivals.mean <= 0:
         return inf
@@ -243,7 +243,7 @@ def matching_theta(arrivals: Flow, service: Flow, instances: int) -> float:
         theta *= 2.0
         excess, slope = _excess(arrivals, service, instances, theta)
     for _ in range(STEPS):
-        nearer = theta - excess / slope
+        nearer = theta - excess / slope if slope > 0 else theta
         if theta - nearer <= PRECISION * theta:
             break
         theta = nearer

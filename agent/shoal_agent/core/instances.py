@@ -10,8 +10,16 @@ What one slot with ``x`` instances of a service is worth, everything in levels (
 This is the drift-plus-penalty bound of Neely, as far as it depends on this node's instances. The node wants the counts
 of the highest total worth that fit into its free memory and processors.
 
-**Greedy.** From the fewest that are possible, always add the instances that bring the most worth for the share of the
-scarcest resource that they take, until nothing that fits brings any.
+**Greedy.** Begin with what must run: the ``settled``, then for each service up to its ``least``, the latest class
+first. Then always add the instances that bring the most worth for the share of the scarcest resource that they take,
+until nothing that fits brings any. The worth of one service bends at few counts only: where instances must be booted,
+where the backlog ends, where a tail is told. So steps go from bend to bend, and the best of them for each service is
+the first edge of its concave envelope: a step is not missed because its first instance alone brings nothing (as below
+the load, where one more leaves everybody late). With one resource this is optimal but for the last step, which may not
+fit; with several it is the usual heuristic. Against enumeration on random nodes of three services: the very best in 95
+of 100, 0.995 of it on average, with one to three resources (``tests/core/test_instances.py``).
+
+Idle instances go when they are no longer settled; who is settled is counted elsewhere (``retirement``).
 
 **One start at a time.** Worth is of one slot, and until the backlog is used up each further instance is worth the same:
 where one start pays, so do six, and together they have nothing to do two slots later. ``starts`` of each service and
@@ -21,14 +29,20 @@ Beside ``retirement`` it halves the cost of a network with old digests (``shoal 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import ceil, floor, inf
 from typing import Final
 
-from shoal_agent.core.quantities import amount, positive
+from shoal_agent.core.quantities import amount, finite
 
 INSTANCES_MAX: Final = 64
 LEAST_GAIN: Final = 1e-12
+"""Rounding is no gain."""
+LEAST_SHARE: Final = 1e-9
+"""What takes nothing is added first."""
+ROUNDING: Final = 1e-9
+"""Instances: three thirds of a processor fit into one."""
 DWELL_SLOTS: Final = 20
-"""Slots that an instance has been idle before it may go."""
+"""Slots that an instance has been idle before it may go, where nothing better is known (see ``retirement``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,30 +113,85 @@ def worth(light: Light, count: int, prices: Prices) -> float:
     )
 
 
+class _Room:
+    """What is free, and what of it one instance of each service takes."""
+
+    def __init__(self, lights: Sequence[Light], free: Sequence[float]) -> None:
+        self._needs = [light.needs for light in lights]
+        self._left = [finite("free", room) for room in free]
+        assert all(len(needs) == len(free) for needs in self._needs), "as many needs as there are resources"
+        self.shares = [max(map(_share, needs, self._left), default=0.0) for needs in self._needs]
+
+    def take(self, index: int, count: int) -> None:
+        for k, need in enumerate(self._needs[index]):
+            self._left[k] -= need * count
+
+    def fits(self, index: int) -> int:
+        """How many more of service ``index``."""
+        fit = float(INSTANCES_MAX)
+        for need, room in zip(self._needs[index], self._left, strict=True):
+            if need > 0:
+                fit = min(fit, (room + ROUNDING * need) / need)
+        return max(int(fit), 0)
+
+
+def _share(need: float, room: float) -> float:
+    if need <= 0:
+        return 0.0
+    return need / room if room > 0 else inf
+
+
+def _bends(light: Light, count: int) -> list[int]:
+    """Counts above ``count`` at which the worth may bend."""
+    enough = min(light.backlog / light.rate, float(INSTANCES_MAX)) if light.rate > 0 else 0.0
+    counts = {light.running, floor(enough), ceil(enough), count + 1}
+    if light.lateness > 0:
+        counts.update(range(count + 1, len(light.tails)))
+    return [bend for bend in sorted(counts) if count < bend <= INSTANCES_MAX]
+
+
+def _step(light: Light, count: int, fits: int, prices: Prices) -> tuple[float, int]:
+    """The best mean gain per instance above ``count``, and with how many more; (0, 0) if none gains."""
+    best, more = 0.0, 0
+    before = worth(light, count, prices)
+    most = count + fits
+    bends = [bend for bend in _bends(light, count) if bend < most]
+    for bend in [*bends, most] if fits else bends:
+        gain = (worth(light, bend, prices) - before) / (bend - count)
+        if gain > best + LEAST_GAIN:
+            best, more = gain, bend - count
+    return best, more
+
+
 def decide(
     lights: Sequence[Light], free: Sequence[float], prices: Prices, starts: int = INSTANCES_MAX
 ) -> tuple[int, ...]:
     """How many of each are to run; ``free`` is what the node has for all of them together, running ones included."""
     counts = [light.settled for light in lights]
-    left = [
-        room - sum(light.needs[k] * count for light, count in zip(lights, counts, strict=True))
-        for k, room in enumerate(free)
-    ]
-    for index, light in enumerate(lights):
-        while counts[index] < light.least and all(need <= room for need, room in zip(light.needs, left, strict=True)):
-            counts[index] += 1
-            left = [room - need for need, room in zip(light.needs, left, strict=True)]
-    most = [min(max(light.running + starts, light.least), INSTANCES_MAX) for light in lights]
+    room = _Room(lights, free)
+    for index, count in enumerate(counts):
+        room.take(index, count)
+    for index in sorted(range(len(lights)), key=lambda index: -lights[index].lateness):
+        more = min(max(lights[index].least - counts[index], 0), room.fits(index))
+        counts[index] += more
+        room.take(index, more)
+
+    def fits(index: int) -> int:
+        """How many more of service ``index``, no more of them started in this slot than may be."""
+        return min(room.fits(index), max(lights[index].running + starts - counts[index], 0))
+
+    steps = [_step(light, counts[k], fits(k), prices) for k, light in enumerate(lights)]
     while True:
         best, chosen = 0.0, -1
         for index, light in enumerate(lights):
-            count = counts[index]
-            if count < most[index] and all(need <= room for need, room in zip(light.needs, left, strict=True)):
-                gain = worth(light, count + 1, prices) - worth(light, count, prices)
-                share = max((n / positive("free", r) for n, r in zip(light.needs, free, strict=True)), default=1.0)
-                if gain > LEAST_GAIN and gain / max(share, 1e-9) > best:
-                    best, chosen = gain / max(share, 1e-9), index
+            if steps[index][1] and (fit := fits(index)) < steps[index][1]:
+                steps[index] = _step(light, counts[index], fit, prices)
+            density = steps[index][0] / max(room.shares[index], LEAST_SHARE)
+            if density > best:
+                best, chosen = density, index
         if chosen < 0:
             return tuple(counts)
-        counts[chosen] += 1
-        left = [room - need for need, room in zip(lights[chosen].needs, left, strict=True)]
+        more = steps[chosen][1]
+        counts[chosen] += more
+        room.take(chosen, more)
+        steps[chosen] = _step(lights[chosen], counts[chosen], fits(chosen), prices)
