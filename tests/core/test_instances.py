@@ -77,7 +77,7 @@ def gains(resources, seed, count):
 @pytest.mark.parametrize("resources", [1, 2, 3])
 def test_greedy_is_nearly_what_enumeration_finds(resources):
     found = gains(resources, seed=resources, count=160)
-    assert len(found) > 40
+    assert len(found) > 30
     assert max(found) <= 1 + 1e-9
     assert sum(found) / len(found) > 0.98
     assert sum(share > 0.9 for share in found) > 0.95 * len(found)

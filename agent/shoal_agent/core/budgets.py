@@ -58,6 +58,12 @@ class Terms:
                 positive(name, value)
         if self.power is not None and self.power_w is not None and self.power_w < self.power.idle_w:
             raise ValueError(f"a budget of {self.power_w} W cannot be kept: idle the node draws {self.power.idle_w} W")
+        if self.money_per_hour is not None and self.price_per_hour == 0:
+            raise ValueError(f"a budget of {self.money_per_hour} an hour means nothing: the node's hours have no price")
+
+    def price(self, busy: float, seconds: float) -> float:
+        """Of ``seconds`` with a share ``busy`` of the node's processors at work: who uses half of a node pays half."""
+        return self.price_per_hour * min(amount("busy", busy), 1.0) * amount("seconds", seconds) / HOUR_S
 
 
 class Budgets:
@@ -71,9 +77,11 @@ class Budgets:
 
     def step(self, *, joules: float, money: float, moved_bytes: float) -> None:
         """One slot."""
-        for queue, spent in ((self._energy, joules), (self._money, money), (self._moved, moved_bytes)):
+        # All are judged before one is stepped: a refused slot leaves no half of it behind.
+        spent = amount("joules", joules), amount("money", money), amount("moved_bytes", moved_bytes)
+        for queue, used in zip((self._energy, self._money, self._moved), spent, strict=True):
             if queue is not None:
-                queue.step(spent)
+                queue.step(used)
 
     @property
     def energy(self) -> float:

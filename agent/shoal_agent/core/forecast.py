@@ -58,7 +58,9 @@ class Refused:
 def finish_ms(steps: Sequence[Step]) -> float:
     """When the last step ends, from now."""
     ends: list[float] = []
-    for step in steps:
+    for index, step in enumerate(steps):
+        if any(not 0 <= before < index for before in step.after):
+            raise ValueError(f"step {index} can only come after earlier ones, not after {step.after}")
         begun = max((ends[before] for before in step.after), default=0.0)
         ends.append(begun + step.transfer_ms + step.wait_ms + step.service_ms)
     return max(ends, default=0.0)
@@ -75,6 +77,10 @@ def judge(
     worth: float,
 ) -> Admitted | Refused:
     """Whether a request of ``kind`` may come in. ``level`` is its Z, ``worth`` V times what answering it is worth."""
+    for name, value in (("level", level), ("pressure", pressure), ("work", work), ("worth", worth)):
+        amount(name, value)
+    if amount("late_chance", late_chance) > 1:
+        raise ValueError(f"late_chance must be at most 1, not {late_chance}")
     finish = finish_ms(steps)
     over_ms = finish - kind.deadline_ms
     retry_s = min(max(ceil(over_ms / 1000.0), 1), RETRY_S_MAX)
