@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from shoal_protocol import limits, messages
+from shoal_protocol import light, limits, messages
 from shoal_protocol.codec import HEADERS, KIND_OF, MESSAGES
 from shoal_protocol.envelope import ROLES, SealedStatement, Statement, payload_type
 from shoal_protocol.fields import field_coders
@@ -35,6 +35,8 @@ PARTS: Final = (
     messages.Ballot,
     messages.Stamp,
     messages.Head,
+    light.ServiceLoad,
+    light.ClassLateness,
 )
 ENUMS: Final[tuple[type[IntEnum], ...]] = (
     messages.NodePhase,

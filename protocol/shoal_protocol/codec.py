@@ -43,6 +43,7 @@ from shoal_protocol.headers import (
     Token,
 )
 from shoal_protocol.journal import JournalRequested, JournalServed, JournalWritten
+from shoal_protocol.light import DigestTold, LoadAsked, LoadTold
 from shoal_protocol.limits import ENVELOPE_BYTES_MAX, HEADER_BYTES_MAX, PLAN_BYTES_MAX, RECOVERY_EPOCH_MAX
 from shoal_protocol.messages import (
     Accused,
@@ -79,6 +80,7 @@ MESSAGES: Final[tuple[type, ...]] = (
     SynAck,
     Ack,
     RecoveryOrdered,
+    DigestTold,
 )
 """Control messages; kind 1 is the first. Only ever appended to."""
 
@@ -111,6 +113,8 @@ HEADERS: Final[tuple[type, ...]] = (
     JournalWritten,
     JournalRequested,
     JournalServed,
+    LoadAsked,
+    LoadTold,
 )
 """Frame headers; kind 1 is the first. Only ever appended to."""
 

@@ -36,6 +36,7 @@ from shoal_protocol.errors import (
 )
 from shoal_protocol.fields import decode, encode, record
 from shoal_protocol.ids import ClusterId, Incarnation, NodeId, Sequence, node_id_of
+from shoal_protocol.light import DigestTold
 from shoal_protocol.limits import CLOCK_SKEW_MS_MAX, ENVELOPE_BYTES_MAX
 from shoal_protocol.messages import (
     Accused,
@@ -76,6 +77,7 @@ KIND_NAMES: Final[dict[type, str]] = {
     SynAck: "syn-ack",
     Ack: "ack",
     RecoveryOrdered: "recovery-ordered",
+    DigestTold: "digest-told",
 }
 """How a kind is called in the type its signature is bound to."""
 
@@ -94,6 +96,7 @@ ROLES: Final[dict[type, tuple[Role, ...]]] = {
     SynAck: (Role.AGENT, Role.WITNESS),
     Ack: (Role.AGENT, Role.WITNESS),
     RecoveryOrdered: (Role.OPERATOR,),
+    DigestTold: (Role.AGENT, Role.WITNESS),
 }
 """Who may say what: a sender needs one of these roles."""
 

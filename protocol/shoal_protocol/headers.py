@@ -5,16 +5,16 @@ tensor, token ids, a service's answer). The peer is authenticated by the connect
 may hold floats. Times are always *remaining* milliseconds: clocks of two machines are never compared.
 
 Every frame of a session carries (deployment, epoch): a stage refuses an epoch it does not hold (``STALE_EPOCH``),
-so an imperfect switch costs a retry and never a wrong answer.
-A session outlives its hosts. Its *route* names the node that serves each stage; the ingress lays it, and lays it anew
-when a node is lost. Each time is one more *attempt*: to a session what the epoch is to a deployment, a fence.
+so an imperfect switch costs a retry and never a wrong answer. A session outlives its hosts: its *route* names the node
+of each stage; the ingress lays it anew when one is lost, each time as one more *attempt*: a fence, as the epoch is one.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum
 
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, NodeId, SessionId
-from shoal_protocol.journal import JournalRequested, JournalServed, JournalWritten
+from shoal_protocol.journal import JournalHeader
+from shoal_protocol.light import LightHeader
 from shoal_protocol.tensors import Dtype
 
 
@@ -396,7 +396,6 @@ Header = (
     | KvKept
     | HandOver
     | HandedOver
-    | JournalWritten
-    | JournalRequested
-    | JournalServed
+    | JournalHeader
+    | LightHeader
 )

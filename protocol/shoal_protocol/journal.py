@@ -62,6 +62,9 @@ class JournalServed:
     deadline_ms: int
 
 
+JournalHeader = JournalWritten | JournalRequested | JournalServed
+
+
 @dataclass(frozen=True, slots=True)
 class Page:
     """What is written at once. All of it but the tokens stands for the one of the page before.

@@ -215,6 +215,20 @@ STOP_STRING_BYTES_MAX: Final = 256
 # --- light services and the API ---------------------------------------------------------------------------------
 SERVICE_SLOW_CALLS_MAX: Final = 64
 """Renderings and encodings waiting for the service workers: at a few milliseconds each, less than a second of work."""
+INSTANCES_MAX: Final = 64
+"""Instances of one light service on one node: one each for the cores of the largest machine we run on."""
+LOADS_MAX: Final = 32
+"""Light services a digest tells of: four of each of eight models; those that nobody calls are left out."""
+CLASSES_MAX: Final = 16
+"""Classes of requests an ingress tells apart; people who operate clusters rarely name more than five."""
+WORK_MAX: Final = 1 << 24
+"""KiB of requests that wait for one service: a thousand of the largest bodies are a sixteenth of it."""
+LEVEL_MILLI_MAX: Final = 10**9
+"""A level of a queue, in thousandths: a million requests behind is not a load any more but an outage."""
+RATE_MILLI_MAX: Final = 10**12
+"""Calls one instance serves in a thousand seconds: a microsecond for each."""
+WAIT_US_MAX: Final = 3600 * 1000 * 1000
+"""A wait that a node tells of: an hour, which nobody waits for."""
 SERVICE_CALL_S_MAX: Final = 10.0
 """One light-service call; encoding a whole request body takes a quarter of a second."""
 SERVICE_SESSION_IDLE_S_MAX: Final = 900.0

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, NodeId, Sequence
+from shoal_protocol.light import DigestTold
 
 
 class NodePhase(IntEnum):
@@ -168,10 +169,7 @@ class Heartbeat:
 
 @dataclass(frozen=True, slots=True)
 class LinkDeath:
-    """The last will, signed in advance: my connection number ``connection`` to ``broker`` broke.
-
-    A hint about one link.
-    """
+    """The last will, signed in advance: my connection number ``connection`` to ``broker`` broke."""
 
     connection: int
     broker: str
@@ -337,6 +335,7 @@ ControlMessage = (
     | SynAck
     | Ack
     | RecoveryOrdered
+    | DigestTold
 )
 
 

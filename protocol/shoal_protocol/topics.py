@@ -8,7 +8,8 @@
         hb/{shard}                heartbeats                     ae/{node}               its anti-entropy inbox
         d/{deployment}/cert       the plan in force, retained    d/{deployment}/c        agreement
         d/{deployment}/s/{node}   a host's progress, retained    r/{node}/{source}       relayed messages for it
-        roster                    the signed roster, retained    sus, evidence           suspicions, proofs of lies
+        lt/{shard}                digests of light services      sus, evidence           suspicions, proofs of lies
+        roster                    the signed roster, retained
 
 A topic is the broker's word, not the sender's: nobody signed it. So it only ever narrows: an envelope is accepted on
 exactly the one topic that follows from what is signed in it (``topic_for``), and whoever gets a record of one node
@@ -44,6 +45,7 @@ from shoal_protocol.ids import (
     parse_deployment_id,
     parse_node_id,
 )
+from shoal_protocol.light import DigestTold
 from shoal_protocol.limits import SENDERS_MAX, SHARD_NODES, SHARDS_MAX, TOPIC_BYTES_MAX
 from shoal_protocol.messages import (
     Accused,
@@ -102,6 +104,14 @@ class ResultTopic:
 @dataclass(frozen=True, slots=True)
 class HeartbeatTopic:
     """Heartbeats of one share of the nodes."""
+
+    cluster: ClusterId
+    shard: int
+
+
+@dataclass(frozen=True, slots=True)
+class DigestTopic:
+    """How busy the light services of one share of the nodes are."""
 
     cluster: ClusterId
     shard: int
@@ -176,6 +186,7 @@ Topic = (
     | CommandTopic
     | ResultTopic
     | HeartbeatTopic
+    | DigestTopic
     | AntiEntropyTopic
     | AgreementTopic
     | PlanTopic
@@ -192,6 +203,7 @@ TREE: Final[dict[type, str]] = {
     CommandTopic: "shoal/1/{cluster}/n/{node}/cmd",
     ResultTopic: "shoal/1/{cluster}/n/{node}/res",
     HeartbeatTopic: "shoal/1/{cluster}/hb/{shard}",
+    DigestTopic: "shoal/1/{cluster}/lt/{shard}",
     AntiEntropyTopic: "shoal/1/{cluster}/ae/{node}",
     AgreementTopic: "shoal/1/{cluster}/d/{deployment}/c",
     PlanTopic: "shoal/1/{cluster}/d/{deployment}/cert",
@@ -203,7 +215,7 @@ TREE: Final[dict[type, str]] = {
 }
 """The whole tree: what stands in braces is the field of that name."""
 
-_SHARDED: Final = (StateTopic, DeathTopic, HeartbeatTopic)
+_SHARDED: Final = (StateTopic, DeathTopic, HeartbeatTopic, DigestTopic)
 _HEARD: Final = (AgreementTopic, PlanTopic, PhaseTopic, SuspicionTopic, EvidenceTopic, AntiEntropyTopic)
 """What an agent hears besides: all that is said of any deployment, and its own inbox."""
 
@@ -298,6 +310,8 @@ def _topic_of(cluster: ClusterId, sender: NodeId, message: ControlMessage, shard
             return StateTopic(cluster, shard, sender)
         case Heartbeat():
             return HeartbeatTopic(cluster, shard)
+        case DigestTold():
+            return DigestTopic(cluster, shard)
         case LinkDeath():
             return DeathTopic(cluster, shard, sender)
         case Proposed() | VoteCast():
@@ -318,7 +332,7 @@ def _topic_of(cluster: ClusterId, sender: NodeId, message: ControlMessage, shard
 
 def check_topic(topic: Topic, envelope: Envelope) -> None:
     """MalformedMessage unless ``topic``, as the broker names it, is the one ``envelope`` belongs on, in any share."""
-    shard = topic.shard if isinstance(topic, StateTopic | DeathTopic | HeartbeatTopic) else 0
+    shard = topic.shard if isinstance(topic, _SHARDED) else 0
     expected = _topic_of(envelope.cluster, envelope.sender, envelope.message, shard)
     if topic != expected:
         raise MalformedMessage(f"{build(expected)} came on {build(topic)}")

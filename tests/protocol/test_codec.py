@@ -47,6 +47,7 @@ KINDS = {
     "SynAck": 12,
     "Ack": 13,
     "RecoveryOrdered": 14,
+    "DigestTold": 15,
 }
 HEADER_KINDS = {
     "Hello": 1,
@@ -77,6 +78,8 @@ HEADER_KINDS = {
     "JournalWritten": 26,
     "JournalRequested": 27,
     "JournalServed": 28,
+    "LoadAsked": 29,
+    "LoadTold": 30,
 }
 
 

@@ -226,7 +226,7 @@ def test_the_body_is_not_read_before_the_signature_is_good():
     "changes",
     [
         {"version": 2},
-        {"kind": 15},
+        {"kind": 16},
         {"kind": 0},
         {"sequence": -1},
         {"ttl_ms": TTL_MS_MAX + 1},

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import LocalProtocolError, MalformedMessage
 from shoal_protocol.ids import ClusterId, DeploymentId, Incarnation, NodeId, Sequence, node_id_of
+from shoal_protocol.light import DigestTold
 from shoal_protocol.limits import SENDERS_MAX, SHARD_NODES, SHARDS_MAX, TOPIC_BYTES_MAX
 from shoal_protocol.messages import Ack, Heartbeat, LinkDeath, NodeState, Syn, SynAck
 from shoal_protocol.roster import Member, Role
@@ -161,8 +162,8 @@ def test_digests_and_deltas_are_heard_by_the_one_they_are_for():
 
 
 def test_what_a_node_says_of_itself_is_not_heard_in_another_share():
-    of_itself = [message for message in MESSAGES if isinstance(message, NodeState | Heartbeat | LinkDeath)]
-    assert len(of_itself) == 3
+    of_itself = [message for message in MESSAGES if isinstance(message, NodeState | Heartbeat | LinkDeath | DigestTold)]
+    assert len(of_itself) == 4
     for message in MESSAGES:
         hearers = heard(topic_for(CLUSTER, ME, message, 3), getattr(message, "to", OTHER), (0, 2, 30))
         assert hearers == (message not in of_itself)

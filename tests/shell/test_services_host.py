@@ -328,6 +328,7 @@ async def test_a_call_whose_deadline_comes_while_all_workers_are_busy_is_not_run
     encode = tokenizer.encode
     monkeypatch.setattr(type(tokenizer), "encode", lambda _, request: run.append(request) or encode(request))
     rendering = services.RenderRequest((services.ChatMessage("user", "hi"),), True)
+    ready.host.scale(NAMES[ServiceKind.CHAT_TEMPLATE], 2)
     stuck = [ready.begin(NAMES[ServiceKind.CHAT_TEMPLATE], "render", rendering) for _ in range(2)]
     text = services.EncodeRequest("dog " * 5000, False)
     late = await ready.answer(ready.begin(NAMES[ServiceKind.TOKENIZER], "encode", text, left_s=SOON_S))

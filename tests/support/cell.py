@@ -35,7 +35,9 @@ from shoal_agent.core.effects import (
     RunStage,
     SendFrame,
     Solve,
+    StartInstance,
     Stop,
+    StopInstance,
     UnloadBlocks,
 )
 from shoal_agent.core.events import (
@@ -62,6 +64,7 @@ from shoal_agent.sim.toy_kv import ToyKv
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.headers import ServiceFault
 from shoal_protocol.ids import (
+    Digest,
     NodeId,
     SessionId,
 )
@@ -108,6 +111,8 @@ class Cell:
     """Methods of light services that fail, and how."""
     held: list[CallService | CloseService] = field(default_factory=list)
     """They, and what must not overtake them."""
+    scaled: list[StartInstance | StopInstance] = field(default_factory=list)
+    """What was asked of it about instances."""
     in_vain: bool = False
     """A run whose session closed ends all the same, with an output."""
     dead: bool = False
@@ -171,11 +176,7 @@ class Cell:
             case LoadBlocks(span):
                 self.load(span)
             case FetchModel(model, sources):
-                known = model == self.world.facts.model and sources
-                self.later(
-                    self.load_s,
-                    ModelAvailable(self.world.facts) if known else ModelMissing(model, f"asked {len(sources)} peers"),
-                )
+                self.later(self.load_s, self.fetched(model, sources))
             case Solve(ticket, problem):
                 self.later(self.solve_s, Solved(ticket, solution(problem)))
             case UnloadBlocks(span):
@@ -195,6 +196,8 @@ class Cell:
                     self.held.append(effect)
                 else:
                     self.world.later(0.0, lambda: self.call(effect))
+            case StartInstance() | StopInstance():
+                self.scaled.append(effect)
             case CloseService() if self.held:
                 self.held.append(effect)
             case CloseService(service, session):
@@ -209,6 +212,10 @@ class Cell:
                 self.notes.append(effect)
             case Stop():
                 self.dead = True
+
+    def fetched(self, model: Digest, sources: tuple[NodeId, ...]) -> Event:
+        known = model == self.world.facts.model and sources
+        return ModelAvailable(self.world.facts) if known else ModelMissing(model, f"asked {len(sources)} peers")
 
     def load(self, span: StageSpan) -> None:
         if self.load_fault:

@@ -7,6 +7,7 @@ from shoal_protocol.codec import decode_plan, encode_plan
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.ids import DeploymentId, Epoch, Incarnation, NodeId, Sequence, SessionId, digest_of
 from shoal_protocol.journal import JournalRequested, JournalServed, JournalWritten
+from shoal_protocol.light import ClassLateness, DigestTold, LoadAsked, LoadTold, ServiceLoad
 from shoal_protocol.limits import EPOCH_LEAP
 from shoal_protocol.messages import (
     Accused,
@@ -96,7 +97,12 @@ def messages_of(
         SynAck(target, stamps, heads, (b"delta",)),
         Ack(target, (b"delta",)),
         RecoveryOrdered(order, (sign_recovery(operator, CLUSTER, order),)),
+        DigestTold((_load(),), (ClassLateness("chat", 1500),), 1, 1),
     )
+
+
+def _load() -> ServiceLoad:
+    return ServiceLoad(f"tokenizer:{MODEL.hex()[:16]}", 2, 5, 24_500, 120_000)
 
 
 def headers_of(session: SessionId, source: NodeId, wire: bytes, message: ControlMessage) -> tuple[headers.Header, ...]:
@@ -131,4 +137,6 @@ def headers_of(session: SessionId, source: NodeId, wire: bytes, message: Control
         JournalWritten(session, 0, 1000),
         JournalRequested(session),
         JournalServed(session, None, 0),
+        LoadAsked(1, _load().service),
+        LoadTold(1, _load()),
     )

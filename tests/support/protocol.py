@@ -24,6 +24,7 @@ from shoal_protocol.ids import (
     node_id_of,
 )
 from shoal_protocol.journal import Page, bind_pages, seal_page
+from shoal_protocol.light import ClassLateness, DigestTold, LoadAsked, LoadTold, ServiceLoad
 from shoal_protocol.limits import (
     CONTENT_CHUNK_BYTES,
     EPOCH_LEAP,
@@ -194,6 +195,7 @@ _STAMPS: Final = (
     Stamp(node_of(WITNESS), Incarnation(5), Sequence(1)),
 )
 _DELTAS: Final = tuple(sealed(Heartbeat(beat, 9), beat, **by(WITNESS)) for beat in (1, 2))
+LOAD: Final = ServiceLoad("tokenizer:0123456789abcdef", 2, 5, 24_500, 120_000)
 
 MESSAGES: Final[tuple[ControlMessage, ...]] = (
     NodeState(
@@ -224,6 +226,7 @@ MESSAGES: Final[tuple[ControlMessage, ...]] = (
     SynAck(node_of(WITNESS), _STAMPS, (Head(TOY, Epoch(1)),), _DELTAS),
     Ack(node_of(WITNESS), _DELTAS),
     RecoveryOrdered(encode_plan(RECOVERY), (sign_recovery(OPERATOR, CLUSTER, encode_plan(RECOVERY)),)),
+    DigestTold((LOAD,), (ClassLateness("chat", 1500),), 250, 0),
 )
 
 ROUTE: Final = (node_of(WITNESS), node_of(AGENT), node_of(STRANGER))
@@ -259,6 +262,8 @@ HEADERS: Final[tuple[headers.Header, ...]] = (
     journal.JournalWritten(SESSION, 3, 29_000),
     journal.JournalRequested(SESSION),
     journal.JournalServed(SESSION, node_of(AGENT), 29_000),
+    LoadAsked(19, LOAD.service),
+    LoadTold(19, LOAD),
 )
 PAYLOADS: Final[dict[type, bytes]] = {
     headers.OpenSession: bytes(range(8)) * 3,

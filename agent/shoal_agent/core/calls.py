@@ -39,10 +39,16 @@ class Calls:
         if where == self._node:
             out.add(CallService(call, service, method, request, None, deadline_ms / 1000))
         else:
-            self._abroad[call] = where
-            # A member of an enum of strings is a string to Python and none to the codec.
-            out.send(where, ServiceCall(call, str(service), str(method), deadline_ms), pack(request))
+            self.send(call, where, service, method, request, deadline_ms, out)
         return call
+
+    def send(
+        self, call: CallId, where: NodeId, service: str, method: str, request: Parcel, deadline_ms: int, out: Outbox
+    ) -> None:
+        """Have ``where``, another node, answer ``call``."""
+        self._abroad[call] = where
+        # A member of an enum of strings is a string to Python and none to the codec.
+        out.send(where, ServiceCall(call, str(service), str(method), deadline_ms), pack(request))
 
     def result(self, peer: NodeId, header: ServiceResult, payload: Payload) -> Answer | None:
         """The answer in a frame, as an event; None if nobody asked that peer."""
@@ -56,14 +62,20 @@ class Calls:
 
     def serve(self, peer: NodeId, header: ServiceCall, payload: Payload, out: Outbox) -> None:
         """A peer calls a service of this node."""
+        effect = self.accept(peer, header, payload, out)
+        if effect is not None:
+            out.add(effect)
+
+    def accept(self, peer: NodeId, header: ServiceCall, payload: Payload, out: Outbox) -> CallService | None:
+        """What is to be done about a peer's call; None if there is no room for it."""
         if len(self._served) >= SERVICE_CALLS_MAX:
             busy = f"{SERVICE_CALLS_MAX} calls are under way"
             out.send(peer, ServiceResult(header.call, busy, ServiceFault.BUSY))
-            return
+            return None
         call = self.fresh()
         self._served[call] = (peer, header.call)
         request = payload if isinstance(payload, bytes) else b""
-        out.add(CallService(call, header.service, header.method, request, None, header.deadline_ms / 1000))
+        return CallService(call, header.service, header.method, request, None, header.deadline_ms / 1000)
 
     def answered(self, event: Answer, out: Outbox) -> None:
         """Pass the answer to a peer's call on; what nobody waits for any more is dropped."""

@@ -30,6 +30,7 @@ from shoal_agent.core.events import (
 )
 from shoal_agent.core.facts import (
     BY_BROKER,
+    RELAYED,
     Adopted,
     Behind,
     Convicted,
@@ -57,6 +58,7 @@ from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.headers import Ping, PingAnswered, PingReported, PingRequested
 from shoal_protocol.ids import DeploymentId, Epoch, Instant, NodeId
+from shoal_protocol.light import DigestTold
 from shoal_protocol.messages import (
     Accused,
     Ack,
@@ -105,7 +107,7 @@ class Citizen:
         self._evict = evict
         self._gate = Gate(config.cluster, identity.node, identity.roster, opener)
         self.council = Council(tables, voice, rng)
-        self._gossip = Gossiper(config, tables, voice, self._gate, self.council, rng)
+        self.gossip = Gossiper(config, tables, voice, self._gate, self.council, rng)
         self.watch = Watch(identity.node, tables, voice, rng)
         self.steering = Steering(identity.node, tables, voice, config.kv_bytes_max)
         self.staging = Staging(tables, voice, config.kv_bytes_max)
@@ -113,7 +115,7 @@ class Citizen:
 
     def begin(self, now: Instant) -> None:
         """Arm the clocks."""
-        self._gossip.begin(now)
+        self.gossip.begin(now)
         self.steering.begin(now)
 
     # --- words ------------------------------------------------------------------------------------------------------
@@ -127,7 +129,7 @@ class Citizen:
             out.count("messages_duplicate", event.broker.partition(":")[0])
         except HeardBefore as fault:
             self._reject(fault, event.topic, out)
-            self._learn(self._gossip.replayed(fault.envelope, event.wire, now, out), now, out)
+            self._learn(self.gossip.replayed(fault.envelope, event.wire, now, out), now, out)
         except RemoteProtocolError as fault:
             self._reject(fault, event.topic, out)
 
@@ -140,7 +142,7 @@ class Citizen:
         sender, message = envelope.sender, envelope.message
         far = event.redelivered or event.broker.startswith("peer:")
         road = self._road(event, sender) if far else BY_BROKER
-        facts = self._gossip.heard(envelope, event.wire, now, out, fresh=not far or road is not Road.RELAYED)
+        facts = self.gossip.heard(envelope, event.wire, now, out, fresh=not far or road is not RELAYED)
         if facts:
             self._learn(facts, now, out)
         if sender == self._node:
@@ -155,9 +157,8 @@ class Citizen:
 
     @staticmethod
     def _road(event: EnvelopeReceived, sender: NodeId) -> Road:
-        # What a peer hands on of somebody else tells nothing of the present.
-        direct = not event.redelivered and event.broker == f"peer:{sender}"
-        return Road.DIRECT if direct else Road.RELAYED
+        direct = not event.redelivered and event.broker == f"peer:{sender}"  # what is handed on tells of the past
+        return Road.DIRECT if direct else RELAYED
 
     def _learn(self, facts: Iterable[Fact], now: Instant, out: Outbox) -> None:
         """What gossip brought to light."""
@@ -175,8 +176,7 @@ class Citizen:
 
     def _relayed(self, envelope: Envelope, wire: bytes, now: Instant, out: Outbox) -> None:
         """A word that somebody kept: as good as heard, but no sign of life."""
-        road = Road.RELAYED
-        changes = self.watch.heard(envelope.sender, envelope.incarnation, envelope.sequence, road, now, beat=False)
+        changes = self.watch.heard(envelope.sender, envelope.incarnation, envelope.sequence, RELAYED, now, beat=False)
         self._watched(changes, now, out)
         try:
             self._act(envelope, wire, now, out)
@@ -187,7 +187,7 @@ class Citizen:
         """Somebody else's word: what follows from it here. RemoteProtocolError if it is not what it says."""
         message = envelope.message
         match message:
-            case Heartbeat() | Syn() | SynAck() | Ack():
+            case Heartbeat() | Syn() | SynAck() | Ack() | DigestTold():
                 return
             case NodeState():
                 self._recorded(envelope.sender, message, now, out)
@@ -222,10 +222,10 @@ class Citizen:
 
     def _regroup(self, now: Instant, out: Outbox) -> None:
         """Nodes or plans came or went: see with whom this node has to do now."""
-        self._gossip.regroup(out)
+        self.gossip.regroup(out)
         self._known = tuple(peer.node for peer in self._tables.membership.peers())
-        shard = [node for node in self._known if self._gossip.records.shard_of(node) == self._gossip.home]
-        self.watch.watched(shard, self._gossip.circle, now)
+        shard = [node for node in self._known if self.gossip.records.shard_of(node) == self.gossip.home]
+        self.watch.watched(shard, self.gossip.circle, now)
 
     def _watched(self, changes: Iterable[Watched], now: Instant, out: Outbox) -> None:
         """What the watch found: the others are told what it means for them."""
@@ -233,7 +233,7 @@ class Citizen:
             match change:
                 case SelfAccused(accuser):
                     out.count("accusations_of_us", accuser)
-                    self._gossip.beat(self.watch.health, now, out)
+                    self.gossip.beat(self.watch.health, now, out)
                 case StandingChanged(node, _, new):
                     self._stood(node, new, now, out)
                 case _:
@@ -245,19 +245,19 @@ class Citizen:
             (lost.add if gone else lost.discard)(node)
             self._tables.timers.set(Routine.SETTLE, now)
         if gone:
-            self._gossip.departed(node, now)
+            self.gossip.departed(node, now)
         self._resolved(self.council.stood(node, now, out, gone=gone), now, out)
         self._steered(self.steering.stood(node, standing, now, out), now, out)
         self._judge_again(now, out)
 
     def link_up(self, peer: NodeId, now: Instant) -> None:
         """A link of the data plane stands."""
-        self._gossip.linked(peer, up=True)
+        self.gossip.linked(peer, up=True)
         self.watch.link_up(peer, now)
 
     def link_lost(self, event: PeerLost, now: Instant, out: Outbox) -> None:
         """A link of the data plane is gone."""
-        self._gossip.linked(event.peer, up=False)
+        self.gossip.linked(event.peer, up=False)
         self._watched(self.watch.link_lost(event.peer, event.fault, now, out), now, out)
 
     def ping(
@@ -287,7 +287,7 @@ class Citizen:
                 case JudgementWanted():
                     self._judge(fact, now, out)
                 case Behind(_, peer):
-                    self._gossip.seek(peer, now, out)
+                    self.gossip.seek(peer, now, out)
                 case Disputed(deployment, epoch):
                     out.count("plans_disputed", deployment)
                     out.note("error", "two plans are proven for one epoch", deployment=deployment, epoch=epoch)
@@ -343,7 +343,7 @@ class Citizen:
             case Sampled():
                 self._voice.sense(event, now)
                 self.steering.sensed(event.capacity.speed_macs_per_s, now)
-                self._gossip.sensed(*self._occupancy(), now)
+                self.gossip.sensed(*self._occupancy(), now)
             case ModelAvailable():
                 self.staging.model_available(event.facts, now, out)
             case ModelMissing():
@@ -363,7 +363,7 @@ class Citizen:
 
     def publish(self, now: Instant, out: Outbox) -> None:
         """Say again whatever lasts."""
-        self._gossip.publish(*self._occupancy(), now, out)
+        self.gossip.publish(*self._occupancy(), now, out)
         self.staging.repeat(now, out)
 
     def rang(self, alarm: ClusterAlarm, now: Instant, out: Outbox) -> None:
@@ -384,17 +384,17 @@ class Citizen:
     def _speak(self, alarm: Routine, now: Instant, out: Outbox) -> None:
         match alarm:
             case Routine.HEARTBEAT:
-                self._gossip.beat(self.watch.health, now, out)
+                self.gossip.beat(self.watch.health, now, out)
             case Routine.RECORD_SOON:
-                self._gossip.freshen(*self._occupancy(), now, out)
+                self.gossip.freshen(*self._occupancy(), now, out)
             case Routine.DRIFT:
-                self._gossip.publish(*self._occupancy(), now, out)
+                self.gossip.publish(*self._occupancy(), now, out)
             case Routine.REFRESH:
                 self.publish(now, out)
             case Routine.EXCHANGE:
                 gone = [node for node, standing in self.watch.standings().items() if standing is Standing.DEAD]
-                self._gossip.round(gone, now, out)
+                self.gossip.round(gone, now, out)
             case Routine.PURSUE:
-                self._gossip.pursue(now, out)
+                self.gossip.pursue(now, out)
             case _:
                 raise AssertionError(f"{alarm} is nobody's")

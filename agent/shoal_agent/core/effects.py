@@ -202,6 +202,22 @@ class CallService:
 
 
 @dataclass(frozen=True, slots=True)
+class StartInstance:
+    """Run up to ``instances`` calls of ``service`` at a time from now on: more than before."""
+
+    service: str
+    instances: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopInstance:
+    """Run no more than ``instances`` at a time; calls that run end as they would. 0: forget the service's state too."""
+
+    service: str
+    instances: int
+
+
+@dataclass(frozen=True, slots=True)
 class CloseService:
     """The session is over: a stateful service (sampler, detokenizer) forgets what it kept under this key."""
 
@@ -294,6 +310,8 @@ Effect = (
     | ExportKv
     | ImportKv
     | CallService
+    | StartInstance
+    | StopInstance
     | CloseService
     | Accept
     | Emit

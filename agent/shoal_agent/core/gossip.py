@@ -36,6 +36,7 @@ from shoal_agent.core.voice import TTL_MS, CoreConfig, Voice
 from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.light import DigestTold
 from shoal_protocol.messages import (
     Ack,
     Certified,
@@ -61,6 +62,8 @@ REFRESH_S: Final = TTL_MS / 3000
 """Everything that lasts is said again this often: a retained copy survives two losses."""
 REFRESH_ALONE_S: Final = 10.0
 """The same without brokers: then records are also how a node that some do not reach is known to live."""
+DIGEST_TTL_MS: Final = 5_000
+"""A digest that is older has been overtaken by the load itself."""
 NEIGHBOURS: Final = 3
 """Nodes of the share outside the circle that are told directly when no broker is left."""
 REDRAW_S: Final = 60.0
@@ -162,6 +165,10 @@ class Gossiper:
         self._published = now
         self._tables.state = replace(state, version=1 if told is None else told.version + 1)
         self._voice.say(self._tables.state, now, out, retain=True, direct=self._directly())
+
+    def tell(self, digest: DigestTold, now: Instant, out: Outbox) -> None:
+        """Say how busy this node's light services are; soon it is not true any more."""
+        self._voice.say(digest, now, out, direct=self._directly(), ttl_ms=DIGEST_TTL_MS)
 
     def _portrait(self, sessions: int, kv_bytes: int) -> NodeState:
         """What this node is now, as its next record would tell."""
@@ -268,6 +275,9 @@ class Gossiper:
                 return []
             case NodeState() | PhaseReported():
                 return self._record(envelope, wire, now, out, fresh=fresh)
+            case DigestTold():
+                self._tables.digests.heard(sender, envelope.incarnation, envelope.sequence, message, now)
+                return []
             case Syn() | SynAck() | Ack():
                 return self._exchanged(sender, message, now, out)
             case _:

@@ -25,6 +25,7 @@ from shoal_agent.core.facts import FinishReason, RejectCode, Standing
 from shoal_agent.core.journey import Failed, Journey
 from shoal_agent.core.ledger import NEVER, Entry, Failure, Ledger, Step
 from shoal_agent.core.membership import PRESENT
+from shoal_agent.core.movers import Movers
 from shoal_agent.core.outbox import Outbox, Payload
 from shoal_agent.core.rescue import AWAY
 from shoal_agent.core.scribe import Encoded, Ready, Scribe, Shown, Told
@@ -49,13 +50,13 @@ PROMPT_TOKENS_MAX: Final = PREFILL_CHUNK_TOKENS * STAGE_QUEUE_MAX
 class Ingress:
     """All requests of this node's clients."""
 
-    def __init__(self, node: NodeId, tables: Tables, calls: Calls) -> None:
+    def __init__(self, node: NodeId, tables: Tables, calls: Calls, movers: Movers) -> None:
         self._tables = tables
         self._tenures = tables.tenures
         self._lateness = tables.lateness
         self._timers = tables.timers
         self._ledger = Ledger()
-        self.scribe = Scribe(node, tables, calls, self._ledger)
+        self.scribe = Scribe(node, tables, calls, movers, self._ledger)
         self._journey = Journey(node, tables, self._ledger)
         self._diary = Diarist(node, tables)
         self._endings = Endings(tables, self._ledger, self.scribe, self._journey, self._diary)

@@ -52,11 +52,13 @@ from shoal_agent.core.gate import Opener, open_addressed
 from shoal_agent.core.host import Host
 from shoal_agent.core.ingress import Ingress
 from shoal_agent.core.keeper import Keeper
+from shoal_agent.core.movers import Movers
 from shoal_agent.core.outbox import Outbox, Payload
+from shoal_agent.core.rescue import AWAY
 from shoal_agent.core.staging import SETTLE_S
 from shoal_agent.core.story import Story
 from shoal_agent.core.tables import Tables
-from shoal_agent.core.timers import HostDeadline, JournalDeadline, RequestDeadline, RequestDue, Routine
+from shoal_agent.core.timers import CallDue, HostDeadline, JournalDeadline, RequestDeadline, RequestDue, Routine
 from shoal_agent.core.view import NodeView, view_of
 from shoal_agent.core.voice import CoreConfig, Identity, Voice
 from shoal_agent.core.zones import Zones
@@ -90,6 +92,7 @@ from shoal_protocol.headers import (
 )
 from shoal_protocol.ids import DeploymentId, Epoch, Instant, NodeId
 from shoal_protocol.journal import JournalRequested, JournalServed, JournalWritten
+from shoal_protocol.light import LoadAsked, LoadTold
 from shoal_protocol.messages import (
     NodePhase,
 )
@@ -108,8 +111,9 @@ class Node:
         self._calls = Calls(identity.node)
         tables = self._tables
         self._host = Host(identity.node, tables, self._calls, config.kv_bytes_max)
+        self._movers = Movers(identity.node, tables, self._calls, rng)
         self._citizen = Citizen(config, tables, self._voice, opener, rng, self._occupancy, self._host.evict)
-        self._ingress = Ingress(identity.node, tables, self._calls)
+        self._ingress = Ingress(identity.node, tables, self._calls, self._movers)
         self._keeper = Keeper(identity.node, tables)
         self._citizen.begin(now)
 
@@ -121,7 +125,10 @@ class Node:
         out = Outbox(self._node)
         self._route(event, now, out)
         for node in self._tables.membership.restood():
-            self._ingress.stood(node, self._tables.membership.standing(node), now, out)
+            standing = self._tables.membership.standing(node)
+            if standing in AWAY:
+                self._movers.lost(node, now, out)
+            self._ingress.stood(node, standing, now, out)
         while out.loopback:
             header, payload = out.loopback.popleft()
             self._frame(self._node, header, payload, now, out)
@@ -140,6 +147,7 @@ class Node:
         self._tables.tenures.check()
         self._host.check()
         self._ingress.check()
+        self._movers.check()
         self._keeper.check()
 
     def snapshot(self, now: Instant) -> NodeView:
@@ -256,7 +264,11 @@ class Node:
             case JournalWritten() | JournalRequested() | JournalServed():
                 self._journal(peer, header, payload, now, out)
             case ServiceCall():
-                self._calls.serve(peer, header, payload, out)
+                self._movers.serve(peer, header, payload, now, out)
+            case LoadAsked():
+                self._movers.asked(peer, header, now, out)
+            case LoadTold():
+                self._movers.told(peer, header, now, out)
             case ServiceResult():
                 answer = self._calls.result(peer, header, payload)
                 if answer is not None:
@@ -289,10 +301,14 @@ class Node:
                 if not self._ingress.requested(peer, session, now, out):
                     self._keeper.asked(peer, session, now, out)
 
-    def _answered(self, event: ServiceReturned | ServiceFailed, now: Instant, out: Outbox) -> None:
-        if self._host.owns(event.call):
-            self._host.answered(event, now, out)
-        elif self._ingress.owns(event):
+    def _answered(self, came: ServiceReturned | ServiceFailed, now: Instant, out: Outbox) -> None:
+        if self._host.owns(came.call):
+            self._host.answered(came, now, out)
+            return
+        event = self._movers.answered(came, now, out)
+        if event is None:
+            return
+        if self._ingress.owns(event):
             self._ingress.answered(event, now, out)
         else:
             # A peer's call, or the answer to a request that ended meanwhile.
@@ -309,6 +325,10 @@ class Node:
                     for node in self._ingress.due(session, now, out):
                         if self._citizen.watch.doubt(node, now, out):
                             self._ingress.lost(node, "no token comes, and it does not answer", now, out)
+                case CallDue(call):
+                    self._movers.due(call, now, out)
+                case Routine.SLOT:
+                    self._slot(now, out)
                 case JournalDeadline(session):
                     self._keeper.expired(session)
                 case HostDeadline(session, slot):
@@ -321,6 +341,12 @@ class Node:
         if self._tables.phase is NodePhase.DRAINING:
             self._leave(now, out)
 
+    def _slot(self, now: Instant, out: Outbox) -> None:
+        """A slot of light services' work is over."""
+        digest = self._movers.workshop.slot(self._voice.sampled.capacity.cores, now, out)
+        if digest is not None:
+            self._citizen.gossip.tell(digest, now, out)
+
     def _broker(self, event: BrokerConnected | BrokerLost, now: Instant, out: Outbox) -> None:
         up = isinstance(event, BrokerConnected)
         self._tables.brokers[event.broker] = up
@@ -331,6 +357,7 @@ class Node:
         out.count("links_lost", "data")
         peer = event.peer
         self._host.peer_lost(peer, now, out)
+        self._movers.lost(peer, now, out)
         self._calls.peer_lost(peer)
         self._keeper.lost(peer, now)
         self._citizen.link_lost(event, now, out)

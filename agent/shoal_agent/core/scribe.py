@@ -22,6 +22,7 @@ from shoal_agent.core.effects import CloseService
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import ChatPrompt, Piece, RejectCode, TextPrompt, TokenLogprob
 from shoal_agent.core.ledger import BEGIN_S_MAX, Asked, Entry, Failure, Ledger, Step
+from shoal_agent.core.movers import Movers
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.plan import servers_of
 from shoal_agent.core.services import Method, ServiceKind
@@ -73,10 +74,11 @@ Word = Encoded | Ready | Shown | Told | Failure | None
 class Scribe:
     """The light-service calls of all requests of this node."""
 
-    def __init__(self, node: NodeId, tables: Tables, calls: Calls, ledger: Ledger) -> None:
+    def __init__(self, node: NodeId, tables: Tables, calls: Calls, movers: Movers, ledger: Ledger) -> None:
         self._node = node
         self._membership = tables.membership
         self._calls = calls
+        self._movers = movers
         self._ledger = ledger
         self.services: tuple[str, ...] = ()
         """Light services of this node; the conductor keeps it up to date."""
@@ -130,7 +132,12 @@ class Scribe:
         if kind is ServiceKind.DETOKENIZER:
             entry.detokenizer = where
         entry.asked = Asked(where, kind, method, request)
-        self._ledger.await_call(entry, self._calls.make(where, service, method, request, entry.left_ms(now), out))
+        left_ms = entry.left_ms(now)
+        if where == self._node and kind is not ServiceKind.DETOKENIZER:
+            call = self._movers.ask(service, method, request, left_ms, now, out, entry.shunned)
+        else:
+            call = self._calls.make(where, service, method, request, left_ms, out)
+        self._ledger.await_call(entry, call)
         return None
 
     def _place(self, entry: Entry, service: str, now: Instant) -> NodeId | None:
@@ -171,6 +178,7 @@ class Scribe:
     def _drop(self, entry: Entry) -> None:
         """Nobody waits for the answer any more."""
         if entry.call is not None:
+            self._movers.forget(entry.call)
             self._calls.forget(entry.call)
             self._ledger.forget_call(entry)
 

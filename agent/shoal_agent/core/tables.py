@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from shoal_agent.core.digests import Digests
 from shoal_agent.core.facts import ModelFacts
 from shoal_agent.core.lateness import Lateness
 from shoal_agent.core.membership import Membership
@@ -34,6 +35,8 @@ class Tables:
     services: tuple[str, ...] = ()
     links: tuple[LinkMeasured, ...] = ()
     """The links of this node as it measured them, by peer."""
+    digests: Digests = field(default_factory=Digests)
+    """How busy others' light services are."""
     relayed: set[NodeId] = field(default_factory=set)
     """Peers that our frames reach through brokers only."""
     isolated: bool = False

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+from shoal_agent.core.facts import CallId
 from shoal_protocol.ids import DeploymentId, Epoch, Instant, NodeId, SessionId
 
 STALE_PER_LIVE_MAX: Final = 2
@@ -42,6 +43,8 @@ class Routine(Enum):
     """Bring this node's blocks in line with the plans there are."""
     STEER = "steer"
     """Ask whether another plan is better."""
+    SLOT = "slot"
+    """A tenth of a second of light services' work is over."""
     LEAVE = "leave"
     """Others had their time to take over: go."""
 
@@ -96,6 +99,13 @@ class RelayDue:
     node: NodeId
 
 
+@dataclass(frozen=True, slots=True)
+class CallDue:
+    """A light-service call that another node is to run, or its probes, may be overdue."""
+
+    call: CallId
+
+
 WatchAlarm = ProbeDue | SuspicionDue | RelayDue
 
 
@@ -118,7 +128,7 @@ class WordDue:
 
 CouncilAlarm = VoteDue | WordDue
 
-Alarm = Routine | RequestDeadline | RequestDue | HostDeadline | JournalDeadline | WatchAlarm | CouncilAlarm
+Alarm = Routine | RequestDeadline | RequestDue | HostDeadline | JournalDeadline | CallDue | WatchAlarm | CouncilAlarm
 
 
 class Timers:

@@ -19,6 +19,7 @@ from shoal_agent.core.records import RECORD_KINDS, Record
 from shoal_protocol.envelope import seal
 from shoal_protocol.headers import Gossip
 from shoal_protocol.ids import ClusterId, Incarnation, Instant, NodeId, Sequence
+from shoal_protocol.light import DigestTold
 from shoal_protocol.limits import TTL_MS_MAX
 from shoal_protocol.messages import ControlMessage, Endpoint, Heartbeat, LinkDeath
 from shoal_protocol.replay import Slot, slot_of
@@ -126,12 +127,12 @@ class Voice:
     ) -> bytes:
         """Tell every broker, and the nodes ``direct`` by frames as well; the sealed wire.
 
-        ``retain``: brokers keep it for those who come later. All but heartbeats are taken at least once; the next
-        heartbeat is sooner there than a repetition of the last.
+        ``retain``: brokers keep it for those who come later. All but heartbeats and digests are taken at least
+        once; the next of those is sooner there than a repetition of the last.
         """
         topic = self.topic_of(message)
         wire = self.seal(message, now, ttl_ms)
-        out.add(Broadcast(topic, wire, retain, not isinstance(message, Heartbeat), ttl_ms // 1000))
+        out.add(Broadcast(topic, wire, retain, not isinstance(message, Heartbeat | DigestTold), ttl_ms // 1000))
         for peer in direct:
             if peer != self._identity.node:
                 out.send(peer, Gossip(topic), wire)

@@ -146,7 +146,7 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     passed = lambda event: content.from_blocks(event)  # noqa: E731, PLW0108 - content is made later, with the blocks
     blocks = Blocks(ground.store, passed)
     engine = Engine(blocks, tensors, runtime.post, config.engine.lanes)
-    services = ServiceHost(tensors, runtime.post)
+    services = ServiceHost(tensors, runtime.post, cores())
     window = Window(node, ground.clock, identity.roster.cluster, engine, tensors)
     metrics = Metrics(window.readings, VERSION)
     filters_of = partial(_filters, identity.roster.cluster, identity.node, config.data.relay)

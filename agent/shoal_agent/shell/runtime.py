@@ -40,7 +40,9 @@ from shoal_agent.core.effects import (
     RunStage,
     SendFrame,
     Solve,
+    StartInstance,
     Stop,
+    StopInstance,
     UnloadBlocks,
 )
 from shoal_agent.core.events import Event, StageFinished, TimePassed
@@ -200,6 +202,8 @@ class Runtime:
         | UnloadBlocks
         | OpenStage
         | CloseStage
+        | StartInstance
+        | StopInstance
         | CloseService
         | ReleaseTensor
         | Note
@@ -229,6 +233,8 @@ class Runtime:
                 drivers.engine.open_stage(session, stage, span, tokens_max)
             case CloseStage(session, stage):
                 drivers.engine.close_stage(session, stage)
+            case StartInstance(service, instances) | StopInstance(service, instances):
+                drivers.services.scale(service, instances)
             case CloseService(service, session):
                 drivers.services.close(service, session)
             case ReleaseTensor(handle):

@@ -41,7 +41,9 @@ from shoal_agent.core.effects import (
     RunStage,
     SendFrame,
     Solve,
+    StartInstance,
     Stop,
+    StopInstance,
     UnloadBlocks,
 )
 from shoal_agent.core.events import (
@@ -332,8 +334,8 @@ class Machine:
     def _perform(self, effect: Effect) -> None:
         device = self.device
         match effect:
-            case Count() | Note() | Accept() | Emit() | Finish() | Reject():
-                # What a client is told and what is counted is the oracles' to judge.
+            case Count() | Note() | Accept() | Emit() | Finish() | Reject() | StartInstance() | StopInstance():
+                # What a client is told and what is counted is the oracles' to judge; toy services take no time.
                 return
             case SendFrame():
                 self._around.send(self.name, effect, device.sent(effect))

@@ -47,12 +47,13 @@ from shoal_agent.shell.services.detokenizer import Detokenizer
 from shoal_agent.shell.services.sampler import Sampler
 from shoal_agent.shell.services.sessions import ServiceBusyError, ServiceError
 from shoal_agent.shell.services.tokenizer import Tokenizer
+from shoal_agent.shell.services.width import Width
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.headers import ServiceFault
 from shoal_protocol.ids import Digest, SessionId
 from shoal_protocol.limits import SERVICE_CALL_S_MAX, SERVICE_SLOW_CALLS_MAX
 
-_WORKERS: Final = 2
+_WORKERS_MIN: Final = 2
 """One may be stuck in a template that will not end, and the other still encodes."""
 _INLINE_BYTES_MAX: Final = 2048
 """A request up to this size is encoded on the loop: below a millisecond, less than the way to a thread and back."""
@@ -97,6 +98,8 @@ class _Slot:
     """One name: how to build its instance, the instance once built (or why not), and what waits for it."""
 
     build: Callable[[], Service]
+    width: Width = field(default_factory=lambda: Width(1))
+    """Its instances: so many slow calls run at a time."""
     service: Service | None = None
     broken: str = ""
     waiting: list[_Call] = field(default_factory=list)
@@ -106,12 +109,12 @@ class _Slot:
 class ServiceHost:
     """All light services of this node. Create it inside the loop; ``close`` it at the end."""
 
-    def __init__(self, tensors: TensorTable, post: Post) -> None:
+    def __init__(self, tensors: TensorTable, post: Post, workers: int = _WORKERS_MIN) -> None:
         self._tensors = tensors
         self._post = post
         self._slots: dict[str, _Slot] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._workers = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="service")
+        self._workers = ThreadPoolExecutor(max_workers=max(workers, _WORKERS_MIN), thread_name_prefix="service")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -141,7 +144,7 @@ class ServiceHost:
         if slot is None:
             self._post(ServiceFailed(effect.call, f"no service {effect.service!r} here", ServiceFault.FAILED))
         elif slot.service is not None:
-            self._run(slot.service, call)
+            self._run(slot, slot.service, call)
         elif slot.broken:
             self._post(ServiceFailed(effect.call, slot.broken, ServiceFault.FAILED))
         elif len(slot.waiting) >= SERVICE_SLOW_CALLS_MAX:
@@ -161,6 +164,15 @@ class ServiceHost:
             slot.closing.append(session)  # its open may be in line; at most one close follows each
         elif isinstance(slot.service, Sampler | Detokenizer):
             slot.service.close(session)
+
+    def scale(self, service: str, instances: int) -> None:
+        """Run so many slow calls of ``service`` at a time; none: build it anew for the next call."""
+        slot = self._slots.get(service)
+        if slot is None:
+            return
+        slot.width.set(max(1, instances))
+        if instances == 0 and not len(slot.width):
+            slot.service = None
 
     async def shut_down(self) -> None:
         """End. Calls that are not answered yet will not be."""
@@ -182,12 +194,12 @@ class ServiceHost:
             if slot.service is None:
                 self._post(ServiceFailed(call.asked.call, slot.broken, ServiceFault.FAILED))
             else:
-                self._run(slot.service, call)
+                self._run(slot, slot.service, call)
         for session in closing:
             if isinstance(slot.service, Sampler | Detokenizer):
                 slot.service.close(session)
 
-    def _run(self, service: Service, call: _Call) -> None:
+    def _run(self, slot: _Slot, service: Service, call: _Call) -> None:
         if call.late():
             self._post(call.too_late())
         elif not _is_slow(service, call.asked):
@@ -196,13 +208,13 @@ class ServiceHost:
             busy = f"{SERVICE_SLOW_CALLS_MAX} calls are under way"
             self._post(ServiceFailed(call.asked.call, busy, ServiceFault.BUSY))
         else:
-            self._spawn(self._run_slowly(service, call))
+            self._spawn(self._run_slowly(slot, service, call))
 
-    async def _run_slowly(self, service: Service, call: _Call) -> None:
+    async def _run_slowly(self, slot: _Slot, service: Service, call: _Call) -> None:
         effect, loop = call.asked, asyncio.get_running_loop()
         try:
             # The loop's clock is the one calls are timed by. What no worker has begun with is cancelled.
-            async with asyncio.timeout_at(min(loop.time() + SERVICE_CALL_S_MAX, call.until)):
+            async with asyncio.timeout_at(min(loop.time() + SERVICE_CALL_S_MAX, call.until)), slot.width.one():
                 answer = await loop.run_in_executor(self._workers, _answer, service, effect, None)
         except TimeoutError:
             late = f"{effect.service!r} took more than {SERVICE_CALL_S_MAX:g} s"

@@ -1,0 +1,205 @@
+"""One light service on this node: the work it has, the instances it runs, how fast they are.
+
+**Work** is counted in KiB of request, at least one for each call: what encoding or rendering takes grows with the text,
+and a queue of ten letters is not a queue of ten books.
+
+**Pace**, seconds of one instance per unit of work, is measured call by call. Instances take calls in the order they
+came, so a call begins when it comes, or when the one before it on its instance ends; no clock of the workers is needed.
+The estimate follows by ``WEIGHT`` a measurement, and *fades*: it halves with every ``FADE_S`` without one. What this
+node took while something else held its processor says little about it ten seconds later, and a service that is thought
+slow gets no calls by which to learn that it is fast again. Fading makes it try one now and then.
+
+**Queues** (``queues``) and blocks (``effective_capacity``) are stepped once a slot while there is work.
+"""
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from shoal_agent.core.effective_capacity import Blocks, size
+from shoal_agent.core.facts import CallId
+from shoal_agent.core.instances import DWELL_SLOTS, Light
+from shoal_agent.core.queues import SLOT_S, ServiceQueue
+from shoal_protocol.ids import Instant
+from shoal_protocol.light import ServiceLoad
+from shoal_protocol.limits import RATE_MILLI_MAX, WAIT_US_MAX, WORK_MAX
+
+WORK_BYTES: Final = 1024
+"""One unit of work."""
+REFERENCE_WORK: Final = 16.0
+"""Makes a level of 1: a page of text, some milliseconds of an idle small device."""
+GROWTH: Final = 1.0
+"""Work that must be served in a slot at the least while any waits: W grows faster than one letter in ten slots is."""
+SERVED_MAX: Final = 64.0
+"""W forgets an hour of growth within a minute of rest."""
+WEIGHT: Final = 0.3
+"""Of one measurement: three calls tell most of a change."""
+FADE_S: Final = 4.0
+"""Half-life of what was measured: a device that was four times as slow is tried again every eight seconds."""
+DEADLINE_SLOTS: Final = 10.0
+"""A light service's share of a request's time: a second, of the ten that a first token may take."""
+EPSILON: Final = 0.05
+"""The share of calls that may take longer."""
+BOOT: Final = 2.0
+"""Of one more instance, in levels: as much as making a page wait for twice as long."""
+RUN: Final = 0.02
+"""Of keeping one for a slot: a hundred slots of idling are one start."""
+BEGINNING: Final = Instant(0.0)
+
+
+@dataclass(slots=True)
+class _Hand:
+    """A call under way; ``began`` None: no instance has it yet; ``boots``: the service is built for it first."""
+
+    work: float
+    came: Instant
+    began: Instant | None
+    boots: bool
+
+
+def work_of(request_bytes: int) -> float:
+    """What a request of this size is to a service."""
+    return max(1.0, request_bytes / WORK_BYTES)
+
+
+@dataclass(slots=True)
+class Bench:
+    """See above. ``running`` instances; one is there as soon as somebody calls."""
+
+    service: str
+    running: int = 0
+    outstanding: float = 0.0
+    """Work that waits or is under way."""
+    pace_s: float = 0.0
+    """As last measured; 0: never."""
+    measured: Instant = BEGINNING
+    best_s: float = 0.0
+    """The least pace it ever had here: what another node of this kind may need."""
+    spare_since: Instant = BEGINNING
+    """Since then it did without one of its instances."""
+    _queue: ServiceQueue = field(default_factory=lambda: ServiceQueue(REFERENCE_WORK, GROWTH, SERVED_MAX))
+    _hands: dict[CallId, _Hand] = field(default_factory=dict)
+    _line: deque[CallId] = field(default_factory=deque)
+    _arrivals: Blocks = field(default_factory=lambda: Blocks(EPSILON))
+    _service: Blocks = field(default_factory=lambda: Blocks(EPSILON))
+    _arrived: float = 0.0
+    _served: float = 0.0
+
+    # --- calls ------------------------------------------------------------------------------------------------------
+
+    def begin(self, call: CallId, work: float, now: Instant) -> None:
+        """A call came."""
+        self._hands[call] = _Hand(work, now, None, self.running == 0)
+        self._line.append(call)
+        self.outstanding += work
+        self._arrived += work
+        self.running = max(self.running, 1)
+        self._take(now)
+
+    def end(self, call: CallId, now: Instant, *, measure: bool) -> None:
+        """It is answered; ``measure``: by an instance that did the work."""
+        hand = self._hands.pop(call)
+        self.outstanding = self.outstanding - hand.work if self._hands else 0.0
+        self._served += hand.work
+        if hand.began is None:
+            self._line.remove(call)
+        elif measure and not hand.boots:
+            self._measure((now - hand.began) / hand.work, now)
+        self._take(now)
+
+    def _measure(self, pace_s: float, now: Instant) -> None:
+        faded = self.faded(now)
+        stale = 0.0 if self.pace_s == 0 else faded / self.pace_s
+        self.pace_s = pace_s if self.pace_s == 0 else pace_s + (1 - WEIGHT) * stale * (self.pace_s - pace_s)
+        self.best_s = self.pace_s if self.best_s == 0 else min(self.best_s, self.pace_s)
+        self.measured = now
+
+    def scale(self, instances: int, now: Instant) -> None:
+        """So many from now on; those that have a call keep it to its end."""
+        self.running = instances
+        self._take(now)
+
+    def _take(self, now: Instant) -> None:
+        """Free instances take what waits."""
+        busy = len(self._hands) - len(self._line)
+        while self._line and busy < self.running:
+            self._hands[self._line.popleft()].began = now
+            busy += 1
+        if busy == self.running:
+            self.spare_since = now
+
+    @property
+    def under_way(self) -> int:
+        """Calls that wait or have an instance."""
+        return len(self._hands)
+
+    @property
+    def busy(self) -> int:
+        """Instances with a call."""
+        return len(self._hands) - len(self._line)
+
+    # --- what follows from it ---------------------------------------------------------------------------------------
+
+    def faded(self, now: Instant) -> float:
+        """The pace as it is believed now."""
+        return float(self.pace_s * 2 ** (-(now - self.measured) / FADE_S))
+
+    def wait_slots(self, work: float, now: Instant) -> float:
+        """Until a call that comes now is done."""
+        return (self.outstanding / max(self.running, 1) + work) * self.faded(now) / SLOT_S
+
+    @property
+    def pressure(self) -> float:
+        """Q + W as a level."""
+        return (self.outstanding + self._queue.delayed) / REFERENCE_WORK
+
+    @property
+    def backlog(self) -> float:
+        """Q as a level."""
+        return self.outstanding / REFERENCE_WORK
+
+    def step(self) -> None:
+        """One slot is over."""
+        self._queue.step(arrived=self._arrived, served=self._served)
+        self._queue.waiting = self.outstanding  # what is seen need not be reckoned
+        self._arrivals.slot(self._arrived)
+        if self.running > 0 and (self.outstanding > 0 or self._served > 0):
+            self._service.slot(self._served / self.running)
+        self._arrived = self._served = 0.0
+
+    def rest(self) -> None:
+        """Nothing is stepped for a while."""
+        self._queue.delayed = 0.0
+
+    def light(self, keep: int, now: Instant) -> Light:
+        """As rule A sees it; at least ``keep`` stay."""
+        fewest = size(self._arrivals, self._service, DEADLINE_SLOTS, EPSILON)
+        pace_s = self.faded(now)
+        dwelt = (now - self.spare_since) / SLOT_S >= DWELL_SLOTS
+        return Light(
+            name=self.service,
+            needs=(1.0,),
+            running=self.running,
+            busy=self.busy,
+            settled=max(self.busy, min(keep, self.running)) if dwelt else self.running,
+            least=max(keep, fewest.instances if self.outstanding else 0),
+            backlog=self.backlog,
+            pressure=self.pressure,
+            rate=SLOT_S / pace_s / REFERENCE_WORK if pace_s > 0 else 1.0,
+            boot=BOOT,
+            run=RUN,
+        )
+
+    def load(self, now: Instant) -> ServiceLoad:
+        """As others are told."""
+        pace_s = self.faded(now)
+        rate = 0 if pace_s <= 0 else min(RATE_MILLI_MAX, round(1000 / pace_s))
+        waiting = min(WORK_MAX, round(self.outstanding + self._queue.delayed))
+        wait_us = min(WAIT_US_MAX, round(self.wait_slots(0.0, now) * SLOT_S * 1e6))
+        return ServiceLoad(self.service, self.running, waiting, rate, wait_us)
+
+    def check(self) -> None:
+        """Assert that the book balances."""
+        assert 0 <= len(self._line) <= len(self._hands)
+        assert self.outstanding >= 0
+        assert not self._line or self.busy >= self.running

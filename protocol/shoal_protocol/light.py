@@ -1,0 +1,67 @@
+"""How busy a node's light services are, as it tells others: the digest that dispatch decides by, and the probe.
+
+    every slot under load     DigestTold, signed, to all of the share: whom might I send work to?
+    at the moment of sending  LoadAsked ──► LoadTold, over the link: and is it still true?
+
+A digest is old when it is read. Whoever sends to the least loaded of old digests sends where everybody else does, and
+the load runs about in a herd (Mitzenmacher 2000). So digests only nominate, and what is asked in the last moment
+decides. A digest is no record: it is not retained, nobody passes it on, and a lost one is followed by the next.
+
+All numbers are whole, in a named unit, and bounded: there is no NaN on this wire, no infinity and nothing negative.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceLoad:
+    """One light service on one node. Work is counted in KiB of request, at least one for each call.
+
+    So much work is ``waiting`` or under way, weighed by how long it has been; each of ``instances`` does ``rate_milli``
+    in a thousand seconds (0: not measured); the work that is there keeps them for ``wait_us``.
+    """
+
+    service: str
+    instances: int
+    waiting: int
+    rate_milli: int
+    wait_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClassLateness:
+    """How far a class of requests is behind its promise at its ingress: its Z queue, in thousandths of a request."""
+
+    request_class: str
+    level_milli: int
+
+
+@dataclass(frozen=True, slots=True)
+class DigestTold:
+    """How busy the sender's light services are, and how far its budgets are overdrawn. Neither retained nor kept."""
+
+    loads: tuple[ServiceLoad, ...]
+    lateness: tuple[ClassLateness, ...] = ()
+    energy_milli: int = 0
+    """The E queue: energy spent beyond the budget, in thousandths of what it allows in a second."""
+    money_milli: int = 0
+    """The K queue: money, likewise."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadAsked:
+    """Before sending work: tell me how busy ``service`` is with you now."""
+
+    call: int
+    service: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTold:
+    """Answer to LoadAsked; no ``load``: it does not run here."""
+
+    call: int
+    load: ServiceLoad | None
+
+
+LightHeader = LoadAsked | LoadTold

@@ -1,0 +1,176 @@
+"""Rule A on one node, slot by slot."""
+
+import pytest
+
+from shoal_agent.core.effects import CallService, StartInstance, StopInstance
+from shoal_agent.core.facts import CallId
+from shoal_agent.core.instances import DWELL_SLOTS
+from shoal_agent.core.outbox import Outbox
+from shoal_agent.core.queues import SLOT_S
+from shoal_agent.core.tables import Tables
+from shoal_agent.core.timers import Routine
+from shoal_agent.core.workshop import HABIT, Workshop
+from shoal_protocol.codec import encode_message
+from shoal_protocol.ids import Instant, NodeId
+
+SERVICE, OTHER = "tokenizer:00", "embedder:00"
+PEER = NodeId("p" * 32)
+CORES = 4
+
+
+class Scene:
+    def __init__(self) -> None:
+        self.tables = Tables()
+        self.shop = Workshop(self.tables)
+        self.now = Instant(10.0)
+        self.calls = 0
+        self.line: list[tuple[CallId, str]] = []
+        self.digests = []
+
+    def call(self, service: str = SERVICE, kib: int = 20) -> None:
+        self.calls += 1
+        call = CallId(self.calls)
+        out = Outbox(PEER)
+        self.shop.run(CallService(call, service, "encode", b"x" * (kib * 1024), None), self.now, out)
+        self.line.append((call, service))
+
+    def answer(self, count: int = 1) -> None:
+        for _ in range(min(count, len(self.line))):
+            call, _ = self.line.pop(0)
+            assert self.shop.answered(call, self.now, done=True)
+
+    def slot(self) -> list:
+        self.now = Instant(self.now + SLOT_S)
+        self.tables.timers.due(self.now)
+        out = Outbox(PEER)
+        digest = self.shop.slot(CORES, self.now, out)
+        self.shop.check()
+        if digest is not None:
+            assert encode_message(digest)
+            self.digests.append(digest)
+        return [effect for effect in out.effects if isinstance(effect, StartInstance | StopInstance)]
+
+    def rest(self, slots: int) -> list:
+        return [effect for _ in range(slots) for effect in self.slot()]
+
+    @property
+    def armed(self) -> bool:
+        return Routine.SLOT in self.tables.timers
+
+
+@pytest.fixture
+def scene():
+    """A service whose pace is known: 20 KiB in a slot."""
+    made = Scene()
+    for _ in range(6):
+        made.call()
+        made.slot()
+        made.answer()
+    return made
+
+
+def loaded(scene: Scene, slots: int = 15) -> list:
+    """Three come in a slot, one is done."""
+    effects = []
+    for _ in range(slots):
+        for _ in range(3):
+            scene.call()
+        effects += scene.slot()
+        scene.answer()
+    return effects
+
+
+def test_a_service_that_nobody_calls_costs_nothing():
+    scene = Scene()
+    assert not scene.armed
+    assert scene.shop.bench(SERVICE).running == 0
+
+
+def test_an_answer_at_once_leaves_one_slot_to_pass():
+    scene = Scene()
+    scene.call()
+    scene.answer()
+    assert scene.armed
+    assert scene.slot() == []
+    assert not scene.armed
+    assert not scene.digests
+    assert not scene.shop.answered(CallId(99), scene.now, done=True)
+
+
+def test_a_backlog_starts_instances_and_its_end_stops_all_but_one(scene):
+    started = loaded(scene)
+    assert started
+    assert all(isinstance(effect, StartInstance) for effect in started)
+    counts = [effect.instances for effect in started]
+    assert counts == sorted(counts)
+    assert counts[-1] <= CORES
+    scene.answer(1000)
+    assert scene.rest(DWELL_SLOTS - 1) == [], "not before they were idle for a while"
+    stopped = scene.rest(10)
+    assert stopped[-1] == StopInstance(SERVICE, 1)
+    assert not scene.armed, "then nothing rings any more"
+
+
+def test_why_is_told_with_figures(scene):
+    loaded(scene)
+    scene.answer(1000)
+    scene.rest(DWELL_SLOTS + 10)
+    first, *_, last = scene.tables.story.about(SERVICE)
+    assert "starts an instance" in first.text
+    assert "Q + W" in first.text
+    assert "ms per KiB" in first.text
+    assert "stops an instance, 1 now: idle for 2." in last.text
+    assert last.cause is not None
+
+
+def test_the_others_are_told_while_there_is_work_and_once_more(scene):
+    scene.digests.clear()
+    scene.shop._told.clear()
+    loaded(scene, 3)
+    assert [load.service for load in scene.digests[-1].loads] == [SERVICE]
+    assert scene.digests[-1].loads[0].waiting > 0
+    scene.answer(1000)
+    scene.rest(3)
+    assert scene.digests[-1].loads == ()
+    told = len(scene.digests)
+    scene.rest(10)
+    assert len(scene.digests) == told
+
+
+def test_services_share_the_cores(scene):
+    for _ in range(20):
+        for service in (SERVICE, OTHER):
+            scene.call(service)
+            scene.call(service)
+        scene.slot()
+        scene.answer()
+    running = [scene.shop.bench(service).running for service in (SERVICE, OTHER)]
+    assert min(running) >= 1
+    assert sum(running) <= CORES
+
+
+def test_a_service_that_moved_away_stops_altogether_and_starts_again(scene):
+    for _ in range(HABIT):
+        scene.shop.decided(SERVICE, PEER, scene.now)
+    assert scene.rest(DWELL_SLOTS + 5) == [StopInstance(SERVICE, 0)]
+    assert scene.shop.bench(SERVICE).running == 0
+    assert not scene.armed
+    scene.shop.decided(SERVICE, None, scene.now)
+    scene.call()
+    assert scene.shop.bench(SERVICE).running == 1
+    scene.answer()
+    for _ in range(HABIT):
+        scene.shop.decided(SERVICE, None, scene.now)
+    assert scene.rest(DWELL_SLOTS + 5) == []
+    assert [entry.text.split(",")[0].split(":")[0] for entry in scene.tables.story.about(SERVICE)] == [
+        "moves away",
+        "stops an instance",
+        "moves back",
+    ]
+
+
+def test_a_single_trial_is_no_move(scene):
+    for _ in range(5):
+        scene.shop.decided(SERVICE, PEER, scene.now)
+        scene.shop.decided(SERVICE, None, scene.now)
+    assert scene.tables.story.about(SERVICE) == ()
