@@ -27,6 +27,7 @@ IMPURE_MODULES: Final = frozenset(
         "logging",
         "structlog",
         "aiomqtt",
+        "highspy",
         "onnxruntime",
         "psutil",
     }
@@ -41,6 +42,7 @@ MQTT: Final = frozenset({"agent/shoal_agent/shell/mqtt.py", "agent/shoal_agent/s
 DRIVERS: Final = {
     "aiomqtt": MQTT,
     "paho": MQTT,
+    "highspy": frozenset({"agent/shoal_agent/highs.py"}),
     "onnxruntime": frozenset({"agent/shoal_agent/shell/ort.py"}),
     "psutil": frozenset({"agent/shoal_agent/shell/sensors.py"}),
     "structlog": frozenset({"agent/shoal_agent/shell/logs.py"}),
