@@ -79,7 +79,7 @@ def test_greedy_is_nearly_what_enumeration_finds(resources):
     found = gains(resources, seed=resources, count=160)
     assert len(found) > 30
     assert max(found) <= 1 + 1e-9
-    assert sum(found) / len(found) > 0.98
+    assert sum(found) / len(found) > 0.99
     assert sum(share > 0.9 for share in found) > 0.95 * len(found)
     assert min(found) >= 0.5
 
@@ -152,6 +152,12 @@ def test_a_step_over_counts_that_bring_nothing_is_found():
     light = replace(IDLE, boot=0.5, run=0.1, lateness=20.0, tails=(1.0, 1.0, 1.0, 1.0, 0.1))
     assert decide([light], FREE, Prices(1.0)) == (4,)
     assert decide([light], (3.0,), Prices(1.0)) == (0,)
+
+
+def test_starts_are_limited_but_promises_are_not():
+    waiting = replace(IDLE, backlog=6.0, pressure=7.0, running=1)
+    assert decide([waiting], FREE, Prices(0.1), starts=1) == (2,)
+    assert decide([replace(waiting, least=5)], FREE, Prices(0.1), starts=1) == (5,)
 
 
 def test_promises_of_the_latest_class_come_first():
