@@ -1,13 +1,26 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from math import inf, nan
 from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal_agent.core.dispatch import InFlight, Offer, place, rendezvous, to_probe
+from shoal_agent.core.dispatch import (
+    FLYING_MAX,
+    LISTED,
+    InFlight,
+    Offer,
+    Task,
+    place,
+    rendezvous,
+    score,
+    settle,
+    shortlist,
+    to_probe,
+)
 from shoal_agent.core.membership import SILENCE_S, Membership
 from shoal_protocol.ids import Incarnation, Instant, NodeId, SessionId
 from shoal_protocol.messages import NodePhase, NodeState
@@ -104,3 +117,101 @@ def test_a_digest_counts_what_left_before_it_was_told():
     assert flight.of(NODES[0], "x") == 5.0
     flight.heard(NODES[0], service="x")
     assert (flight.of(NODES[0], "x"), flight.of(NODES[1], "x")) == (0.0, 7.0)
+
+
+# --- by load ---------------------------------------------------------------------------------------------------------
+
+TASK = Task(deadline_slots=10.0, v=2.0, urgency=3.0, bias=0.1)
+LOCAL = Offer(HERE, pressure=4.0, wait_slots=5.0)
+AMOUNTS = st.floats(0, 1e6)
+OFFERS = st.builds(
+    Offer, st.sampled_from(NODES[1:]), AMOUNTS, AMOUNTS, transfer_slots=AMOUNTS, price=AMOUNTS, in_flight=AMOUNTS
+)
+
+
+def offers(*pressures, wait=1.0):
+    return [Offer(node, pressure, wait) for node, pressure in zip(NODES[1:], pressures, strict=False)]
+
+
+def test_the_score_is_its_formula():
+    offer = Offer(NODES[1], pressure=4.0, wait_slots=5.0, transfer_slots=2.0, price=0.5, in_flight=1.5, age_slots=6.0)
+    assert score(offer, TASK) == pytest.approx(3.0 * 7.0 / 10.0 + 2.0 * 0.5 + 4.0 + 1.5 + 0.6)
+
+
+@given(st.lists(OFFERS, max_size=12, unique_by=lambda offer: offer.node), st.none() | st.just(LOCAL))
+def test_the_list_is_of_the_best_that_beat_staying(candidates, local):
+    listed = shortlist(candidates, TASK, local)
+    bar = inf if local is None else score(local, TASK)
+    better = sorted((score(offer, TASK), offer.node) for offer in candidates if score(offer, TASK) < bar)
+    assert [(score(offer, TASK), offer.node) for offer in listed] == better[:LISTED]
+
+
+@given(st.permutations(offers(1.0, 1.0, 1.0, 1.0)))
+def test_among_equals_the_name_decides(candidates):
+    assert [offer.node for offer in shortlist(candidates, TASK, None)] == NODES[1:4]
+
+
+def test_nobody_is_asked_if_staying_is_best():
+    assert shortlist(offers(9.0, 8.0), TASK, LOCAL) == ()
+    assert settle((), TASK, LOCAL) == HERE
+    assert settle((), TASK, None) is None
+
+
+@given(st.lists(OFFERS, min_size=1, max_size=4, unique_by=lambda offer: offer.node), st.none() | st.just(LOCAL))
+def test_the_best_answer_gets_the_task(answers, local):
+    where = settle(answers, TASK, local)
+    everybody = [*answers, *([] if local is None else [local])]
+    assert min(score(offer, TASK) for offer in everybody) == min(
+        score(offer, TASK) for offer in everybody if offer.node == where
+    )
+
+
+def test_a_task_stays_among_equals():
+    assert settle([Offer(NODES[1], LOCAL.pressure, LOCAL.wait_slots)], TASK, LOCAL) == HERE
+
+
+def test_nothing_on_its_way_is_lost_sight_of_though_it_is_much():
+    flight = InFlight()
+    for at in range(3 * FLYING_MAX):
+        flight.sent(NODES[1], "a", 1.0, float(at))
+    assert flight.of(NODES[1], "a") == 3 * FLYING_MAX
+    assert all(len(entries) <= FLYING_MAX for entries in flight._sent.values())
+    flight.heard(NODES[1], told=3.0 * FLYING_MAX)
+    assert flight.of(NODES[1], "a") == 0.0
+
+
+def herd(*, probing, seed=3):
+    """The longest queue there ever is when 20 nodes send to 5 by digests that are a slot old."""
+    rng, queues, longest = Random(seed), [0.0] * 5, 0.0
+    task = Task(10.0, 1.0)
+    for _ in range(200):
+        digest = list(queues)
+        for _ in range(20):
+            told = [Offer(NODES[k], pressure, pressure) for k, pressure in enumerate(digest)]
+            listed = shortlist(told, task, None)
+            if probing:
+                listed = tuple(
+                    replace(offer, pressure=queues[NODES.index(offer.node)], wait_slots=0.0)
+                    for offer in to_probe(listed, rng)
+                )
+            where = settle(listed, task, None)
+            queues[NODES.index(where)] += 0.2
+        queues = [max(queue - 0.9, 0.0) for queue in queues]
+        longest = max(longest, *queues)
+    return longest
+
+
+def test_probes_end_the_herd():
+    assert herd(probing=True) < 0.6 * herd(probing=False)
+
+
+@pytest.mark.parametrize("bad", [nan, inf, -1.0])
+def test_no_figure_that_is_none_becomes_an_offer_or_a_task(bad):
+    for field in ("pressure", "wait_slots", "transfer_slots", "price", "in_flight", "age_slots"):
+        with pytest.raises(ValueError, match=field):
+            replace(LOCAL, **{field: bad})
+    for field in ("deadline_slots", "v", "urgency", "bias"):
+        with pytest.raises(ValueError, match=field):
+            replace(TASK, **{field: bad})
+    with pytest.raises(ValueError, match="work"):
+        InFlight().sent(NODES[1], "a", bad)

@@ -33,6 +33,8 @@ LISTED: Final = 3
 """So many are good enough by digest."""
 PROBED: Final = 2
 """Of which so many are asked: the power of two choices."""
+FLYING_MAX: Final = 256
+"""Tasks of one service that are remembered one by one as on their way to a node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +109,12 @@ class InFlight:
 
     def sent(self, node: NodeId, service: str, work: float, at: float = 0.0) -> None:
         """A task of ``work`` levels left at ``at``, in whatever time ``heard`` counts in."""
-        self._sent.setdefault((node, service), []).append((at, amount("work", work)))
+        entries = self._sent.setdefault((node, service), [])
+        entries.append((at, amount("work", work)))
+        if len(entries) > FLYING_MAX:
+            # A node that tells nothing more: the oldest two are one from now on, as young as the younger.
+            (_, first), (later, second) = entries[:2]
+            entries[:2] = [(later, first + second)]
 
     def heard(self, node: NodeId, told: float = inf, service: str | None = None) -> None:
         """A newer digest of ``node`` is here (or a probe of one service): it counts what had left before ``told``."""
