@@ -27,7 +27,53 @@ class Experiment:
         return run
 
 
-_ALL: Final[tuple[Experiment, ...]] = ()
+_ALL: Final[tuple[Experiment, ...]] = (
+    Experiment(
+        "v-sweep",
+        "T1: cost falls to the least as 1/V, backlog grows as V.",
+        "shoal_agent.experiments.laws.v_sweep",
+    ),
+    Experiment(
+        "stability",
+        "T2, T5: promises are kept inside the capacity region; no wait exceeds the bound of W.",
+        "shoal_agent.experiments.laws.stability",
+    ),
+    Experiment(
+        "ec-tail",
+        "T3: effective capacity foretells the late share, and sizes services.",
+        "shoal_agent.experiments.laws.ec_tail",
+    ),
+    Experiment(
+        "staleness",
+        "T4: old digests cost money, not stability.",
+        "shoal_agent.experiments.laws.staleness",
+    ),
+    Experiment(
+        "switching",
+        "T6: where starts take time, always serving the longest queue loses capacity.",
+        "shoal_agent.experiments.laws.switching",
+    ),
+    Experiment(
+        "greedy",
+        "T7: the backbone's search against the integer programme on 200 random clusters.",
+        "shoal_agent.experiments.laws.greedy",
+    ),
+    Experiment(
+        "epochs",
+        "T8: no request of two epochs, nothing decided twice, whatever the network does.",
+        "shoal_agent.experiments.laws.epochs",
+    ),
+    Experiment(
+        "decentralisation",
+        "The price of decentralisation over N and the age of gossip.",
+        "shoal_agent.experiments.laws.decentralisation",
+    ),
+    Experiment(
+        "scale",
+        "Work, bytes and quality per node as the network grows.",
+        "shoal_agent.experiments.laws.scale",
+    ),
+)
 
 EXPERIMENTS: Final[dict[str, Experiment]] = {experiment.name: experiment for experiment in _ALL}
 
