@@ -94,7 +94,7 @@ def test_the_relaxation_guides_the_search():
 async def stall_s(asked) -> float:
     """How long the loop was away at most while the solver worked in a thread, as the planner does."""
     lanes, done, worst = Lanes("planner", 1), asyncio.Event(), 0.0
-    lanes.submit(partial(place, asked, Limits(3.0)), lambda _: done.set())
+    lanes.submit(partial(place, asked, Limits(60.0)), lambda _: done.set())
     while not done.is_set():
         before = time.monotonic()
         await asyncio.sleep(0.005)
@@ -107,16 +107,17 @@ async def test_the_loop_goes_on_while_the_solver_works():
     """HiGHS lets go of the interpreter. A machine under load stalls anybody now and then: the best of three counts."""
     stalls = []
     while len(stalls) < 3 and (not stalls or min(stalls) >= STALL_S_MAX):
-        stalls.append(await stall_s(card_problem()))
+        stalls.append(await stall_s(card_problem(10)))
     assert min(stalls) < STALL_S_MAX, stalls
 
 
 @pytest.mark.long
 def test_ten_machines_and_six_services_take_less_than_ten_seconds():
+    """Of one processor: what others do on this machine is not the solver's."""
     for seed in (3, 4, 5):
-        began = time.monotonic()
-        answer = place(card_problem(seed), Limits(30.0))
-        assert time.monotonic() - began < 10
+        began = time.process_time()
+        answer = place(card_problem(seed), Limits(60.0))
+        assert time.process_time() - began < 10
         assert answer.proven
 
 

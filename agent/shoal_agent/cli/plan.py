@@ -7,6 +7,7 @@ import typer
 
 from shoal_agent.cli.model import StoreOption, open_store
 from shoal_agent.cli.output import AsJson, print_json
+from shoal_agent.cli.plan_backbone import backbone
 from shoal_agent.core.planner import split_model
 from shoal_agent.core.problem import Infeasible, Split, problem_of
 from shoal_agent.errors import ConfigError, NoPlanError
@@ -63,3 +64,4 @@ def table(split: Split) -> str:
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=EPILOG)
 app.callback()(plan)
+app.command("backbone")(backbone)
