@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from shoal_agent.core.facts import Standing
 from shoal_agent.core.membership import SILENCE_S, Membership
-from shoal_protocol.ids import Incarnation, Instant, NodeId
+from shoal_protocol.ids import Digest, Incarnation, Instant, NodeId
 from shoal_protocol.messages import Heartbeat, NodePhase, NodeState
 from tests.support.protocol import MESSAGES
 
@@ -91,6 +91,14 @@ def test_peers_come_by_their_name():
     merged(table, 1, 1, node=TWO)
     merged(table, 1, 1, node=ONE)
     assert [peer.node for peer in table.peers()] == [ONE, TWO]
+
+
+def test_holders_are_those_who_say_so():
+    table = Membership()
+    merged(table, 1, 1, node=TWO)
+    merged(table, 1, 1)
+    assert table.holders(RECORD.models[0]) == [ONE, TWO]
+    assert table.holders(Digest(bytes(32))) == []
 
 
 @pytest.mark.parametrize(

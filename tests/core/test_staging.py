@@ -168,6 +168,20 @@ def test_a_host_without_the_package_fetches_it_from_whom_it_knows_to_have_it():
     assert world.answer(one.name, world.ask(one.name)) == toy_tokens((1, 2, 3), 8, 8)
 
 
+def test_a_host_that_begins_before_it_knows_anybody_names_who_has_the_package_once_it_does():
+    """It may have been killed while it fetched."""
+    world, (one, two) = started(2)
+    world.deploy()
+    two.load_s, begun = 30.0, len(world.log)
+    world.retained = {topic: wire for topic, wire in world.retained.items() if not topic.endswith("/state")}
+    world.restart(two.name)
+    world.run(20.0)
+    asked = [effect for _, name, effect in world.log[begun:] if name == two.name]
+    assert [effect.sources for effect in asked if isinstance(effect, LoadBlocks)] == [()]
+    assert [effect for effect in asked if isinstance(effect, FetchModel)] == [FetchModel(MODEL, (one.name,))]
+    world.run_until(world.serving)
+
+
 def test_a_host_that_cannot_get_the_package_fails_and_loads_once_it_has_it():
     world, one, two = lacking()
     world.facts = replace(world.facts, model=Digest(bytes(32)))

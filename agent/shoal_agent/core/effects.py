@@ -96,7 +96,7 @@ class FetchModel:
     """Get what a node must have to plan for ``model`` and to serve it light services; not the weights.
 
     Answered by ModelAvailable or ModelMissing. ``sources`` as in LoadBlocks. Asking again while it is under way
-    changes nothing: there is one answer.
+    changes nothing, there is one answer; but whatever is being fetched of the model without a source now has these.
     """
 
     model: Digest

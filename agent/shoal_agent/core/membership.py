@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shoal_agent.core.facts import Standing
-from shoal_protocol.ids import Incarnation, Instant, NodeId
+from shoal_protocol.ids import Digest, Incarnation, Instant, NodeId
 from shoal_protocol.messages import Heartbeat, NodePhase, NodeState
 
 SILENCE_S: Final = 5.0
@@ -92,6 +92,10 @@ class Membership:
     def peers(self) -> tuple[Peer, ...]:
         """Everybody who ever spoke, by node id."""
         return tuple(self._peers[node] for node in sorted(self._peers))
+
+    def holders(self, model: Digest) -> list[NodeId]:
+        """Who says that it has the package of ``model``, by node id."""
+        return [peer.node for peer in self.peers() if model in peer.state.models]
 
     def present(self, node: NodeId, now: Instant) -> bool:
         """Whether a frame to ``node`` may be expected to arrive."""

@@ -149,6 +149,7 @@ class Staging:
             self._open(head, past, out)  # what had to break first is made now
             again += self._stand_by(head, past, now, out)
             facts += self._failures(head, now)
+            again += self._look_for_sources(head, now, out)
             if not head.overdue:
                 again.append(Instant(head.since + head.plan.staging_ms / 1000))
             tenures.forget_past(deployment)
@@ -185,7 +186,7 @@ class Staging:
             self._examine(head, now, out)
             return
         head.mine, head.detail = DeploymentPhase.LOADING, "fetching the package"
-        out.add(FetchModel(head.plan.model, self._sources(head.plan)))
+        out.add(FetchModel(head.plan.model, self._sources(head)))
         self._phases.announce(head, now, out)
 
     def _examine(self, head: Tenure, now: Instant, out: Outbox) -> None:
@@ -226,7 +227,8 @@ class Staging:
         own = stage_of(head.plan, self._here)
         if own is None or own in head.held or head.mine is not DeploymentPhase.LOADING:
             return
-        if head.plan.model not in self._tables.models or any(_closes(tenure) for tenure in past):
+        closing = any(Holding.CLOSING in tenure.held.values() for tenure in past)
+        if closing or head.plan.model not in self._tables.models:
             return
         if _breaks(head) and any(tenure.asked for tenure in past):
             return
@@ -234,7 +236,7 @@ class Staging:
 
     def _load(self, head: Tenure, stage: int, out: Outbox) -> None:
         head.held[stage] = Holding.OPENING
-        out.add(LoadBlocks(span_of(head.plan, stage), self._sources(head.plan)))
+        out.add(LoadBlocks(span_of(head.plan, stage), self._sources(head)))
 
     def _stand_by(self, head: Tenure, past: Iterable[Tenure], now: Instant, out: Outbox) -> list[Instant]:
         """Open what this node stands by for, as far as there is room; when to look again."""
@@ -244,7 +246,7 @@ class Staging:
         for stage in due.opened:
             self._load(head, stage, out)
         for stage in due.cached:
-            out.add(FetchBlocks(span_of(head.plan, stage), self._sources(head.plan)))
+            out.add(FetchBlocks(span_of(head.plan, stage), self._sources(head)))
         lacking = self._reserve.lacking(head)
         if head.mine in _OPEN and lacking != head.detail:
             head.detail = lacking
@@ -290,18 +292,24 @@ class Staging:
         tenure.held.clear()
         self._phases.announce(tenure, now, out)
 
-    def _sources(self, plan: Plan) -> tuple[NodeId, ...]:
+    def _sources(self, head: Tenure) -> tuple[NodeId, ...]:
         """Who says it has the package: hosts of earlier epochs first, then everybody, each asker in another order."""
-        tenures = self._tables.tenures
+        tenures, plan = self._tables.tenures, head.plan
         owners = [node for tenure in reversed(tenures.of(plan.deployment)) for node in servers_of(tenure.plan)]
-        holders = [
-            peer.node
-            for peer in self._tables.membership.peers()
-            if plan.model in peer.state.models and peer.node not in tenures.lost and peer.node != self._here
-        ]
+        there = self._tables.membership.holders(plan.model)
+        holders = [node for node in there if node not in tenures.lost and node != self._here]
         others = rendezvous_order(self._here.encode() + plan.model, holders)
+        head.sourced = bool(holders)
         ranked = [node for node in owners if node in holders] + others
         return tuple(dict.fromkeys(ranked))[:SOURCES_MAX]
+
+    def _look_for_sources(self, head: Tenure, now: Instant, out: Outbox) -> list[Instant]:
+        """Who has only just begun knows nobody: name those who have the package as soon as they are known."""
+        if head.mine is not DeploymentPhase.LOADING or head.sourced:
+            return []
+        if sources := self._sources(head):
+            out.add(FetchModel(head.plan.model, sources))
+        return [] if sources else [Instant(now + SETTLE_S)]
 
     # --- what happens -----------------------------------------------------------------------------------------------
 
@@ -385,10 +393,6 @@ class Staging:
         peer = self._tables.membership.peer(voter)
         stays = peer is not None and peer.state.phase in (NodePhase.STARTING, NodePhase.READY)
         return stays and voter not in self._tables.tenures.lost
-
-
-def _closes(tenure: Tenure) -> bool:
-    return Holding.CLOSING in tenure.held.values()
 
 
 def _breaks(head: Tenure) -> bool:

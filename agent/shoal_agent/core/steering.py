@@ -189,7 +189,7 @@ class Steering:
         if case.fetched is not None and now < case.fetched + FETCH_S:
             return
         case.fetched = now
-        holders = [peer.node for peer in self._tables.membership.peers() if plan.model in peer.state.models]
+        holders = self._tables.membership.holders(plan.model)
         out.add(FetchModel(plan.model, tuple(rendezvous_order(self._here.encode(), holders)[:SOURCES_MAX])))
 
     def _ask(self, scene: Scene, out: Outbox) -> None:

@@ -95,6 +95,8 @@ class Tenure:
     """From when on no session begins here; None: not yet."""
     overdue: bool = False
     """The time to open blocks is up."""
+    sourced: bool = False
+    """Somebody was named from whom this node may have what it lacks."""
     failed: dict[NodeId, None] = field(default_factory=dict)
     """Primaries of whom it was told that they will not be ready."""
     sessions: int = 0

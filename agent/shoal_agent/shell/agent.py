@@ -67,6 +67,8 @@ from shoal_protocol.sealing import Sealer
 from shoal_protocol.topics import agent_filters, home_shard, relay_filter
 
 VERSION: Final = version("shoal")
+SOURCES_S: Final = 5.0
+"""Who begins hears from others within a second, on a busy machine within a few; the catalog takes minutes."""
 SAMPLE_S: Final = 5.0
 """Sensors are read this often: a gossiped load older than this would mislead, a fresher one would cost more."""
 SEED_BITS: Final = 63
@@ -217,7 +219,7 @@ def _content(
 ) -> Content:
     """Packages between nodes: what the data plane keeps from the core."""
     config, store = ground.config, ground.store
-    settings = ContentSettings(config.content.bytes_per_s_max, config.models.disk_bytes_max)
+    settings = ContentSettings(config.content.bytes_per_s_max, config.models.disk_bytes_max, SOURCES_S)
     catalog = CatalogSource(store, child_environment(os.environ, store.root)) if config.content.catalog else None
     content = Content(
         settings,

@@ -27,6 +27,7 @@ from shoal_agent.shell.catalog_source import CatalogSource
 from shoal_agent.shell.content_orders import CountContent, Delivery, Order, OrderFailed, Orders, PeerLacks, SendContent
 from shoal_agent.shell.content_pull import PAUSE_S, Means, Pull
 from shoal_agent.shell.content_server import ContentServer
+from shoal_agent.shell.content_sources import Sources
 from shoal_agent.shell.ports import ContentHeader, Loader, Post
 from shoal_agent.shell.rate import Rate
 from shoal_models.budget import make_room, touch
@@ -58,6 +59,8 @@ class ContentSettings:
 
     bytes_per_s_max: int
     disk_bytes_max: int
+    patience_s: float = 0.0
+    """How long one who names no source waits to hear of one."""
 
 
 class Content:
@@ -87,6 +90,7 @@ class Content:
         self._orders = Orders(send, count)
         self._server = ContentServer(store, send, Rate(settings.bytes_per_s_max), self._offload, count)
         self._means = Means(store, self._orders, Rate(settings.bytes_per_s_max), self._offload, count, self._accuse)
+        self._sources = Sources(settings.patience_s)
         self._one_of_texts, self._one_of_weights = asyncio.Lock(), asyncio.Lock()
         self._models: set[Digest] = set()
         self._ahead: set[StageSpan] = set()
@@ -126,6 +130,7 @@ class Content:
     def load(self, span: StageSpan, sources: tuple[NodeId, ...]) -> None:
         """Have the blocks of ``span`` opened; answered by BlocksLoaded or BlocksFailed."""
         assert self._held.get(span) is None, "a span is loaded once"
+        self._sources.told(span.model, sources)
         self._held[span] = self._spawn(self._load(span, sources))
 
     def unload(self, span: StageSpan) -> None:
@@ -145,12 +150,14 @@ class Content:
 
     def fetch_blocks(self, span: StageSpan, sources: tuple[NodeId, ...]) -> None:
         """Have the weights of ``span``, and open nothing. Nobody waits for it: what cannot be had is only told."""
+        self._sources.told(span.model, sources)
         if span not in self._ahead:
             self._ahead.add(span)
             self._spawn(self._fetch_blocks(span, sources))
 
     def fetch_model(self, model: Digest, sources: tuple[NodeId, ...]) -> None:
-        """Have the texts of ``model``; answered by ModelAvailable or ModelMissing."""
+        """Have the texts of ``model``; answered by ModelAvailable or ModelMissing. Tells every job whom to ask, too."""
+        self._sources.told(model, sources)
         if model not in self._models:
             self._models.add(model)
             self._spawn(self._fetch_model(model, sources))
@@ -203,6 +210,7 @@ class Content:
         except PackageNotFound:
             pass
         reasons = []
+        sources = await self._sources.of(model, sources)
         async with self._one_of_texts:
             for peer in dict.fromkeys(sources):
                 try:
@@ -251,6 +259,7 @@ class Content:
         """Return when all of ``refs`` are in the store. FetchFailed, StoreFull."""
         if not await self._offload(partial(self._store.lacking, refs)):
             return
+        sources = await self._sources.of(manifest.digest, sources)
         async with one_at_a_time:
             lacking = await self._offload(partial(self._store.lacking, refs))
             wanted = frozenset(ref.digest for ref in refs)
