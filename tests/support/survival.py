@@ -242,14 +242,19 @@ async def surviving(
     stages: int = 3,
     model: str = MODEL,
     objective: Objective = Objective.LATENCY,
+    hosts: Sequence[int] = (),
     prepare: Callable[[Sequence[Agent]], None] = lambda _: None,
     **settings: Any,
 ) -> AsyncIterator[Survival]:
-    """``agents`` that serve ``model`` in ``stages``, each with a standby; ``prepare`` them before they start."""
+    """``agents`` that serve ``model`` in ``stages``, each with a standby; ``prepare`` them before they start.
+
+    ``hosts``: the only ones to serve at first; empty: all.
+    """
     lab = LabSettings(folder / "lab", agents, store.root, (), memory_bytes=MEMORY_BYTES)
     async with processes(lab, model=model, **settings) as cluster:
         prepare(cluster.agents)
-        await begin(cluster, cluster.agents, DeployWish(model, stages=stages, objective=objective))
+        nodes = tuple(cluster.agents[index].node for index in hosts)
+        await begin(cluster, cluster.agents, DeployWish(model, stages=stages, nodes=nodes, objective=objective))
         made = Survival(cluster)
         await made.settled()
         try:
