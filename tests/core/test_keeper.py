@@ -3,7 +3,7 @@
 import pytest
 
 from shoal_agent.core import keeper as module
-from shoal_agent.core.effects import Count, SendFrame
+from shoal_agent.core.effects import Count, Note, SendFrame
 from shoal_agent.core.keeper import Keeper
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.tables import Tables
@@ -40,8 +40,17 @@ class Desk:
         assert isinstance(sent.header, JournalServed)
         return sent.header, None if sent.payload is None else unbind_pages(sent.payload)
 
+    def counted(self, name):
+        return [e.label for e in self.out.effects if isinstance(e, Count) and e.name == name]
+
     def refusals(self):
-        return [e.label for e in self.out.effects if isinstance(e, Count) and e.name == "journals_refused"]
+        return self.counted("journals_refused")
+
+    def dropped(self):
+        return self.counted("journals_dropped")
+
+    def complaints(self):
+        return [dict(e.fields) for e in self.out.effects if isinstance(e, Note)]
 
     def ring(self, at):
         self.now = Instant(at)
@@ -156,7 +165,7 @@ def test_beyond_its_bounds_the_oldest_goes(desk, monkeypatch):
     monkeypatch.setattr(module, "JOURNALS_BYTES_MAX", 10)
     desk.write(1, b"x" * 5, session=names[2])
     assert [desk.read(session=name)[0].writer for name in names] == [None, None, WRITER]
-    assert desk.refusals() == ["ROOM", "ROOM"]
+    assert desk.dropped() == ["ROOM", "ROOM"]
 
 
 def test_a_journal_that_is_too_long_is_not_kept(desk, monkeypatch):
@@ -164,4 +173,15 @@ def test_a_journal_that_is_too_long_is_not_kept(desk, monkeypatch):
     desk.write()
     desk.write(1)
     assert desk.read() == NOTHING
-    assert desk.refusals() == ["SIZE"]
+    assert desk.dropped() == ["SIZE"]
+
+
+def test_a_full_keeper_says_so_once_in_a_while(desk, monkeypatch):
+    monkeypatch.setattr(module, "JOURNALS_MAX", 1)
+    for number in range(5):
+        desk.write(session=SessionId(bytes([number]) * 16))
+    assert desk.dropped() == ["ROOM"] * 4
+    assert desk.complaints() == [{"kept": 1, "bytes": 4}]
+    desk.now = Instant(BEGAN + module.COMPLAIN_S)
+    desk.write()
+    assert len(desk.complaints()) == 2

@@ -5,10 +5,13 @@ to another zone: not because it would open there, but because what a zone writes
 
 A journal is kept until its session should be over; once its writer is lost, no longer than hosts keep the session's KV
 (``ORPHAN_S_MAX``), for without that the client does as well to ask anew. It is bounded in number and in bytes: beyond
-either, the oldest one goes. It is a help and no promise, so nobody is told.
+either, the oldest one goes. It is a help and no promise, so its writer is not told: it would write all of it again to a
+peer that is as full, which would drop another one for it, and so on. The operator is: by a count of what was dropped
+(``journals_dropped``), and in the log at most every ``COMPLAIN_S``.
 """
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from shoal_agent.core.outbox import Outbox, Payload
 from shoal_agent.core.tables import Tables
@@ -23,6 +26,11 @@ from shoal_protocol.limits import (
     ORPHAN_S_MAX,
     REQUEST_DEADLINE_S_MAX,
 )
+
+
+COMPLAIN_S: Final = 60.0
+"""A node that is full drops one journal for each it is sent: a line a minute says as much."""
+_NEVER: Final = Instant(float("-inf"))
 
 
 @dataclass(slots=True)
@@ -44,6 +52,7 @@ class Keeper:
         self._timers = tables.timers
         self._journals: dict[SessionId, _Journal] = {}
         self._byte_count = 0
+        self._complained = _NEVER
 
     def __len__(self) -> int:
         return len(self._journals)
@@ -69,10 +78,16 @@ class Keeper:
         out.count("journal_bytes", "kept", len(page))
         if kept.byte_count > JOURNAL_BYTES_MAX:
             self._drop(header.session)
-            out.count("journals_refused", "SIZE")
+            out.count("journals_dropped", "SIZE")
         while len(self._journals) > JOURNALS_MAX or self._byte_count > JOURNALS_BYTES_MAX:
             self._drop(next(iter(self._journals)))
-            out.count("journals_refused", "ROOM")
+            out.count("journals_dropped", "ROOM")
+            self._complain(now, out)
+
+    def _complain(self, now: Instant, out: Outbox) -> None:
+        if now >= self._complained + COMPLAIN_S:
+            self._complained = now
+            out.note("warning", "no room for all journals", kept=len(self._journals), bytes=self._byte_count)
 
     def asked(self, peer: NodeId, session: SessionId, now: Instant, out: Outbox) -> None:
         """Another ingress asks what is here of ``session``."""
