@@ -27,7 +27,6 @@ from shoal_protocol.limits import (
     REQUEST_DEADLINE_S_MAX,
 )
 
-
 COMPLAIN_S: Final = 60.0
 """A node that is full drops one journal for each it is sent: a line a minute says as much."""
 _NEVER: Final = Instant(float("-inf"))

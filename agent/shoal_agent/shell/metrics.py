@@ -42,7 +42,7 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "instances_started": ("service", "Instances of light services that this node started, beyond the first"),
     "instances_stopped": ("service", "Instances of light services that were idle, or whose calls went elsewhere"),
     "journal_bytes": ("direction", "Bytes of sealed journals written for this node's streams, or kept for others'"),
-    "journals_dropped": ("why", "Journals kept for others that had to go: ROOM, the oldest of too many; SIZE, too long"),
+    "journals_dropped": ("why", "Journals kept for others that had to go: ROOM, oldest of too many; SIZE, too long"),
     "journals_refused": ("reason", "Journals, or pages of them, that were not kept, not given or not readable"),
     "journals_served": ("from", "Journals given to other ingresses: kept ones, or of this node's own streams"),
     "kv_bytes": ("direction", "Bytes of KV sent to standbys and heirs, and kept for others"),
