@@ -2,27 +2,37 @@
 
 What is compared is the time of one typical session, ``prompt_tokens`` in and ``answer_tokens`` out::
 
-    stage(n, i, j) = sum(prefill * prompt / 128 + decode * answer over blocks i..j-1) * reference / (speed_n * idle_n)
-    link(u, n, i)  = rtt / 2 * (answer + 1) + bytes_per_token(i) * (prompt + answer) / bandwidth
+    stage(n, i, j) = work(i, j) * reference / (speed_n * idle_n * (1 - rho_n))
+    work(i, j)     = sum(prefill * prompt / 128 + decode * answer over blocks i..j-1)
+    link(u, n, i)  = rtt / 2 * (answer + 1) + (bytes_w(i) / bandwidth + codec_w(i)) * (prompt + answer)
 
 so a prompt-heavy service weighs the activations of a long prompt, and a chatty one the round trips. In THROUGHPUT a
 link counts only while bytes are on it (waiting for the other end does not occupy it). Costs are measured per block,
 never counted: SmolLM2's head costs as much as 5.3 of its layers. LATENCY adds all legs up, THROUGHPUT takes the
 longest; a leg is a stage or a link, the way in from the ingress and the way out to it included.
 
-Everything is in whole nanoseconds of one session: two nodes that look at the same figures get the same price.
+*Waiting.* Where other deployments keep a node at work for a share rho of the time, a session stands in line; with one
+line and work that comes as it likes that makes its time 1 / (1 - rho) times as long (M/M/1). Waiting is part of
+LATENCY only: it keeps no processor busy. *Width.* A narrower element type shortens the link and costs converting.
+
+Everything is in whole nanoseconds of one session: two nodes that look at the same figures get the same price. A node's
+time is rounded at every block, counted from the first: so a run of blocks takes the difference of two ends, and to
+share one out over equal nodes costs nothing by rounding alone.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import accumulate
 from typing import Final
 
-from shoal_agent.core.problem import Candidate, Split, SplitProblem, SplitStage
+from shoal_agent.core.problem import AS_IT_IS, Candidate, Split, SplitProblem, SplitStage, Width
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import Objective, PlanStage
 
 BUSY_PERMILLE_MAX: Final = 950
 """A node that reports itself busier than this still gets a twentieth of a turn: a finite, very bad speed."""
+WAITING_PERMILLE_MAX: Final = 900
+"""Ten times the time at most: beyond, 1 / (1 - rho) says more about the error of rho than about the line."""
 PREFILL_REFERENCE_TOKENS: Final = 128
 """The length at which ``BlockFacts.prefill_us`` was measured."""
 TOKEN_BYTES: Final = 8
@@ -32,6 +42,11 @@ TOKEN_BYTES: Final = 8
 def usable(candidate: Candidate) -> bool:
     """Whether ``candidate`` could hold anything at all."""
     return candidate.speed_macs_per_s > 0 and candidate.memory_bytes > 0
+
+
+def trusted(problem: SplitProblem, candidate: Candidate, start: int, end: int) -> bool:
+    """Whether the zone of ``candidate`` may hold each of blocks ``start..end-1``."""
+    return all(not zones or candidate.zone in zones for zones in problem.zones[start:end])
 
 
 def idle_permille(candidate: Candidate) -> int:
@@ -44,13 +59,14 @@ class Memory:
 
     def __init__(self, problem: SplitProblem) -> None:
         self._tokens = problem.workload.context_tokens_max * problem.workload.sessions
-        self._shared = problem.shared_bytes
+        self.shared = problem.shared_bytes
+        """What a node's blocks share: once on each, however many runs of them it holds."""
         self._weights = [0, *accumulate(b.resident_bytes for b in problem.blocks)]
         self._kv_per_token = [0, *accumulate(b.kv_bytes_per_token for b in problem.blocks)]
 
     def needed(self, start: int, end: int) -> int:
         """Bytes of blocks ``start..end-1``."""
-        return self._shared + self._weights[end] - self._weights[start] + self.kv(start, end)
+        return self.shared + self._weights[end] - self._weights[start] + self.kv(start, end)
 
     def kv(self, start: int, end: int) -> int:
         """The share of KV in it."""
@@ -71,14 +87,32 @@ class Costs:
 
     def stage(self, node: Candidate, start: int, end: int) -> int:
         """Blocks ``start..end-1`` on ``node``."""
-        work = (self._work_ns[end] - self._work_ns[start]) * self._problem.reference_macs_per_s * 1000
-        return -(-work // (node.speed_macs_per_s * idle_permille(node)))
+        return self._until(node, end) - self._until(node, start)
 
-    def hop(self, sender: NodeId, receiver: NodeId, start: int) -> int:
+    def path(self, node: Candidate) -> list[int]:
+        """What all blocks before each end take on ``node``."""
+        return [self._until(node, end) for end in range(len(self._work_ns))]
+
+    def busy(self, node: Candidate) -> list[int]:
+        """As ``path``, without the waiting: for how long ``node`` is at work."""
+        return [self._until(replace(node, waiting_permille=0), end) for end in range(len(self._work_ns))]
+
+    def _until(self, node: Candidate, end: int) -> int:
+        free = 1000 - min(max(node.waiting_permille, 0), WAITING_PERMILLE_MAX)
+        if self._problem.objective is Objective.THROUGHPUT:
+            free = 1000
+        work = self._work_ns[end] * self._problem.reference_macs_per_s * 1_000_000
+        return -(-work // (node.speed_macs_per_s * idle_permille(node) * free))
+
+    def hop(self, sender: NodeId, receiver: NodeId, start: int, width: Width = AS_IT_IS) -> int:
         """What leaves block ``start - 1``, from one host to the next."""
-        load = self._problem.workload
-        size = self._problem.blocks[start - 1].boundary_bytes_per_token * (load.prompt_tokens + load.answer_tokens)
-        return self._crossing(sender, receiver, load.answer_tokens + 1, size)
+        load, size = self._problem.workload, self._problem.blocks[start - 1].boundary_bytes_per_token
+        if sender == receiver:
+            return 0
+        tokens = load.prompt_tokens + load.answer_tokens
+        sent = -(-size * width.size_permille // 1000) + width.extra_bytes_per_token
+        codec_ns = size * width.codec_ps_per_byte * tokens // 1000
+        return self._crossing(sender, receiver, load.answer_tokens + 1, sent * tokens) + codec_ns
 
     def enter(self, node: NodeId) -> int:
         """Tokens from the ingress to the first host."""
@@ -101,25 +135,34 @@ class Costs:
         return transfer_ns + (waiting_ns if self._problem.objective is Objective.LATENCY else 0)
 
 
-def price(problem: SplitProblem, stages: Sequence[PlanStage]) -> Split | None:
+def widths_of(problem: SplitProblem) -> tuple[Width, ...]:
+    """In which activations may travel in ``problem``: those of which one cut alone is not too much already."""
+    widths = problem.widths or (AS_IT_IS,)
+    return tuple(width for width in widths if problem.loss_max is None or width.loss <= problem.loss_max)
+
+
+def price(problem: SplitProblem, stages: Sequence[PlanStage], widths: Sequence[str] = ()) -> Split | None:
     """What these stages cost in ``problem``; None if a host is no usable candidate.
 
-    Whether they fit is not asked: of a plan that runs the answer is known, and of another each host knows it best.
+    ``widths`` name how the input of each stage travels; none named: as it is. Whether the stages fit is not asked: of a
+    plan that runs the answer is known, and of another each host knows it best.
     """
     known = {c.node: c for c in problem.candidates if usable(c)}
     if any(stage.node not in known for stage in stages):
         return None
     costs, memory = Costs(problem), Memory(problem)
+    width_of = {width.name: width for width in (AS_IT_IS, *problem.widths)}
+    named = widths or [""] * len(stages)
     per_token = 1000 * problem.workload.answer_tokens
     priced: list[SplitStage] = []
     legs: list[int] = []
-    for index, stage in enumerate(stages):
-        start, end = stage.first_block, stage.last_block + 1
-        link_ns = costs.enter(stage.node) if index == 0 else costs.hop(stages[index - 1].node, stage.node, start)
+    for index, (stage, name) in enumerate(zip(stages, named, strict=True)):
+        start, end, before = stage.first_block, stage.last_block + 1, stages[index - 1].node
+        link_ns = costs.hop(before, stage.node, start, width_of[name]) if index else costs.enter(stage.node)
         stage_ns = costs.stage(known[stage.node], start, end)
         legs += [link_ns, stage_ns]
-        needed = memory.needed(start, end)
-        priced.append(SplitStage(stage.node, start, end - 1, stage_ns // per_token, link_ns // per_token, needed))
+        needed, times_us = memory.needed(start, end), (stage_ns // per_token, link_ns // per_token)
+        priced.append(SplitStage(stage.node, start, end - 1, *times_us, needed, name))
     legs.append(costs.leave(stages[-1].node))
     whole = sum(legs) if problem.objective is Objective.LATENCY else max(legs)
     return Split(tuple(priced), whole // per_token)

@@ -24,6 +24,30 @@ class Candidate:
     speed_macs_per_s: int
     memory_bytes: int
     busy_permille: int = 0
+    """What other programs take of its processors."""
+    waiting_permille: int = 0
+    """How much of the time its processors are at work for other deployments: a session waits in line behind them."""
+    zone: str = ""
+    """The trust zone it stands in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Width:
+    """An element type in which activations may cross a cut: a narrow one takes less of a link, and some of the truth.
+
+    ``size_permille`` and ``codec_ps_per_byte`` are of a byte as the block hands it over; ``codec_ps_per_byte`` is what
+    both ends take to convert it. ``loss`` is what one cut in this width takes of the quality; losses of cuts add up.
+    """
+
+    name: str
+    size_permille: int = 1000
+    extra_bytes_per_token: int = 0
+    codec_ps_per_byte: int = 0
+    loss: int = 0
+
+
+AS_IT_IS: Final = Width("")
+"""What a cut carries if nobody names another width: the block's own output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +114,14 @@ class SplitProblem:
     stages_max: int = CANDIDATES_EXACT_MAX
     ingress: NodeId | None = None
     shared_bytes: int = 0
+    widths: tuple[Width, ...] = ()
+    """In which activations may travel, the model's certified ones; none named: as they are."""
+    loss_max: int | None = None
+    """What all cuts together may take of the quality."""
+    zones: tuple[tuple[str, ...], ...] = ()
+    """For each block the trust zones that may hold it, none named: any. For no block at all: no bounds."""
+    u_shape: bool = False
+    """Whether the ingress may hold the first blocks and the last ones, others what is between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +135,8 @@ class SplitStage:
     link_us: int
     """Into this stage, from the one before or from the ingress."""
     memory_bytes: int
+    width: str = ""
+    """The element type its input travels in; empty: as it is."""
 
 
 @dataclass(frozen=True, slots=True)
