@@ -13,17 +13,28 @@ operator's (:class:`OperatorConfig`, for ``shoal deploy``).
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, TypeVar
+from typing import Annotated, Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from shoal_agent.config_values import (
     HASH,
+    Amount,
     Bytes,
     Count,
     Directory,
     Hash,
+    Limit,
     Name,
     Place,
     Port,
@@ -35,6 +46,7 @@ from shoal_agent.config_values import (
     is_loopback,
     is_wildcard,
 )
+from shoal_agent.core.budgets import PowerModel, Terms
 from shoal_agent.errors import ConfigError
 from shoal_protocol.limits import API_KEYS_MAX, FLIGHT_BYTES_MAX
 
@@ -217,6 +229,35 @@ class EngineSection(_Section):
     kv_bytes_max: Bytes | None = None
 
 
+class BudgetSection(_Section):
+    """What the node may draw, cost, and how hot it may get; what is not set is not limited."""
+
+    power_w: Limit | None = None
+    idle_w: Amount | None = None
+    busy_w: Amount | None = None
+    price_per_hour: Amount = 0.0
+    money_per_hour: Limit | None = None
+    heat_limit_c: Limit | None = None
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        self.terms()
+        return self
+
+    def terms(self) -> Terms:
+        """The same for the core; ValueError if no node can keep them all."""
+        if (self.idle_w is None) != (self.busy_w is None):
+            raise ValueError("idle_w and busy_w make a power model only together")
+        model = None if self.idle_w is None or self.busy_w is None else PowerModel(self.idle_w, self.busy_w)
+        return Terms(
+            power_w=self.power_w,
+            price_per_hour=self.price_per_hour,
+            money_per_hour=self.money_per_hour,
+            heat_limit_c=self.heat_limit_c,
+            power=model,
+        )
+
+
 class LogSection(_Section):
     """What is written to stderr."""
 
@@ -246,6 +287,7 @@ class Config(_Section):
     models: ModelsSection
     content: ContentSection = ContentSection()
     engine: EngineSection = EngineSection()
+    budget: BudgetSection = BudgetSection()
     log: LogSection = LogSection()
 
 

@@ -132,5 +132,9 @@ Room = Annotated[int, BeforeValidator(_size), Field(ge=0)]
 """As Bytes; 0 means no bound."""
 Seconds = Annotated[float, Field(ge=0, le=600)]
 """Nobody waits for ten minutes."""
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+"""Watts, money: a number that is not negative; TOML's ``nan`` and ``inf`` are none."""
+Limit = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+"""Of an amount: 0 would forbid everything."""
 Hash = Annotated[str, AfterValidator(_hash)]
 Name = Annotated[str, AfterValidator(_name)]

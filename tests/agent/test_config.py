@@ -4,6 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from shoal_agent.config import ENVIRONMENT, ApiSection, api_key_hashes, load_config, load_operator_config
+from shoal_agent.core.budgets import NO_TERMS, PowerModel, Terms
 from shoal_agent.errors import ConfigError, ExitCode
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -88,6 +89,7 @@ def test_the_example_shows_every_setting_and_its_true_default(tmp_path):
         config.api,
         config.models,
         config.content,
+        config.budget,
         config.log,
     ):
         assert section.model_fields_set == set(type(section).model_fields)
@@ -95,7 +97,10 @@ def test_the_example_shows_every_setting_and_its_true_default(tmp_path):
     plain = load_config(tmp_path / "agent.toml", environment=credentials, check_files=False)
     bounds = {"memory_bytes_max": 2 * 2**30, "kv_bytes_max": 512 * 2**20}
     engine, node = plain.engine.model_copy(update=bounds), {"flight_bytes_max": 256 * 2**20}
-    assert config == plain.model_copy(update={"engine": engine, "node": plain.node.model_copy(update=node)})
+    limits = {"power_w": 8.0, "idle_w": 4.0, "busy_w": 10.0, "heat_limit_c": 80.0}
+    budget = plain.budget.model_copy(update={**limits, "price_per_hour": 0.2, "money_per_hour": 0.05})
+    changed = {"engine": engine, "node": plain.node.model_copy(update=node), "budget": budget}
+    assert config == plain.model_copy(update=changed)
 
 
 def test_nothing_can_be_changed_afterwards(folder):
@@ -245,3 +250,32 @@ def test_packages_between_nodes(folder):
     assert (config.content.bytes_per_s_max, config.models.disk_bytes_max) == (0, 2 * 2**30)
     (fault,) = faults(folder, AGENT + "\n[content]\nbytes_per_s_max = 1000\n")
     assert fault.startswith("content.bytes_per_s_max: 0 for no bound, or at least 65536")
+
+
+def test_budgets_become_the_terms_of_the_core(folder):
+    assert load(folder).budget.terms() == NO_TERMS
+    lines = "power_w = 8", "idle_w = 4", "busy_w = 10.5", "price_per_hour = 0.2", "money_per_hour = 0.1"
+    text = "\n".join(["[budget]", *lines, "heat_limit_c = 80"])
+    terms = Terms(8.0, 0.2, 0.1, None, 80.0, PowerModel(4.0, 10.5))
+    assert load(folder, AGENT + text).budget.terms() == terms
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        ("price_per_hour = -1", "budget.price_per_hour: Input should be greater than or equal to 0"),
+        ("money_per_hour = 0", "budget.money_per_hour: Input should be greater than 0"),
+        ("power_w = nan", "budget.power_w: Input should be a finite number"),
+        ("heat_limit_c = inf", "budget.heat_limit_c: Input should be a finite number"),
+        ("idle_w = 4", "budget: idle_w and busy_w make a power model only together"),
+        ("idle_w = 4\nbusy_w = 3", "budget: busy_w must be at least idle_w: 3.0 W is less than 4.0 W"),
+        (
+            "idle_w = 4\nbusy_w = 9\npower_w = 3",
+            "budget: a budget of 3.0 W cannot be kept: idle the node draws 4.0 W",
+        ),
+        ("money_per_hour = 1", "budget: a budget of 1.0 an hour means nothing: the node's hours have no price"),
+        ("watts = 3", "budget.watts: there is no such setting"),
+    ],
+)
+def test_budgets_that_nobody_can_keep_are_faults(folder, lines, reason):
+    assert faults(folder, f"{AGENT}[budget]\n{lines}\n") == [reason]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal_agent.core.budgets import HOUR_S, MARGIN_C, REFERENCE_S, Budgets, PowerModel, Terms
+from shoal_agent.core.budgets import HOUR_S, MARGIN_C, Budgets, PowerModel, Terms
 
 POWER = PowerModel(idle_w=4.0, busy_w=10.0)
 TERMS = Terms(
@@ -23,42 +23,83 @@ def test_who_uses_half_of_a_node_pays_half():
     assert TERMS.price(3.0, HOUR_S / 2) == 0.25
 
 
-def test_what_is_owed_for_a_minute_is_a_level_of_one():
-    budgets = Budgets(TERMS, slot_s=0.1)
-    for _ in range(int(REFERENCE_S / 0.1)):
-        budgets.step(joules=2 * 0.6, money=2 * 0.6 / HOUR_S * 0.1, moved_bytes=2e5)
-    assert budgets.energy == pytest.approx(1.0)
+def test_levels_are_a_second_of_energy_and_bytes_and_a_minute_of_money():
+    budgets = Budgets(Terms(6.0, 1.2, 0.6, 1e6))
+    for _ in range(12):
+        budgets.step(seconds=5.0, joules=5.0 * 7.0, busy=1.0, moved_bytes=6e6)
+    assert budgets.energy == pytest.approx(60 * 1.0 / 6.0)
     assert budgets.money == pytest.approx(1.0)
-    assert budgets.moved == pytest.approx(1.0)
+    assert budgets.moved == pytest.approx(12.0)
+    assert budgets.watts == pytest.approx(7.0)
 
 
 def test_within_the_budgets_nothing_is_owed():
-    budgets = Budgets(TERMS, slot_s=0.1)
+    budgets = Budgets(TERMS)
     for slot in range(1000):
-        budgets.step(joules=POWER.joules(slot % 2 / 2, 0.1), money=0.0, moved_bytes=0.0)
-    assert (budgets.energy, budgets.money, budgets.moved) == (pytest.approx(0.0, abs=1e-3), 0.0, 0.0)
+        # Half of the time idle (4 W), half of it at two thirds (8 W): 6 W, of which 6 W are allowed.
+        busy = 2 / 3 if slot % 2 else 0.0
+        budgets.step(seconds=0.1, joules=POWER.joules(busy, 0.1), busy=busy)
+    assert budgets.energy == pytest.approx(0.0, abs=0.05)
+    assert (budgets.money, budgets.moved) == (0.0, 0.0)
+
+
+def test_the_mean_power_is_the_budget_when_the_level_turns_the_load():
+    """Whoever stops working while much is owed keeps the budget on average."""
+    budgets, joules = Budgets(TERMS), 0.0
+    for _ in range(20_000):
+        busy = 0.0 if budgets.energy > 5 else 1.0
+        drawn = POWER.joules(busy, 0.1)
+        joules += drawn
+        budgets.step(seconds=0.1, joules=drawn, busy=busy)
+    assert joules / 2000 == pytest.approx(6.0, rel=0.02)
+
+
+def test_one_more_processor_is_charged_by_the_model_or_by_the_mean():
+    assert Budgets(TERMS).core_energy(cores=4, seconds=0.1) == pytest.approx((10 - 4) / 4 * 0.1 / 6.0)
+    measured = Budgets(Terms(power_w=6.0))
+    assert measured.core_energy(4, 0.1) == 0.0
+    measured.step(seconds=2.0, joules=24.0, busy=0.5)
+    assert measured.core_energy(4, 0.1) == pytest.approx(12.0 / 4 * 0.1 / 6.0)
+    assert Budgets(Terms()).core_energy(4, 0.1) == 0.0
+
+
+def test_a_minute_is_credit_and_more_is_overdrawn():
+    for terms in (Terms(power_w=6.0), Terms(price_per_hour=1.2, money_per_hour=0.6)):
+        budgets = Budgets(terms)
+        budgets.step(seconds=50.0, joules=50.0 * 12.0, busy=1.0)
+        assert not budgets.overdrawn
+        budgets.step(seconds=20.0, joules=20.0 * 12.0, busy=1.0)
+        assert budgets.overdrawn
+        budgets.step(seconds=20.0, joules=0.0, busy=0.0)
+        assert not budgets.overdrawn
 
 
 def test_without_a_budget_nothing_is_ever_owed():
     budgets = Budgets(Terms())
-    budgets.step(joules=1e9, money=1e9, moved_bytes=1e9)
+    budgets.step(seconds=1.0, joules=1e9, busy=1.0, moved_bytes=1e9)
     assert (budgets.energy, budgets.money, budgets.moved) == (0.0, 0.0, 0.0)
-    assert budgets.coolness(200.0) == 1.0
+    assert budgets.coolness(200_000) == 1.0
 
 
-@given(st.floats(-50, 150), st.floats(0, 30))
-def test_heat_takes_processors_away_and_gives_them_back(temperature_c, warmer):
+def test_no_time_is_no_step():
     budgets = Budgets(TERMS)
-    share = budgets.coolness(temperature_c)
-    assert 0 <= budgets.coolness(temperature_c + warmer) <= share <= 1
+    budgets.step(seconds=0.0, joules=5.0, busy=1.0)
+    assert (budgets.energy, budgets.watts) == (0.0, 0.0)
+
+
+@given(st.integers(-50_000, 150_000), st.integers(0, 30_000))
+def test_heat_takes_processors_away_and_gives_them_back(millicelsius, warmer):
+    budgets = Budgets(TERMS)
+    share = budgets.coolness(millicelsius)
+    assert 0 <= budgets.coolness(millicelsius + warmer) <= share <= 1
 
 
 def test_heat_is_a_limit_and_not_an_average():
     budgets = Budgets(TERMS)
     assert budgets.coolness(None) == 1.0, "nothing is sensed"
-    assert budgets.coolness(80.0 - MARGIN_C) == 1.0
-    assert budgets.coolness(80.0 - MARGIN_C / 2) == pytest.approx(0.5)
-    assert budgets.coolness(80.0) == budgets.coolness(95.0) == 0.0
+    assert budgets.coolness(80_000 - int(MARGIN_C) * 1000) == 1.0
+    assert budgets.coolness(80_000 - int(MARGIN_C) * 500) == pytest.approx(0.5)
+    assert budgets.coolness(80_000) == budgets.coolness(95_000) == 0.0
 
 
 @pytest.mark.parametrize("bad", [nan, inf, -1.0])
@@ -70,13 +111,10 @@ def test_negative_prices_and_figures_that_are_none_are_refused(bad):
         with pytest.raises(ValueError, match=name):
             PowerModel(**{"idle_w": 1.0, "busy_w": 2.0, name: bad})
     budgets = Budgets(TERMS)
-    for name in ("joules", "money", "moved_bytes"):
+    for name in ("seconds", "joules", "busy", "moved_bytes"):
         with pytest.raises(ValueError, match=name):
-            budgets.step(**{"joules": 0.0, "money": 0.0, "moved_bytes": 0.0, name: bad})
+            budgets.step(**{"seconds": 1.0, "joules": 9.0, "busy": 0.0, "moved_bytes": 0.0, name: bad})
     assert budgets.energy == budgets.money == budgets.moved == 0.0
-    if bad != -1.0:
-        with pytest.raises(ValueError, match="temperature_c"):
-            budgets.coolness(bad)
 
 
 def test_budgets_that_contradict_each_other_are_refused():

@@ -2,6 +2,7 @@
 
 import pytest
 
+from shoal_agent.core.budgets import Budgets, PowerModel, Terms
 from shoal_agent.core.effects import CallService, StartInstance, StopInstance
 from shoal_agent.core.facts import CallId
 from shoal_agent.core.instances import DWELL_SLOTS
@@ -26,6 +27,7 @@ class Scene:
         self.calls = 0
         self.line: list[tuple[CallId, str]] = []
         self.digests = []
+        self.cores = CORES
 
     def call(self, service: str = SERVICE, kib: int = 20) -> None:
         self.calls += 1
@@ -43,7 +45,7 @@ class Scene:
         self.now = Instant(self.now + SLOT_S)
         self.tables.timers.due(self.now)
         out = Outbox(PEER)
-        digest = self.shop.slot(CORES, self.now, out)
+        digest = self.shop.slot(self.cores, self.now, out)
         self.shop.check()
         if digest is not None:
             assert encode_message(digest)
@@ -118,7 +120,7 @@ def test_why_is_told_with_figures(scene):
     first, *_, last = scene.tables.story.about(SERVICE)
     assert "starts an instance" in first.text
     assert "Q + W" in first.text
-    assert "ms per KiB" in first.text
+    assert "pace unknown" in first.text or "ms per KiB" in first.text
     assert "stops an instance, 1 now: idle for 2." in last.text
     assert last.cause is not None
 
@@ -174,3 +176,25 @@ def test_a_single_trial_is_no_move(scene):
         scene.shop.decided(SERVICE, PEER, scene.now)
         scene.shop.decided(SERVICE, None, scene.now)
     assert scene.tables.story.about(SERVICE) == ()
+
+
+def started(scene: Scene) -> int:
+    return max((effect.instances for effect in loaded(scene) if isinstance(effect, StartInstance)), default=1)
+
+
+def test_a_node_over_its_power_budget_starts_fewer_instances(scene):
+    assert started(scene) > 2
+    frugal = Scene()
+    frugal.tables.budgets = Budgets(Terms(power_w=5.0, power=PowerModel(4.0, 12.0)))
+    for _ in range(600):
+        frugal.tables.budgets.step(seconds=5.0, joules=60.0, busy=1.0)
+    for _ in range(6):
+        frugal.call()
+        frugal.slot()
+        frugal.answer()
+    assert started(frugal) == 1
+
+
+def test_a_hot_node_is_given_no_processors_and_starts_nothing(scene):
+    scene.cores = 0
+    assert started(scene) == 1

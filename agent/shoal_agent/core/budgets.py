@@ -4,6 +4,13 @@ Energy and money are budgets *on average*: queues E and K (see ``queues``) that 
 and make every instance dearer in rule A until it is not. Bytes moved, B, likewise. Joules are measured where the
 machine counts them, else calculated from a configured model ``idle_w + busy (busy_w - idle_w)``.
 
+A level of E or B is what is allowed in a second, of K in a minute: E and B stand beside the levels of work that waits a
+second, K stands beside V, and doubles all prices (V = 1) when a minute's money is owed.
+
+A deadline and a budget may not both be kept. Then the deadline has a credit of a minute (``CREDIT_S``): as long as less
+is owed, a service gets the instances that its promise needs, whatever they draw. Once more is owed the node is
+*overdrawn*, and every instance must be worth its price.
+
 Heat is no average: a processor that is too hot now slows down now. It is a limit: below ``limit_c - MARGIN_C`` all
 processors may be used, at the limit only those that are busy anyway, in between in proportion.
 """
@@ -11,12 +18,13 @@ processors may be used, at the limit only those that are busy anyway, in between
 from dataclasses import dataclass
 from typing import Final
 
-from shoal_agent.core.quantities import amount, finite, positive
-from shoal_agent.core.queues import SLOT_S, BudgetQueue
+from shoal_agent.core.quantities import amount, positive
+from shoal_agent.core.queues import BudgetQueue
 
 MARGIN_C: Final = 10.0
-REFERENCE_S: Final = 60.0
-"""A budget's level is 1 when a minute of its allowance is owed."""
+MINUTE_S: Final = 60.0
+CREDIT_S: Final = 60.0
+"""Of allowance. A burst that is over within a minute is nobody's business; an hour of it is."""
 HOUR_S: Final = 3600.0
 
 
@@ -66,22 +74,31 @@ class Terms:
         return self.price_per_hour * min(amount("busy", busy), 1.0) * amount("seconds", seconds) / HOUR_S
 
 
+NO_TERMS: Final = Terms()
+"""Nothing is limited, and nothing has a price."""
+
+
 class Budgets:
-    """E, K and B of this node."""
+    """E, K and B of this node, and what it draws."""
 
-    def __init__(self, terms: Terms, slot_s: float = SLOT_S) -> None:
+    def __init__(self, terms: Terms) -> None:
         self._terms = terms
-        self._energy = _queue(terms.power_w, slot_s)
-        self._money = _queue(None if terms.money_per_hour is None else terms.money_per_hour / HOUR_S, slot_s)
-        self._moved = _queue(terms.moved_bytes_per_s, slot_s)
+        self._energy = _queue(terms.power_w, 1.0)
+        self._money = _queue(None if terms.money_per_hour is None else terms.money_per_hour / HOUR_S, MINUTE_S)
+        self._moved = _queue(terms.moved_bytes_per_s, 1.0)
+        self.watts = 0.0
+        """The mean since the last step but one."""
 
-    def step(self, *, joules: float, money: float, moved_bytes: float) -> None:
-        """One slot."""
-        # All are judged before one is stepped: a refused slot leaves no half of it behind.
-        spent = amount("joules", joules), amount("money", money), amount("moved_bytes", moved_bytes)
+    def step(self, *, seconds: float, joules: float, busy: float, moved_bytes: float = 0.0) -> None:
+        """So many seconds passed, with a share ``busy`` of the processors at work."""
+        # All are judged before one is stepped: a refused reading leaves no half of it behind.
+        if amount("seconds", seconds) == 0:
+            return
+        spent = amount("joules", joules), self._terms.price(busy, seconds), amount("moved_bytes", moved_bytes)
+        self.watts = joules / seconds
         for queue, used in zip((self._energy, self._money, self._moved), spent, strict=True):
             if queue is not None:
-                queue.step(used)
+                queue.step(used, slots=seconds)
 
     @property
     def energy(self) -> float:
@@ -98,16 +115,29 @@ class Budgets:
         """B as a level; 0 without a budget."""
         return _level(self._moved)
 
-    def coolness(self, temperature_c: float | None) -> float:
+    @property
+    def overdrawn(self) -> bool:
+        """Whether so much is owed that what was promised to clients has to wait."""
+        return self.energy > CREDIT_S or self.money > CREDIT_S / MINUTE_S
+
+    def core_energy(self, cores: int, seconds: float) -> float:
+        """What one more busy processor adds to E in ``seconds``, as a level: by the power model, else by the mean."""
+        if self._energy is None:
+            return 0.0
+        power = self._terms.power
+        watts = self.watts if power is None else power.busy_w - power.idle_w
+        return watts / cores * seconds / self._energy.reference
+
+    def coolness(self, millicelsius: int | None) -> float:
         """The share of the processors that may be used, by heat; all of them where nothing is sensed."""
         limit = self._terms.heat_limit_c
-        if limit is None or temperature_c is None:
+        if limit is None or millicelsius is None:
             return 1.0
-        return min(max((limit - finite("temperature_c", temperature_c)) / MARGIN_C, 0.0), 1.0)
+        return min(max((limit - millicelsius / 1000) / MARGIN_C, 0.0), 1.0)
 
 
-def _queue(per_s: float | None, slot_s: float) -> BudgetQueue | None:
-    return None if per_s is None else BudgetQueue(per_s * slot_s, per_s * REFERENCE_S)
+def _queue(per_s: float | None, reference_s: float) -> BudgetQueue | None:
+    return None if per_s is None else BudgetQueue(per_s, per_s * reference_s)
 
 
 def _level(queue: BudgetQueue | None) -> float:

@@ -14,6 +14,7 @@ node's clients, ``host`` serves the stages this node holds; everything below the
 from random import Random
 from typing import assert_never
 
+from shoal_agent.core.budgets import Budgets
 from shoal_agent.core.calls import Calls
 from shoal_agent.core.citizen import Citizen
 from shoal_agent.core.effects import Effect, Stop
@@ -106,7 +107,8 @@ class Node:
     ) -> None:
         self._node = identity.node
         self._config = config
-        self._tables = Tables(Zones({member.node: member.zone for member in identity.roster.members}))
+        zones = Zones({member.node: member.zone for member in identity.roster.members})
+        self._tables = Tables(zones, budgets=Budgets(config.terms))
         self._voice = Voice(config, identity)
         self._calls = Calls(identity.node)
         tables = self._tables
@@ -226,6 +228,9 @@ class Node:
                 if self._tables.phase is NodePhase.DRAINING:
                     self._tables.timers.clear(Routine.LEAVE)  # asked twice: at once
                 self._leave(now, out)
+            case Sampled(load=load):
+                self._tables.budgets.step(seconds=event.seconds, joules=event.joules, busy=load.cpu_permille / 1000)
+                self._citizen.local(event, now, out)
             case _:
                 self._citizen.local(event, now, out)
 
@@ -343,7 +348,9 @@ class Node:
 
     def _slot(self, now: Instant, out: Outbox) -> None:
         """A slot of light services' work is over."""
-        digest = self._movers.workshop.slot(self._voice.sampled.capacity.cores, now, out)
+        reading = self._voice.sampled
+        cores = int(reading.capacity.cores * self._tables.budgets.coolness(reading.load.temperature_millicelsius))
+        digest = self._movers.workshop.slot(cores, now, out)
         if digest is not None:
             self._citizen.gossip.tell(digest, now, out)
 

@@ -116,9 +116,9 @@ class BudgetQueue:
         amount("allowed", self.allowed)
         positive("reference", self.reference)
 
-    def step(self, spent: float) -> None:
-        """One slot in which ``spent`` was used."""
-        self.owed = max(self.owed + amount("spent", spent) - self.allowed, 0.0)
+    def step(self, spent: float, slots: float = 1.0) -> None:
+        """A slot, or so many of them, in which ``spent`` was used."""
+        self.owed = max(self.owed + amount("spent", spent) - self.allowed * amount("slots", slots), 0.0)
 
     @property
     def level(self) -> float:

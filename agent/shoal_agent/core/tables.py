@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 
+from shoal_agent.core.budgets import NO_TERMS, Budgets
 from shoal_agent.core.digests import Digests
 from shoal_agent.core.facts import ModelFacts
 from shoal_agent.core.lateness import Lateness
@@ -43,6 +44,8 @@ class Tables:
     """Half of the living are silent at once: rather this node is cut off, and proposes nothing."""
     pace: Pace = field(default_factory=Pace)
     """How long this node's stages take."""
+    budgets: Budgets = field(default_factory=lambda: Budgets(NO_TERMS))
+    """What this node draws and costs, over what it may."""
     lateness: Lateness = field(default_factory=Lateness)
     """How many of this node's own clients waited too long."""
     stage_permille: int = 0

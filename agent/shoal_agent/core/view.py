@@ -80,6 +80,10 @@ class NodeView:
     shadows: int
     """Sessions of which others keep a copy here."""
     kv_bytes: int
+    budgets: tuple[tuple[str, float], ...] = ()
+    """What is owed to each budget, as a level: 0 while it is kept."""
+    watts: float = 0.0
+    """What the machine draws; 0 if nothing measures or models it."""
 
 
 def view_of(
@@ -101,6 +105,8 @@ def view_of(
         host.session_count,
         host.shadow_count,
         host.kv_bytes,
+        (("energy", tables.budgets.energy), ("money", tables.budgets.money)),
+        tables.budgets.watts,
     )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
+from shoal_agent.core.budgets import NO_TERMS, Terms
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import Sampled
 from shoal_agent.core.outbox import Outbox
@@ -45,6 +46,8 @@ class CoreConfig:
     software: str
     leave_s_max: float = 10.0
     """How long others get to take over when this node is asked to stop."""
+    terms: Terms = NO_TERMS
+    """What it may draw, cost, and how hot it may get."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ instance too many. A call that is answered at once, as nearly all are, costs a l
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from shoal_agent.core.bench import Bench, work_of
@@ -122,13 +122,19 @@ class Workshop:
     def _scale(self, benches: list[Bench], cores: int, now: Instant, out: Outbox) -> None:
         """Rule A."""
         alive = [bench for bench in benches if bench.running]
-        lights = [bench.light(self._keep(bench), now) for bench in alive]
+        budgets = self._tables.budgets
+        joules = budgets.core_energy(max(cores, 1), SLOT_S)
+        lights = [replace(bench.light(self._keep(bench), now), joules=joules) for bench in alive]
+        if budgets.overdrawn:
+            lights = [replace(light, least=min(light.least, 1)) for light in lights]
         room = float(max(cores, len(lights)))
-        for bench, light, count in zip(alive, lights, decide(lights, (room,), Prices(V)), strict=True):
+        prices = Prices(V, money=budgets.money, energy=budgets.energy)
+        for bench, light, count in zip(alive, lights, decide(lights, (room,), prices), strict=True):
             if count == bench.running:
                 continue
             kind = bench.service.partition(":")[0]
-            why = f"Q + W {light.pressure:.1f}, {bench.faded(now) * 1000:.2g} ms per KiB, {light.least} at the least"
+            pace = f"{bench.faded(now) * 1000:.2g} ms per KiB" if bench.pace_s else "pace unknown"
+            why = f"Q + W {light.pressure:.1f}, {pace}, {light.least} at the least"
             if count > bench.running:
                 out.add(StartInstance(bench.service, count))
                 out.count("instances_started", kind, count - bench.running)

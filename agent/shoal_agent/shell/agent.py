@@ -46,6 +46,7 @@ from shoal_agent.shell.microbench import measure_speed
 from shoal_agent.shell.mqtt import MqttControlPlane
 from shoal_agent.shell.mqtt_address import broker_address
 from shoal_agent.shell.packages import Packages
+from shoal_agent.shell.power import Meter
 from shoal_agent.shell.recorder import FLIGHT_FILE, Recorder, RecordingSealer
 from shoal_agent.shell.relay import Relay
 from shoal_agent.shell.runtime import Drivers, Runtime
@@ -96,6 +97,7 @@ class _Ground:
     clock: Clock
     store: Store
     sensors: Sensors
+    meter: Meter
     data_socket: socket.socket
     api_socket: socket.socket | None
 
@@ -114,7 +116,9 @@ async def run_agent(config: Config) -> None:
         api_socket = listen(config.api.host, config.api.port) if config.api.enabled else None
         sensors = Sensors(config.models.store_dir, config.engine.memory_bytes_max)
         store = Store(config.models.store_dir)
-        ground = _Ground(config, identity, sealer, state, log, Clock(), store, sensors, data_socket, api_socket)
+        clock = Clock()
+        meter = Meter(config.budget.terms().power, clock.now())
+        ground = _Ground(config, identity, sealer, state, log, clock, store, sensors, meter, data_socket, api_socket)
         ort.configure(config.engine.threads or max(1, cores() - 1))
         speed = await _speed(state)
         async with _connected(ground, speed) as (runtime, node, tasks):
@@ -243,7 +247,8 @@ def _core_config(ground: _Ground) -> CoreConfig:
     kv_bytes_max = config.engine.kv_bytes_max or ground.sensors.memory_bytes // KV_SHARE
     data = Endpoint(config.data.advertise_host, port_of(ground.data_socket))
     cluster = ground.identity.roster.cluster
-    return CoreConfig(cluster, data, api, kv_bytes_max, f"shoal {VERSION}", config.node.leave_s_max)
+    software, terms = f"shoal {VERSION}", config.budget.terms()
+    return CoreConfig(cluster, data, api, kv_bytes_max, software, config.node.leave_s_max, terms)
 
 
 def _recorded(ground: _Ground, node: Node, config: CoreConfig, seed: int, now: Instant) -> Node | Recorder:
@@ -289,7 +294,9 @@ def _tell_beginnings(ground: _Ground, runtime: Runtime, packages: Packages, spee
 
 
 def _reading(ground: _Ground, speed: int) -> Sampled:
-    return Sampled(ground.sensors.capacity(speed, ort.providers()), ground.sensors.load(), wall_ms())
+    capacity, load = ground.sensors.capacity(speed, ort.providers()), ground.sensors.load()
+    joules, seconds = ground.meter.read(load.cpu_permille / 1000, ground.clock.now())
+    return Sampled(capacity, load, wall_ms(), joules, seconds)
 
 
 async def _sense(ground: _Ground, runtime: Runtime, speed: int) -> None:

@@ -12,7 +12,7 @@ Histogram buckets are geometric over what is humanly different: 5 ms is a fast d
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
@@ -110,6 +110,10 @@ class Readings:
     ready: bool
     tasks: int = 0
     """Tasks of the loop; their number at rest tells whether any were left behind."""
+    budgets: Mapping[str, float] = field(default_factory=dict)
+    """Budget -> what is owed to it, as a level."""
+    watts: float = 0.0
+    """What the machine draws; 0 if nothing measures or models it."""
 
 
 class _Gauges(Collector):
@@ -134,6 +138,13 @@ class _Gauges(Collector):
         yield _gauge("nodes", "Nodes of the cluster that are present", now.nodes)
         yield _gauge("relays_open", "Peers that frames reach through the brokers only", now.relays)
         yield _gauge("tasks", "Tasks of the agent's loop", now.tasks)
+        yield _gauge("power_watts", "What the machine draws; 0 if nothing measures or models it", now.watts)
+        owed = GaugeMetricFamily(
+            "shoal_budget_level", "What is owed to a budget; 0 while it is kept", labels=["budget"]
+        )
+        for budget, level in sorted(now.budgets.items()):
+            owed.add_metric([budget], level)
+        yield owed
         yield _gauge("ready", "1 if this node can serve a request", int(now.ready))
         up = GaugeMetricFamily("shoal_broker_up", "1 if the link to the broker is up", labels=["broker"])
         for broker, connected in sorted(now.brokers.items()):

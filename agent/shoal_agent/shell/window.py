@@ -52,6 +52,8 @@ class Window:
             brokers=dict(view.brokers),
             ready=self._readiness(view).ready,
             tasks=len(asyncio.all_tasks()),
+            budgets=dict(view.budgets),
+            watts=view.watts,
         )
 
     def models(self) -> tuple[ServedModel, ...]:
