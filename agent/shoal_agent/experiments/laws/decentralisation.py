@@ -53,12 +53,17 @@ def control(method: str, world: Setting) -> Control:
     return Control(v=V, observed_slots=ROUND_TRIP_SLOTS, away=away)
 
 
-def run(options: Options, progress: Progress, node_slots: int = NODE_SLOTS) -> Report:
+def run(options: Options, progress: Progress, node_slots: int = NODE_SLOTS, sizes: tuple[int, ...] = SIZES) -> Report:
     """All methods over N at the freshest digests, those that hear digests also over their age."""
     methods = options.wanted(METHODS)
-    keys: list[Key] = [(method, nodes, PERIODS[0]) for method in methods for nodes in SIZES]
-    keys += [(method, MIDDLE, period) for method in methods if method in BY_DIGEST for period in PERIODS[1:]]
-    worlds = {nodes: setting(nodes, node_slots) for nodes in SIZES}
+    keys: list[Key] = [(method, nodes, PERIODS[0]) for method in methods for nodes in sizes]
+    keys += [
+        (method, MIDDLE, period)
+        for method in methods
+        if method in BY_DIGEST and MIDDLE in sizes
+        for period in PERIODS[1:]
+    ]
+    worlds = {nodes: setting(nodes, node_slots) for nodes in sizes}
     cases = [
         Case(method, worlds[nodes], seed, control(method, worlds[nodes]), period)
         for method, nodes, period in keys

@@ -46,7 +46,7 @@ class Control:
     promises: bool = False
     """Whether Z and effective capacity take part in rule A (there are deadlines to keep)."""
     observed_slots: int = 0
-    """How old what rule A sees of its own node is: 0 on the node itself, a round trip at a centre."""
+    """How old what rule A knows of a node is: 0 on the node itself; at a centre a round trip, so it has to foresee."""
     frame_power: float = 0.0
     """Above 0: after a switch a node decides nothing for ``backlog`` to this power (variable frames; a baseline)."""
     away: tuple[tuple[int, int], ...] = ()
@@ -72,6 +72,8 @@ class Station:
     losses: Losses = field(default_factory=Losses)
     came: float = 0.0
     """Work that came in this slot."""
+    placed: deque[float] = field(default_factory=deque[float])
+    """Work that came in each of the slots that a centre has not heard of yet."""
     waiting_max: float = 0.0
     delayed_max: float = 0.0
     stay_max: int = 0
@@ -129,6 +131,8 @@ class Network:
             [Station(ServiceQueue(1.0, setting.growth, setting.room * one.rate)) for one in setting.services]
             for _ in range(setting.nodes)
         ]
+        for station in (station for node in self.stations for station in node):
+            station.placed = deque(maxlen=max(control.observed_slots - 1, 0))
         if control.promises:
             for station in (station for node in self.stations for station in node):
                 station.measured = (Blocks(setting.epsilon), Blocks(setting.epsilon))
@@ -180,8 +184,8 @@ class Network:
         """One service as rule A sees it."""
         station, kind = self.stations[node][service], self.setting.services[service]
         station.booting = [slot for slot in station.booting if slot > self.now]
-        old, sized = self.control.observed_slots, station.sized
-        seen = self.past(node, service, old) if old else station
+        sized = station.sized
+        seen = self._foreseen(node, service) if self.control.observed_slots else station
         return Light(
             name=str(service),
             needs=(1.0,),
@@ -197,6 +201,14 @@ class Network:
             lateness=self.promises[node].level * station.came if sized else 0.0,
             tails=sized.tails if sized else (0.0,),
         )
+
+    def _foreseen(self, node: int, service: int) -> Digest:
+        """What a centre believes: how it was, with what it sent there since, less what should have been served."""
+        station, old = self.stations[node][service], self.control.observed_slots
+        told = self.past(node, service, old)
+        served = old * station.serving * self.setting.services[service].rate
+        waiting = max(told.waiting + station.came + sum(station.placed) - served, 0.0)
+        return Digest(max(told.pressure - told.waiting, 0.0) + waiting, waiting, station.serving)
 
     def _resize(self, node: int, *, decided: bool) -> None:
         """Rule A at one node; if nobody decides, all stays as it is."""
@@ -241,6 +253,7 @@ class Network:
             station.waiting_max = max(station.waiting_max, station.queue.waiting)
             station.queue.step(arrived=0.0, served=served)
             station.delayed_max = max(station.delayed_max, station.queue.delayed)
+            station.placed.append(station.came)
             station.came = 0.0
 
     def _measure(self, node: int, service: int, station: Station, measured: tuple[Blocks, Blocks]) -> None:

@@ -27,7 +27,7 @@ V: Final = 0.5
 """Small: waiting costs promises, and money buys them."""
 ROOM: Final = 2
 SLOTS: Final = 2500
-WARM: Final = 500
+WARM: Final = 200
 NODES: Final = 8
 MARGIN: Final = 0.01
 Z_MAX: Final = 0.01

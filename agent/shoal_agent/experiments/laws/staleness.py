@@ -49,10 +49,10 @@ def setting(slots: int) -> Setting:
     return replace(circle(NODES, slots + WARM), warm_slots=WARM)
 
 
-def run(options: Options, progress: Progress, slots: int = SLOTS) -> Report:
+def run(options: Options, progress: Progress, slots: int = SLOTS, periods: tuple[int, ...] = PERIODS) -> Report:
     """Every method at every age, on the same traces."""
     world = setting(slots)
-    pairs = [(m, p) for m in options.wanted(METHODS) for p in PERIODS if p == 0 or m not in AGELESS]
+    pairs = [(m, p) for m in options.wanted(METHODS) for p in periods if p == 0 or m not in AGELESS]
     cases = [Case(m, world, seed, control(m), p) for m, p in pairs for seed in range(options.seeds)]
     figures = play_all(cases, options, progress)
     runs = {pair: figures[index * options.seeds :][: options.seeds] for index, pair in enumerate(pairs)}
@@ -91,8 +91,9 @@ def _bands(runs: dict[tuple[str, int], list[Figures]]) -> list[Band]:
     bands = [Band("backlog still grows, tasks per slot and node, worst", grown / NODES, None, GROWTH_MAX)]
     if ("ours", 1) in runs:
         bands.append(Band("ours: period 1 to 0", _cost(runs["ours", 1]) / _cost(runs["ours", 0]), None, FRESH_MAX))
-    if ("ours", 1) in runs and ("none", 0) in runs:
-        ratio = _cost(runs["ours", PERIODS[-1]]) / _cost(runs["none", 0])
+    oldest = max(period for _, period in runs)
+    if ("ours", oldest) in runs and ("none", 0) in runs:
+        ratio = _cost(runs["ours", oldest]) / _cost(runs["none", 0])
         bands.append(Band("ours at the greatest age to no cooperation", ratio, None, ALONE_MAX))
     return bands
 

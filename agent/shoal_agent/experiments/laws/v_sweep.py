@@ -38,16 +38,16 @@ def setting(v: float, slots: int) -> Setting:
     return replace(circle(NODES, slots + warm), warm_slots=warm, growth=NO_GROWTH)
 
 
-def run(options: Options, progress: Progress, slots: int = SLOTS) -> Report:
+def run(options: Options, progress: Progress, slots: int = SLOTS, octaves: tuple[float, ...] = OCTAVES) -> Report:
     """Each octave on the same seeds."""
-    cases = [Case("ours", setting(v, slots), seed, Control(v=v)) for v in OCTAVES for seed in range(options.seeds)]
+    cases = [Case("ours", setting(v, slots), seed, Control(v=v)) for v in octaves for seed in range(options.seeds)]
     figures = play_all(cases, options, progress)
     rows = []
-    for index, v in enumerate(OCTAVES):
+    for index, v in enumerate(octaves):
         rows.append(row("ours", figures[index * options.seeds :][: options.seeds], v=v))
     least = least_cost(setting(1.0, slots))
     costs, backlogs = [one.cost or 0.0 for one in rows], [one.extra["backlog"] for one in rows]
-    cost, backlog = fit([1 / v for v in OCTAVES], costs), fit(OCTAVES, backlogs)
+    cost, backlog = fit([1 / v for v in octaves], costs), fit(octaves, backlogs)
     return Report(
         "v-sweep",
         trace_hash([one.digest for one in figures]),
@@ -66,13 +66,15 @@ def run(options: Options, progress: Progress, slots: int = SLOTS) -> Report:
             Band("cost at 1/V = 0 to the least cost", cost.intercept / least, 1.0, INTERCEPT_MAX),
         ],
         [
-            _chart("v-cost", "Cost over V", "cost per slot", costs, {"least": least}),
-            _chart("v-backlog", "Backlog over V", "tasks that wait", backlogs, {}),
+            _chart("v-cost", "Cost over V", "cost per slot", octaves, costs, {"least": least}),
+            _chart("v-backlog", "Backlog over V", "tasks that wait", octaves, backlogs, {}),
         ],
     )
 
 
-def _chart(name: str, title: str, y: str, values: list[float], levels: dict[str, float]) -> Chart:
-    lines = {"ours": list(zip(OCTAVES, values, strict=True))}
-    lines |= {level: [(v, value) for v in OCTAVES] for level, value in levels.items()}
+def _chart(
+    name: str, title: str, y: str, octaves: tuple[float, ...], values: list[float], levels: dict[str, float]
+) -> Chart:
+    lines = {"ours": list(zip(octaves, values, strict=True))}
+    lines |= {level: [(v, value) for v in octaves] for level, value in levels.items()}
     return Chart(name, title, "V", y, lines=lines, log_x=True, log_y=True)
