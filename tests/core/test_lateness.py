@@ -1,6 +1,6 @@
 import pytest
 
-from shoal_agent.core.lateness import SHARE, WINDOW_S, WINDOWS, Lateness
+from shoal_agent.core.lateness import ENOUGH, SHARE, WINDOW_S, WINDOW_S_MIN, WINDOWS, Lateness
 from shoal_protocol.ids import DeploymentId, Instant
 
 TOY = DeploymentId("toy")
@@ -34,6 +34,11 @@ def test_a_window_without_ends_the_row(between):
 
 def test_windows_that_were_slept_through_are_no_row():
     assert row(*[(0, 2)] * 5, gap=2 * WINDOW_S) == [None] * 5
+
+
+def test_windows_of_many_requests_are_over_early():
+    assert row(*[(ENOUGH - 1, 1)] * 3, gap=WINDOW_S_MIN)[-1] is not None
+    assert row(*[(ENOUGH - 2, 1)] * 3, gap=WINDOW_S_MIN) == [None] * 3, "too few to say anything so soon"
 
 
 def test_within_a_window_the_answer_stays():

@@ -32,7 +32,7 @@ from enum import StrEnum
 from itertools import permutations
 from typing import Final
 
-from shoal_agent.core.costs import Memory, idle_permille, price, usable
+from shoal_agent.core.costs import Memory, idle_permille, price, trusted, usable
 from shoal_agent.core.facts import BlockFacts
 from shoal_agent.core.problem import Candidate, Split, SplitProblem
 from shoal_protocol.ids import Instant, NodeId
@@ -113,7 +113,14 @@ def move_of(problem: SplitProblem, split: Split, held: Sequence[PlanStage], stor
 def same_cuts(problem: SplitProblem, held: Sequence[PlanStage]) -> SplitProblem:
     """``problem`` with the stages ``held`` as its only blocks: its answer is the best redistribution."""
     blocks = tuple(_joined(problem.blocks[stage.first_block : stage.last_block + 1]) for stage in held)
-    return replace(problem, blocks=blocks, stages_min=len(held), stages_max=len(held))
+    zones = tuple(_zones_of(problem, stage) for stage in held) if problem.zones else ()
+    return replace(problem, blocks=blocks, zones=zones, stages_min=len(held), stages_max=len(held))
+
+
+def _zones_of(problem: SplitProblem, stage: PlanStage) -> tuple[str, ...]:
+    """Where all blocks of ``stage`` may be; somewhere they may, for there they are."""
+    bounds = [zones for zones in problem.zones[stage.first_block : stage.last_block + 1] if zones]
+    return tuple(zone for zone in bounds[0] if all(zone in zones for zones in bounds)) if bounds else ()
 
 
 def _joined(blocks: Sequence[BlockFacts]) -> BlockFacts:
@@ -145,12 +152,12 @@ def promoted(problem: SplitProblem, held: Sequence[PlanStage]) -> Split | None:
     for index, stage in enumerate(held):
         if stage.node in known:
             continue
-        needed = memory.needed(stage.first_block, stage.last_block + 1)
         hosts = [other.node for other in stages]
-        free = [n for n in stage.standbys if n in known and n not in hosts and needed <= known[n].memory_bytes]
-        if not free:
+        free = [known[n] for n in stage.standbys if n in known and n not in hosts]
+        able = [candidate.node for candidate in free if _may_hold(problem, memory, candidate, stage)]
+        if not able:
             return None
-        stages[index] = replace(stage, node=free[0])
+        stages[index] = replace(stage, node=able[0])
     return None if stages == list(held) else price(problem, stages)
 
 
@@ -168,12 +175,17 @@ def refilled(problem: SplitProblem, held: Sequence[PlanStage]) -> Split | None:
     for chosen in permutations(spares[:SPARES_MAX], len(lost)) if 0 < len(lost) <= LOST_MAX else ():
         stages, room = list(held), True
         for index, spare in zip(lost, chosen, strict=True):
-            stage = stages[index] = replace(stages[index], node=spare.node)
-            room = room and memory.needed(stage.first_block, stage.last_block + 1) <= spare.memory_bytes
+            stages[index] = replace(stages[index], node=spare.node)
+            room = room and _may_hold(problem, memory, spare, stages[index])
         split = price(problem, stages) if room else None
         if split is not None and (best is None or split.score_us < best.score_us):
             best = split
     return best
+
+
+def _may_hold(problem: SplitProblem, memory: Memory, candidate: Candidate, stage: PlanStage) -> bool:
+    blocks = stage.first_block, stage.last_block + 1
+    return memory.needed(*blocks) <= candidate.memory_bytes and trusted(problem, candidate, *blocks)
 
 
 def _power(candidate: Candidate) -> int:

@@ -18,7 +18,7 @@ room for it: its blocks are open and the copies are there, and nothing should mo
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shoal_agent.core.costs import Memory, idle_permille, usable
+from shoal_agent.core.costs import Memory, idle_permille, trusted, usable
 from shoal_agent.core.problem import Candidate, SplitProblem
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import PlanStage
@@ -88,6 +88,7 @@ class _Giver:
     """Standbys given so far, and what every node has left."""
 
     def __init__(self, problem: SplitProblem, stages: Sequence[PlanStage]) -> None:
+        self._problem = problem
         self._stages = stages
         self._memory = Memory(problem)
         self._shared = problem.shared_bytes
@@ -116,9 +117,10 @@ class _Giver:
         return candidate.memory_bytes - self._taken.get(candidate.node, self._shared)
 
     def _others(self, index: int) -> list[Candidate]:
-        """Who is nothing to stage ``index`` yet."""
-        known = (self._stages[index].node, *self.given[index])
-        return [candidate for candidate in self._candidates if candidate.node not in known]
+        """Who is nothing to stage ``index`` yet, and may be."""
+        stage = self._stages[index]
+        known, blocks = (stage.node, *self.given[index]), (stage.first_block, stage.last_block + 1)
+        return [c for c in self._candidates if c.node not in known and trusted(self._problem, c, *blocks)]
 
     def fitting(self, index: int) -> dict[NodeId, Candidate]:
         """Those of them with room for it."""
