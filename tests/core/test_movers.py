@@ -9,7 +9,7 @@ from shoal_agent.core.calls import Calls
 from shoal_agent.core.effects import CallService, SendFrame
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import CallId
-from shoal_agent.core.movers import ANSWER_S_MIN, ASKS_MAX, PROBE_S, Movers, is_light
+from shoal_agent.core.movers import ANSWER_S_MIN, ASKS_MAX, PROBE_S_MAX, Movers, is_light
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import CallDue
@@ -145,8 +145,8 @@ def test_who_does_not_answer_a_probe_in_time_is_not_waited_for(scene, answers):
     call, effects = scene.ask()
     for frame in probes(effects)[:answers]:
         scene.do(scene.movers.told, frame.peer, LoadTold(frame.header.call, IDLE))
-    assert scene.tables.timers.deadline() <= scene.now + PROBE_S
-    scene.now = Instant(scene.now + PROBE_S)
+    assert scene.tables.timers.deadline() <= scene.now + PROBE_S_MAX
+    scene.now = Instant(scene.now + PROBE_S_MAX)
     effects = scene.do(scene.movers.due, call)
     assert len(sent(effects)) == answers
     assert len(runs(effects)) == 1 - answers

@@ -25,7 +25,7 @@ async def http(ingress):
         yield made
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/models/", "/v1/embeddings", "/docs", "/metrics/x", "/%00"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/models/", "/v1/images", "/docs", "/metrics/x", "/%00"])
 async def test_a_path_that_does_not_exist_is_404_in_openais_shape(http, path):
     answer = await http.get(path)
     assert answer.status_code == 404

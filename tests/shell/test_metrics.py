@@ -6,6 +6,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from shoal_agent.shell.metrics import CONTENT_TYPE, FAMILIES, Metrics, Readings
 from shoal_protocol.limits import METRIC_LABELS_MAX
 from tests.support.house import PACKAGES, sources
+from tests.support.protocol import LOAD
 
 READINGS = Readings(
     kv_bytes=4096,
@@ -18,6 +19,8 @@ READINGS = Readings(
     brokers={"b": False, "a": True},
     ready=True,
     tasks=11,
+    loads=(LOAD,),
+    calls_away=6,
 )
 
 
@@ -117,3 +120,12 @@ def test_two_nodes_in_one_process_do_not_share(metrics):
     metrics.count("links_lost", "data")
     assert ("shoal_links_lost_total", "data") not in samples(Metrics(lambda: READINGS, "1"))
     assert "version=0.0.4" in CONTENT_TYPE
+
+
+def test_each_light_service_has_its_gauges(metrics):
+    told = samples(metrics)
+    assert told["shoal_service_instances", LOAD.service] == LOAD.instances
+    assert told["shoal_service_backlog_kib", LOAD.service] == LOAD.waiting
+    assert told["shoal_service_rate_kib_per_second", LOAD.service] == LOAD.rate_milli / 1000
+    assert told["shoal_service_wait_seconds", LOAD.service] == pytest.approx(LOAD.wait_us / 1e6)
+    assert told["shoal_calls_away",] == 6

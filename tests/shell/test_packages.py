@@ -33,7 +33,7 @@ async def test_its_facts_and_its_services_are_told(tiny_store, services, events,
         packages.announce_now(manifest)
     else:
         await packages.announce(manifest)
-    kinds = ("chat-template", "detokenizer", "sampler", "tokenizer")
+    kinds = ("chat-template", "detokenizer", "embedder", "sampler", "tokenizer")
     assert sorted(services.names) == [f"{kind}:{manifest.digest.hex()[:16]}" for kind in kinds]
     assert events == [ModelAvailable(facts_of(manifest)), ServicesAvailable(services.names)]
 

@@ -19,7 +19,8 @@ from tests.support.texts import EOS, MODEL, TEMPLATE, assets, vocabulary
 
 SESSION = SessionId(bytes(16))
 GREEDY = Sampling(0.0, 0, 1.0, 1.0, 0, -1)
-NAMES = {kind: service_name(kind, MODEL) for kind in ServiceKind}
+TEXT_KINDS = [kind for kind in ServiceKind if kind is not ServiceKind.EMBEDDER]
+NAMES = {kind: service_name(kind, MODEL) for kind in TEXT_KINDS}
 
 
 class Table:
@@ -97,7 +98,7 @@ async def caller():
 async def ready(caller):
     """A host whose services of one model are all built."""
     caller.host.add(assets())
-    for kind in ServiceKind:
+    for kind in TEXT_KINDS:
         await caller.ask(kind, "warm", b"\x90")
     caller.events.clear()
     return caller

@@ -21,6 +21,7 @@ from shoal_agent.core.effects import (
     Count,
     Effect,
     Emit,
+    ErrandEnded,
     ExportKv,
     FetchModel,
     Finish,
@@ -111,8 +112,8 @@ class Cell:
     """Methods of light services that fail, and how."""
     held: list[CallService | CloseService] = field(default_factory=list)
     """They, and what must not overtake them."""
-    scaled: list[StartInstance | StopInstance] = field(default_factory=list)
-    """What was asked of it about instances."""
+    light: list[ErrandEnded | StartInstance | StopInstance] = field(default_factory=list)
+    """What became of light services alone, and of their instances."""
     in_vain: bool = False
     """A run whose session closed ends all the same, with an output."""
     dead: bool = False
@@ -196,8 +197,8 @@ class Cell:
                     self.held.append(effect)
                 else:
                     self.world.later(0.0, lambda: self.call(effect))
-            case StartInstance() | StopInstance():
-                self.scaled.append(effect)
+            case ErrandEnded() | StartInstance() | StopInstance():
+                self.light.append(effect)
             case CloseService() if self.held:
                 self.held.append(effect)
             case CloseService(service, session):

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 
 from shoal_agent.core import services
-from shoal_agent.core.effects import Accept, Emit, Finish, Reject
+from shoal_agent.core.effects import Accept, Emit, ErrandEnded, Finish, Reject
 from shoal_agent.core.facts import (
     ChatPrompt,
     FinishReason,
@@ -24,13 +24,13 @@ from shoal_agent.core.facts import (
     TokenLogprob,
     Usage,
 )
-from shoal_agent.core.services import unpack
+from shoal_agent.core.services import CheckRequest, EmbedAnswer, EncodeRequest, Method, pack, unpack
 from shoal_agent.shell.api.app import build_app
 from shoal_agent.shell.api.auth import ApiKeys, hash_key
 from shoal_agent.shell.api.ports import ApiPorts, Readiness, ServedModel
 from shoal_agent.shell.api.server import ApiServer
 from shoal_agent.shell.metrics import Metrics, Readings
-from shoal_agent.shell.ports import Answer
+from shoal_agent.shell.ports import Answer, Steps
 from shoal_agent.shell.services.chat_template import ChatTemplate
 from shoal_agent.shell.services.detokenizer import Detokenizer
 from shoal_agent.shell.services.sampler import Sampler
@@ -68,6 +68,9 @@ class TwinIngress:
         self.cancelled = asyncio.Event()
         self.metrics = Metrics(self.readings, "0.0.0")
         self.serving = True
+        self.errands: list[tuple[Steps, float]] = []
+        self.fault: RejectCode | None = None
+        """Why no errand is done."""
 
     def readings(self) -> Readings:
         return Readings(
@@ -81,6 +84,19 @@ class TwinIngress:
             brokers={"mqtt://one": True},
             ready=self.serving,
         )
+
+    async def run(self, steps: Steps, request: bytes, deadline_s: float) -> ErrandEnded:
+        """Embeds a text as (its length in bytes, 0), and turns anything else around."""
+        self.errands.append((steps, deadline_s))
+        if self.fault is not None:
+            return ErrandEnded(1, b"", self.fault, "it is not to be")
+        if steps[-1][1] != Method.EMBED:
+            return ErrandEnded(1, request[::-1], None, "")
+        if steps[0][1] == Method.CHECK:
+            tokens = unpack(CheckRequest, request).tokens
+        else:
+            tokens = self.tokenizer.encode(unpack(EncodeRequest, request)).tokens
+        return ErrandEnded(1, pack(EmbedAnswer((float(len(tokens)), 0.0), len(tokens))), None, "")
 
     async def generate(self, request: GenerationRequest, *, lingers: bool) -> AsyncGenerator[Answer, None]:
         self.requests.append(request)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
+from shoal_agent.core.backbone import BackboneProblem
 from shoal_agent.core.facts import CallId, FinishReason, Piece, RejectCode, StageSpan, TensorHandle, Usage
 from shoal_agent.core.problem import SplitProblem
 from shoal_agent.core.services import Parcel
@@ -105,10 +106,13 @@ class FetchModel:
 
 @dataclass(frozen=True, slots=True)
 class Solve:
-    """Find the best split; answered by Solved with the same ``ticket``. At most ``SOLVES_MAX`` are under way."""
+    """Find the best split, or places for standbys; answered by Solved with the same ``ticket``.
+
+    At most ``SOLVES_MAX`` are under way.
+    """
 
     ticket: int
-    problem: SplitProblem
+    problem: SplitProblem | BackboneProblem
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +268,16 @@ class Reject:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrandEnded:
+    """The last answer of an errand, or why there is none."""
+
+    errand: int
+    result: bytes
+    code: RejectCode | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseTensor:
     """Forget a tensor nobody will read."""
 
@@ -317,6 +331,7 @@ Effect = (
     | Emit
     | Finish
     | Reject
+    | ErrandEnded
     | ReleaseTensor
     | Count
     | Note

@@ -7,6 +7,7 @@ they happened. Bytes a peer sent arrive either as ``EnvelopeReceived`` (still se
 
 from dataclasses import dataclass
 
+from shoal_agent.core.backbone import Backbone
 from shoal_agent.core.facts import CallId, GenerationRequest, LinkFault, ModelFacts, StageSpan, TensorHandle
 from shoal_agent.core.problem import Infeasible, Split
 from shoal_agent.core.services import Parcel
@@ -233,6 +234,19 @@ class RequestArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrandArrived:
+    """A client of this node's API wants light services alone: each of ``steps`` (service, method), one after another.
+
+    ``request`` goes to the first; each answer is the next one's request. Answered by ErrandEnded.
+    """
+
+    errand: int
+    steps: tuple[tuple[str, str], ...]
+    request: bytes
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequested:
     """The client went away, or no longer wants it."""
 
@@ -244,7 +258,7 @@ class Solved:
     """The planner answered."""
 
     ticket: int
-    answer: Split | Infeasible
+    answer: Split | Infeasible | Backbone
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,6 +297,7 @@ Event = (
     | ServiceReturned
     | ServiceFailed
     | RequestArrived
+    | ErrandArrived
     | CancelRequested
     | Solved
     | LockChanged

@@ -11,6 +11,7 @@ from shoal_agent.core.case import Account
 from shoal_agent.core.costs import price
 from shoal_agent.core.council import Council
 from shoal_agent.core.problem import Split, SplitProblem
+from shoal_agent.core.services import ServiceKind, service_name
 from shoal_agent.core.steering import Steering
 from shoal_agent.core.story import Entry
 from shoal_agent.core.tables import Tables
@@ -104,10 +105,18 @@ def explain(
         None if before is None else before[0],
         decided,
         _outcome(tables, deployment, plan.epoch, now),
-        tables.story.why(f"{deployment}/{plan.epoch}"),
+        _story(tables, f"{deployment}/{plan.epoch}", plan, newest=account is not None),
         account,
         None if outlook is None else price(outlook.problem, plan.stages),
     )
+
+
+def _story(tables: Tables, subject: str, plan: Plan, *, newest: bool) -> tuple[Entry, ...]:
+    """What led to the plan; of the ``newest`` also what its light services did, which go where it is best for them."""
+    told = {entry.number: entry for entry in tables.story.why(subject)}
+    for kind in ServiceKind if newest else ():
+        told.update((entry.number, entry) for entry in tables.story.about(service_name(kind, plan.model)))
+    return tuple(told[number] for number in sorted(told))
 
 
 def _outcome(tables: Tables, deployment: DeploymentId, epoch: Epoch, now: Instant) -> Outcome | None:

@@ -1,7 +1,7 @@
 """Where each call of a light service runs: here, or on the node that is best for it now.
 
     ask ──► here, if nobody is better by what was told ──► workshop
-        └─► two of the best three are probed, 50 ms at most ──► the better one, or here after all
+        └─► two of the best three are probed, for a moment   ──► the better one, or here after all
 
 Rule B of ``dispatch``, and what it is fed. A service that keeps nothing between calls is *moved* by sending its calls
 elsewhere: there they make a queue, and rule A starts instances; here they leave none, and the last one stops (see
@@ -36,6 +36,10 @@ from shoal_protocol.light import LoadAsked, LoadTold, ServiceLoad
 
 PROBE_S: Final = 0.05
 """An answer takes a millisecond on a LAN; a node that needs longer to say how busy it is, is."""
+PROBE_SHARE: Final = 0.5
+"""But a node that is short of processor hears everything late: it waits for half of what it may save."""
+PROBE_S_MAX: Final = 0.5
+"""And no longer than a client would notice."""
 ASKS_MAX: Final = 3
 """Nodes that one call is sent to before it runs here."""
 ANSWER_S_MIN: Final = 1.0
@@ -121,7 +125,8 @@ class Movers:
             trip.probing[probe] = offer.node
             self._probes[probe] = call
             out.send(offer.node, LoadAsked(probe, service))
-        self._tables.timers.set(CallDue(call), Instant(now + PROBE_S))
+        patience_s = min(PROBE_S_MAX, max(PROBE_S, PROBE_SHARE * bench.wait_slots(work, now) * SLOT_S))
+        self._tables.timers.set(CallDue(call), Instant(now + patience_s))
         return call
 
     def _local(self, bench: Bench, work: float, now: Instant) -> Offer:

@@ -18,6 +18,7 @@ from shoal_agent.core.budgets import Budgets
 from shoal_agent.core.calls import Calls
 from shoal_agent.core.citizen import Citizen
 from shoal_agent.core.effects import Effect, Stop
+from shoal_agent.core.errands import Errands
 from shoal_agent.core.events import (
     BlocksFailed,
     BlocksLoaded,
@@ -25,6 +26,7 @@ from shoal_agent.core.events import (
     BrokerLost,
     CancelRequested,
     EnvelopeReceived,
+    ErrandArrived,
     Event,
     FrameReceived,
     KvExported,
@@ -59,7 +61,15 @@ from shoal_agent.core.rescue import AWAY
 from shoal_agent.core.staging import SETTLE_S
 from shoal_agent.core.story import Story
 from shoal_agent.core.tables import Tables
-from shoal_agent.core.timers import CallDue, HostDeadline, JournalDeadline, RequestDeadline, RequestDue, Routine
+from shoal_agent.core.timers import (
+    CallDue,
+    ErrandDeadline,
+    HostDeadline,
+    JournalDeadline,
+    RequestDeadline,
+    RequestDue,
+    Routine,
+)
 from shoal_agent.core.view import NodeView, view_of
 from shoal_agent.core.voice import CoreConfig, Identity, Voice
 from shoal_agent.core.zones import Zones
@@ -116,6 +126,7 @@ class Node:
         self._movers = Movers(identity.node, tables, self._calls, rng)
         self._citizen = Citizen(config, tables, self._voice, opener, rng, self._occupancy, self._host.evict)
         self._ingress = Ingress(identity.node, tables, self._calls, self._movers)
+        self._errands = Errands(identity.node, tables, self._calls, self._movers)
         self._keeper = Keeper(identity.node, tables)
         self._citizen.begin(now)
 
@@ -130,6 +141,7 @@ class Node:
             standing = self._tables.membership.standing(node)
             if standing in AWAY:
                 self._movers.lost(node, now, out)
+                self._errands.lost(node, now, out)
             self._ingress.stood(node, standing, now, out)
         while out.loopback:
             header, payload = out.loopback.popleft()
@@ -150,11 +162,12 @@ class Node:
         self._host.check()
         self._ingress.check()
         self._movers.check()
+        self._errands.check()
         self._keeper.check()
 
     def snapshot(self, now: Instant) -> NodeView:
         """What this node believes at ``now``."""
-        return view_of(self._voice.identity, self._tables, self._host, self._ingress, now)
+        return view_of(self._voice.identity, self._tables, self._host, self._ingress, self._movers, now)
 
     def explain(self, deployment: DeploymentId | None, epoch: Epoch | None, now: Instant) -> Explanation | None:
         """Why the plan of ``epoch`` is as it is; None if there is no such plan."""
@@ -187,6 +200,8 @@ class Node:
                 self._time_passed(now, out)
             case RequestArrived():
                 self._ingress.arrived(event, now, out)
+            case ErrandArrived():
+                self._errands.arrived(event, now, out)
             case CancelRequested():
                 self._ingress.cancel(event, now, out)
             case PeerLost():
@@ -246,6 +261,7 @@ class Node:
             timers.set(Routine.SETTLE, Instant(now + SETTLE_S))
             return
         self._ingress.stop(now, out)
+        self._errands.stop(out)
         self._tables.phase = NodePhase.DISCONNECTED
         self._citizen.publish(now, out)
         out.add(Stop())
@@ -315,6 +331,8 @@ class Node:
             return
         if self._ingress.owns(event):
             self._ingress.answered(event, now, out)
+        elif self._errands.owns(event):
+            self._errands.answered(event, now, out)
         else:
             # A peer's call, or the answer to a request that ended meanwhile.
             self._calls.answered(event, out)
@@ -330,6 +348,8 @@ class Node:
                     for node in self._ingress.due(session, now, out):
                         if self._citizen.watch.doubt(node, now, out):
                             self._ingress.lost(node, "no token comes, and it does not answer", now, out)
+                case ErrandDeadline(errand):
+                    self._errands.expired(errand, out)
                 case CallDue(call):
                     self._movers.due(call, now, out)
                 case Routine.SLOT:
@@ -365,6 +385,7 @@ class Node:
         peer = event.peer
         self._host.peer_lost(peer, now, out)
         self._movers.lost(peer, now, out)
+        self._errands.lost(peer, now, out)
         self._calls.peer_lost(peer)
         self._keeper.lost(peer, now)
         self._citizen.link_lost(event, now, out)

@@ -15,6 +15,7 @@ service              method      request                 answer        keeps per
 ``detokenizer:m``    ``open``    OpenDetokenizerRequest  Done          stop strings
 ``detokenizer:m``    ``push``    PushRequest             PushAnswer    bytes and text held back
 ``detokenizer:m``    ``flush``   FlushRequest            FlushAnswer   nothing any more
+``embedder:m``       ``embed``   EmbedRequest            EmbedAnswer   nothing
 ===================  ==========  ======================  ============  =============================
 
 Whatever does not decode is somebody else's mistake: ``MalformedMessage``, and nothing has changed.
@@ -58,6 +59,7 @@ class ServiceKind(StrEnum):
     TOKENIZER = "tokenizer"
     SAMPLER = "sampler"
     DETOKENIZER = "detokenizer"
+    EMBEDDER = "embedder"
 
 
 class Method(StrEnum):
@@ -70,6 +72,7 @@ class Method(StrEnum):
     SAMPLE = "sample"
     PUSH = "push"
     FLUSH = "flush"
+    EMBED = "embed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +121,21 @@ class EncodeAnswer:
     """The ids, in order; possibly none."""
 
     tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """Ids to embed together; on the wire the same as an EncodeAnswer, which may be passed on as it is."""
+
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedAnswer:
+    """A vector of length 1, and how many tokens are in it."""
+
+    vector: tuple[float, ...]
+    tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +225,8 @@ ServiceMessage = (
     | EncodeRequest
     | CheckRequest
     | EncodeAnswer
+    | EmbedRequest
+    | EmbedAnswer
     | OpenSamplerRequest
     | SampleRequest
     | SampleAnswer
@@ -351,6 +371,8 @@ _READERS: Final[Mapping[type, Callable[[tuple[object, ...]], ServiceMessage]]] =
     EncodeRequest: lambda row: EncodeRequest(_text(row[0]), _flag(row[1])),
     CheckRequest: lambda row: CheckRequest(_each(row[0], _natural)),
     EncodeAnswer: lambda row: EncodeAnswer(_each(row[0], _natural)),
+    EmbedRequest: lambda row: EmbedRequest(_each(row[0], _natural)),
+    EmbedAnswer: lambda row: EmbedAnswer(_each(row[0], _number), _natural(row[1])),
     OpenSamplerRequest: lambda row: OpenSamplerRequest(_session(row[0]), _each(row[1], _natural), _sampling(row[2])),
     SampleRequest: lambda row: SampleRequest(_session(row[0]), _natural(row[1])),
     SampleAnswer: lambda row: SampleAnswer(

@@ -100,6 +100,13 @@ class RelayDue:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrandDeadline:
+    """A client's errand must be over."""
+
+    errand: int
+
+
+@dataclass(frozen=True, slots=True)
 class CallDue:
     """A light-service call that another node is to run, or its probes, may be overdue."""
 
@@ -128,7 +135,17 @@ class WordDue:
 
 CouncilAlarm = VoteDue | WordDue
 
-Alarm = Routine | RequestDeadline | RequestDue | HostDeadline | JournalDeadline | CallDue | WatchAlarm | CouncilAlarm
+Alarm = (
+    Routine
+    | RequestDeadline
+    | RequestDue
+    | HostDeadline
+    | JournalDeadline
+    | CallDue
+    | ErrandDeadline
+    | WatchAlarm
+    | CouncilAlarm
+)
 
 
 class Timers:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 from shoal_agent.core.host import Host
 from shoal_agent.core.ingress import Ingress
+from shoal_agent.core.movers import Movers
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure, route_of
 from shoal_agent.core.voice import Identity
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, Instant, NodeId
+from shoal_protocol.light import ServiceLoad
 from shoal_protocol.messages import DeploymentPhase, NodeState, PlanStage
 
 
@@ -80,6 +82,10 @@ class NodeView:
     shadows: int
     """Sessions of which others keep a copy here."""
     kv_bytes: int
+    loads: tuple[ServiceLoad, ...] = ()
+    """How busy every light service is that was ever called here."""
+    calls_away: int = 0
+    """Calls of light services that other nodes have."""
     budgets: tuple[tuple[str, float], ...] = ()
     """What is owed to each budget, as a level: 0 while it is kept."""
     watts: float = 0.0
@@ -91,6 +97,7 @@ def view_of(
     tables: Tables,
     host: Host,
     ingress: Ingress,
+    movers: Movers,
     now: Instant,
 ) -> NodeView:
     """The view of a node at ``now``."""
@@ -105,6 +112,8 @@ def view_of(
         host.session_count,
         host.shadow_count,
         host.kv_bytes,
+        tuple(movers.workshop.loads(now)),
+        movers.away_count,
         (("energy", tables.budgets.energy), ("money", tables.budgets.money)),
         tables.budgets.watts,
     )

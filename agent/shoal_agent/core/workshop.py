@@ -25,7 +25,7 @@ from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import Routine
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.light import DigestTold, ServiceLoad
-from shoal_protocol.limits import LOADS_MAX
+from shoal_protocol.limits import LEVEL_MILLI_MAX, LOADS_MAX
 
 HABIT: Final = 3
 """Decisions of one kind in a row that are told as a move: one may be a trial."""
@@ -156,7 +156,12 @@ class Workshop:
             return None
         self._told_at = now
         self._told = {bench.service: None for bench in busy}
-        return DigestTold(tuple(bench.load(now) for bench in busy))
+        budgets = self._tables.budgets
+        return DigestTold(
+            tuple(bench.load(now) for bench in busy),
+            energy_milli=min(LEVEL_MILLI_MAX, round(1000 * budgets.energy)),
+            money_milli=min(LEVEL_MILLI_MAX, round(1000 * budgets.money)),
+        )
 
     # --- looking in -------------------------------------------------------------------------------------------------
 

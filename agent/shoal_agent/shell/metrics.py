@@ -11,7 +11,7 @@ Three kinds of source, and no other way in:
 Histogram buckets are geometric over what is humanly different: 5 ms is a fast device's token, 60 s nobody waits for.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.core import GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from shoal_protocol.light import ServiceLoad
 from shoal_protocol.limits import METRIC_LABELS_MAX
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -37,6 +38,7 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "calls_sent_again": ("why", "Calls of light services that another node did not do, and that went elsewhere"),
     "content_bytes": ("direction", "Bytes of packages served to peers (out) or taken from them and verified (in)"),
     "content_pieces_rejected": ("reason", "Pieces from peers that were not what the manifest says, or unasked for"),
+    "errands_ended": ("how", "What became of calls of light services alone, as embeddings are"),
     "exchanges": ("part", "Anti-entropy: exchanges this node asked for, answered or declined"),
     "frames_dropped": ("kind", "Data-plane frames that no session here was waiting for"),
     "instances_started": ("service", "Instances of light services that this node started, beyond the first"),
@@ -87,6 +89,15 @@ _STAGE_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0,
 _OTHER: Final = "other"
 
 
+SERVICE_GAUGES: Final[tuple[tuple[str, str, Callable[[ServiceLoad], float]], ...]] = (
+    ("instances", "Instances of a light service that run here", lambda load: load.instances),
+    ("backlog_kib", "Work that waits for a light service here, weighed by how long (Q + W)", lambda load: load.waiting),
+    ("rate_kib_per_second", "What one instance does; 0: not measured", lambda load: load.rate_milli / 1000),
+    ("wait_seconds", "Until the work that is there is done", lambda load: load.wait_us / 1e6),
+)
+"""Gauges of each light service: name, help, value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Readings:
     """What the gauges show at one moment."""
@@ -114,6 +125,10 @@ class Readings:
     """Budget -> what is owed to it, as a level."""
     watts: float = 0.0
     """What the machine draws; 0 if nothing measures or models it."""
+    loads: tuple[ServiceLoad, ...] = ()
+    """How busy each light service is."""
+    calls_away: int = 0
+    """Calls of light services that other nodes have."""
 
 
 class _Gauges(Collector):
@@ -146,6 +161,8 @@ class _Gauges(Collector):
             owed.add_metric([budget], level)
         yield owed
         yield _gauge("ready", "1 if this node can serve a request", int(now.ready))
+        yield _gauge("calls_away", "Calls of light services that other nodes have for this one", now.calls_away)
+        yield from _services(now.loads)
         up = GaugeMetricFamily("shoal_broker_up", "1 if the link to the broker is up", labels=["broker"])
         for broker, connected in sorted(now.brokers.items()):
             up.add_metric([broker], int(connected))
@@ -219,6 +236,15 @@ class Metrics:
     def render(self) -> bytes:
         """Everything, in the text format that ``CONTENT_TYPE`` names."""
         return generate_latest(self._registry)
+
+
+def _services(loads: Sequence[ServiceLoad]) -> Iterable[Metric]:
+    """One row for each light service in each family."""
+    for name, text, value in SERVICE_GAUGES:
+        family = GaugeMetricFamily(f"shoal_service_{name}", text, labels=["service"])
+        for load in loads[:METRIC_LABELS_MAX]:
+            family.add_metric([load.service], value(load))
+        yield family
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

@@ -4,10 +4,13 @@ The same at the start, for every package the store holds, and later, when one ha
 """
 
 import asyncio
+from functools import partial
 
 from shoal_agent.core.events import ModelAvailable, ServicesAvailable
+from shoal_agent.shell import ort
 from shoal_agent.shell.model_facts import facts_of
 from shoal_agent.shell.ports import Post
+from shoal_agent.shell.services.embedder import Opened
 from shoal_agent.shell.services.host import ModelAssets, ServiceHost
 from shoal_models.manifest import Manifest
 from shoal_models.package import Store
@@ -39,9 +42,18 @@ class Packages:
             template = store.read(manifest.chat_template, "chat template", TOKENIZER_BYTES_MAX).decode()
         special = manifest.special_tokens
         vocabulary = manifest.dimensions.vocabulary
-        return ModelAssets(manifest.digest, tokenizer, template, vocabulary, special.bos, special.eos)
+        first = manifest.blocks[0]
+        whole = all(store.blob_path(ref.id).exists() for ref in (first.graph, *first.shards))
+        embedding = partial(_open_first, store, manifest) if whole else None
+        return ModelAssets(manifest.digest, tokenizer, template, vocabulary, special.bos, special.eos, embedding)
 
     def _offer(self, manifest: Manifest, assets: ModelAssets) -> None:
         self._services.add(assets)
         self._post(ModelAvailable(facts_of(manifest)))
         self._post(ServicesAvailable(self._services.names))
+
+
+def _open_first(store: Store, manifest: Manifest) -> Opened:
+    """The block that turns ids into vectors, verified. CorruptShard, EngineError."""
+    opened = store.open_block(manifest, 0)
+    return opened.block, ort.open_block(opened.graph, opened.blobs)

@@ -16,6 +16,7 @@ from shoal_agent.core.effects import (
     CallService,
     Effect,
     Emit,
+    ErrandEnded,
     ExportKv,
     Finish,
     ImportKv,
@@ -172,10 +173,15 @@ class Services(Protocol):
 
 
 Answer = Accept | Emit | Finish | Reject
+Steps = tuple[tuple[str, str], ...]
+"""Light services and their methods, one after another."""
 
 
 class Ingress(Protocol):
     """What the API needs of the runtime: hand in a request, read its answers."""
+
+    async def run(self, steps: Steps, request: bytes, deadline_s: float) -> ErrandEnded:
+        """Have light services do ``steps`` one after another, each with the answer of the one before."""
 
     def generate(self, request: GenerationRequest, *, lingers: bool) -> AsyncGenerator[Answer, None]:
         """Yields Accept, Emit*, Finish or one Reject. Closing it early cancels the session, unless it ``lingers``."""

@@ -25,6 +25,7 @@ from shoal_agent.core.effects import (
     Count,
     Effect,
     Emit,
+    ErrandEnded,
     ExportKv,
     FetchBlocks,
     FetchModel,
@@ -45,9 +46,19 @@ from shoal_agent.core.effects import (
     StopInstance,
     UnloadBlocks,
 )
-from shoal_agent.core.events import Event, StageFinished, TimePassed
+from shoal_agent.core.events import ErrandArrived, Event, StageFinished, TimePassed
 from shoal_agent.core.facts import GenerationRequest
-from shoal_agent.shell.ports import Answer, Content, ControlPlane, DataPlane, Engine, Mind, Services, TensorTable
+from shoal_agent.shell.ports import (
+    Answer,
+    Content,
+    ControlPlane,
+    DataPlane,
+    Engine,
+    Mind,
+    Services,
+    Steps,
+    TensorTable,
+)
 from shoal_agent.shell.streams import Streams
 from shoal_protocol.ids import Incarnation, Instant
 
@@ -109,6 +120,8 @@ class Runtime:
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at: Instant | None = None
         self._streams = Streams(self.post)
+        self._errands: dict[int, asyncio.Future[ErrandEnded]] = {}
+        self._errand_count = 0
         self.stopped: asyncio.Future[None] = self._loop.create_future()
         """Done when the node said Stop; failed when something of ours broke."""
 
@@ -186,6 +199,10 @@ class Runtime:
                 self._streams.answer(effect)
             case Count(name, label, amount):
                 drivers.meters.count(name, label, amount)
+            case ErrandEnded(errand):
+                waiting = self._errands.pop(errand, None)
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(effect)
             case _:
                 self._perform_rarely(effect, drivers)
 
@@ -246,6 +263,18 @@ class Runtime:
                     self.stopped.set_result(None)
 
     # --- the ingress port -------------------------------------------------------------------------------------------
+
+    async def run(self, steps: Steps, request: bytes, deadline_s: float) -> ErrandEnded:
+        """Have light services do ``steps`` one after another, each with the answer of the one before."""
+        self._errand_count += 1
+        errand = self._errand_count
+        waiting: asyncio.Future[ErrandEnded] = self._loop.create_future()
+        self._errands[errand] = waiting
+        self.post(ErrandArrived(errand, steps, request, deadline_s))
+        try:
+            return await waiting
+        finally:
+            self._errands.pop(errand, None)
 
     def generate(self, request: GenerationRequest, *, lingers: bool) -> AsyncGenerator[Answer, None]:
         """Yield Accept, Emit*, Finish or one Reject; see ``streams`` for what becomes of one that is closed early."""

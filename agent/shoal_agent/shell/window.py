@@ -54,6 +54,8 @@ class Window:
             tasks=len(asyncio.all_tasks()),
             budgets=dict(view.budgets),
             watts=view.watts,
+            loads=view.loads,
+            calls_away=view.calls_away,
         )
 
     def models(self) -> tuple[ServedModel, ...]:

@@ -26,6 +26,7 @@ from shoal_agent.core.effects import (
     Count,
     Effect,
     Emit,
+    ErrandEnded,
     ExportKv,
     FetchBlocks,
     FetchModel,
@@ -334,8 +335,11 @@ class Machine:
     def _perform(self, effect: Effect) -> None:
         device = self.device
         match effect:
-            case Count() | Note() | Accept() | Emit() | Finish() | Reject() | StartInstance() | StopInstance():
-                # What a client is told and what is counted is the oracles' to judge; toy services take no time.
+            case (
+                Count() | Note() | Accept() | Emit() | Finish() | Reject() | ErrandEnded() | StartInstance()
+                | StopInstance()
+            ):  # fmt: skip
+                # What a client is told and what is counted is the oracles' to judge; toy services need no instances.
                 return
             case SendFrame():
                 self._around.send(self.name, effect, device.sent(effect))

@@ -21,7 +21,7 @@ VOCABULARY: Final = 257
 REFERENCE_MACS_PER_S: Final = 10**9
 MODULUS: Final = (1 << 61) - 1
 GREEDY: Final = Sampling(0.0, 0, 1.0, 1.0, 0, -1)
-NAMES: Final = tuple(services.service_name(kind, MODEL) for kind in ServiceKind)
+NAMES: Final = tuple(services.service_name(kind, MODEL) for kind in ServiceKind if kind is not ServiceKind.EMBEDDER)
 
 
 def toy_facts(blocks: int = 8, context: int = 512, kv: int = 64) -> ModelFacts:

@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shoal_agent.shell.api.admin import Admin
 from shoal_agent.shell.api.claims import request_id_of
+from shoal_agent.shell.api.embeddings import Embeddings
 from shoal_agent.shell.api.errors import SERVER, ApiError
 from shoal_agent.shell.api.openai import REQUEST_ID, OpenAi
 from shoal_agent.shell.api.ports import ApiPorts
@@ -30,7 +31,7 @@ _CLIENT_CLOSED: Final = 499
 def build_app(ports: ApiPorts) -> ASGIApp:
     """The whole API over ``ports``."""
     app = Starlette(
-        routes=[*OpenAi(ports).routes(), *Admin(ports).routes()],
+        routes=[*OpenAi(ports).routes(), *Embeddings(ports).routes(), *Admin(ports).routes()],
         exception_handlers={
             ApiError: _api_error,
             ClientGone: _client_gone,

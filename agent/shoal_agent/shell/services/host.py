@@ -27,6 +27,7 @@ from shoal_agent.core.effects import CallService
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
 from shoal_agent.core.services import (
     CheckRequest,
+    EmbedRequest,
     EncodeRequest,
     FlushRequest,
     Method,
@@ -44,6 +45,7 @@ from shoal_agent.core.services import (
 from shoal_agent.shell.ports import Array, Post, TensorTable
 from shoal_agent.shell.services.chat_template import ChatTemplate
 from shoal_agent.shell.services.detokenizer import Detokenizer
+from shoal_agent.shell.services.embedder import Embedder, Opened
 from shoal_agent.shell.services.sampler import Sampler
 from shoal_agent.shell.services.sessions import ServiceBusyError, ServiceError
 from shoal_agent.shell.services.tokenizer import Tokenizer
@@ -58,7 +60,7 @@ _WORKERS_MIN: Final = 2
 _INLINE_BYTES_MAX: Final = 2048
 """A request up to this size is encoded on the loop: below a millisecond, less than the way to a thread and back."""
 
-Service = ChatTemplate | Tokenizer | Sampler | Detokenizer
+Service = ChatTemplate | Tokenizer | Sampler | Detokenizer | Embedder
 Tensor = Array | bytes | memoryview | None
 
 
@@ -67,6 +69,7 @@ class ModelAssets:
     """What a package gives to its light services. ``chat_template`` None: the model was not taught to converse.
 
     ``vocabulary``: number of logits. ``bos`` opens a bare prompt (None: nothing does); each of ``eos`` ends a turn.
+    ``embedding`` opens the first block (None: it is not here).
     """
 
     model: Digest
@@ -75,6 +78,7 @@ class ModelAssets:
     vocabulary: int
     bos: int | None
     eos: tuple[int, ...]
+    embedding: Callable[[], Opened] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +136,9 @@ class ServiceHost:
         template = assets.chat_template
         if template is not None:
             builds[ServiceKind.CHAT_TEMPLATE] = lambda: _chat_template(template, tokenizer.get(), assets)
+        embedding = assets.embedding
+        if embedding is not None:
+            builds[ServiceKind.EMBEDDER] = lambda: Embedder(embedding, assets.vocabulary)
         for kind, build in builds.items():
             self._slots.setdefault(service_name(kind, assets.model), _Slot(build))
 
@@ -248,7 +255,7 @@ def _chat_template(source: str, tokenizer: Tokenizer, assets: ModelAssets) -> Ch
 
 
 def _is_slow(service: Service, effect: CallService) -> bool:
-    return isinstance(service, ChatTemplate) or (
+    return isinstance(service, ChatTemplate | Embedder) or (
         isinstance(service, Tokenizer) and isinstance(effect.request, bytes) and len(effect.request) > _INLINE_BYTES_MAX
     )
 
@@ -289,6 +296,8 @@ def _invoke(service: Service, effect: CallService, tensor: Tensor) -> ServiceMes
             return service.encode(unpack(EncodeRequest, request))
         case Tokenizer(), Method.CHECK:
             return service.check(unpack(CheckRequest, request))
+        case Embedder(), Method.EMBED:
+            return service.embed(unpack(EmbedRequest, request))
         case ChatTemplate(), Method.RENDER:
             return service.render(unpack(RenderRequest, request))
     raise ServiceError(f"{effect.service!r} has no method {effect.method!r}")
