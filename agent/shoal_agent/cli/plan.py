@@ -1,24 +1,51 @@
-"""``shoal plan``: what the planners would do, of a cluster on paper; nothing is announced."""
+"""``shoal plan``: what the planners would do, on paper or for the cluster that is there; nothing is announced."""
 
+import asyncio
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from rich.box import SIMPLE
+from rich.console import Console
+from rich.table import Table
 
+from shoal_agent.cli.deploy import Aim
 from shoal_agent.cli.model import StoreOption, open_store
-from shoal_agent.cli.output import AsJson, print_json
+from shoal_agent.cli.output import AsJson, print_json, progress
 from shoal_agent.cli.plan_backbone import backbone
+from shoal_agent.config import OperatorConfig, load_operator_config
+from shoal_agent.core.pareto import Choice, Terms, front
 from shoal_agent.core.planner import split_model
-from shoal_agent.core.problem import Infeasible, Split, problem_of
+from shoal_agent.core.problem import CANDIDATES_EXACT_MAX, Infeasible, Split, SplitProblem, problem_of
 from shoal_agent.errors import ConfigError, NoPlanError
+from shoal_agent.experiments.plots import draw
+from shoal_agent.experiments.report import Chart
 from shoal_agent.shell.model_facts import facts_of
+from shoal_agent.shell.scene import Scene, heard_scene, scene_of
 from shoal_agent.shell.sketch import load_sketch
+from shoal_agent.shell.survey import Package
+from shoal_agent.shell.widths import widths_of
 from shoal_models.errors import ModelError
-from shoal_protocol.messages import Terms
+from shoal_models.manifest import Manifest
+from shoal_protocol.ids import NodeId
+from shoal_protocol.messages import Objective
+from shoal_protocol.messages import Terms as DeploymentTerms
 
 CONTEXT_TOKENS: Final = 2048
+TABLE_CHARS: Final = 160
+"""Stages of eight nodes in one line, whatever the terminal is: a table that breaks inside is none."""
+PRICED_TOKENS: Final = 1_000_000
+"""Money is told for so many tokens answered."""
+EPILOG: Final = """Example: shoal plan --pareto --model smollm2-135m-instruct --cluster cluster.toml
 
-EPILOG: Final = """Example: shoal plan --pareto --model smollm2-135m-instruct --cluster cluster.toml"""
+A cluster file has one [[nodes]] table for each node (name, speed_macs_per_s, memory, zone, price_per_hour,
+busy_permille, waiting_permille), one [[links]] table for each link that is known (between, rtt_us, bytes_per_s),
+[default_link] for all others, and ingress, the node where requests come in."""
 
 
 def plan(
@@ -26,40 +53,196 @@ def plan(
     *,
     model: Annotated[str, typer.Option(help="A package of the store.")] = "",
     cluster: Annotated[Path | None, typer.Option(help="A file of nodes and links, TOML or JSON.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="The operator's TOML file: plan for the cluster it hears.")
+    ] = None,
     store: StoreOption = None,
-    pareto: Annotated[bool, typer.Option("--pareto", help="Every split that nothing beats.")] = False,
+    pareto: Annotated[
+        bool, typer.Option("--pareto", help="Splits that nothing beats in time, money, privacy.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(help="A directory for pareto.svg.")] = None,
+    objective: Annotated[Aim, typer.Option(help="What one split is best at.")] = Aim.LATENCY,
+    stages: Annotated[int | None, typer.Option(min=1, max=CANDIDATES_EXACT_MAX, help="So many.")] = None,
+    context_tokens: Annotated[int | None, typer.Option(min=1, help="Longest session to keep room for.")] = None,
+    sessions: Annotated[int, typer.Option(min=1, max=10_000, help="Sessions of that length.")] = 2,
+    ingress: Annotated[str, typer.Option(help="Where requests come in; the file's if not given.")] = "",
+    u_shape: Annotated[bool, typer.Option("--u-shape", help="The ingress may hold the first and last blocks.")] = False,
+    trusted: Annotated[str, typer.Option(help="Trusted zones, with commas; the ingress's own if not given.")] = "",
+    private: Annotated[int, typer.Option(min=0, help="So many first blocks, and the last, in trusted zones only.")] = 0,
+    loss: Annotated[
+        int | None, typer.Option(min=0, max=1000, help="Tokens in 1000 that narrow activations may change.")
+    ] = None,
+    price: Annotated[list[str] | None, typer.Option(help="NODE=PRICE an hour; may be repeated.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Plan the split of a model over a cluster that a file describes."""
+    """Plan the split of a model."""
     if context.invoked_subcommand is not None:
         return
-    assert not pareto, "comes next"
-    if not model or cluster is None:
-        raise ConfigError("a model and a cluster are needed", "shoal plan --model NAME --cluster FILE")
-    try:
-        facts = facts_of(open_store(store).load(model))
-    except ModelError as fault:
-        raise ConfigError(str(fault), f"shoal model import {model}") from fault
-    sketch = load_sketch(cluster)
-    tokens = min(CONTEXT_TOKENS, facts.context_tokens_max)
-    answer = split_model(problem_of(facts, Terms(), tokens, sketch.candidates, sketch.ways))
+    if not model or (cluster is None) == (config is None):
+        hint = "shoal plan --model NAME --cluster FILE, or --config operator.toml for a cluster that runs"
+        raise ConfigError("a model is needed, and either a cluster file or an operator's configuration", hint)
+    settings = None if config is None else load_operator_config(config, environment=os.environ)
+    manifest = _manifest(model, store, settings)
+    scene = _scene(cluster, settings, manifest, ingress, _prices(price or []))
+    zones = scene.trusted(tuple(part.strip() for part in trusted.split(",") if part.strip()))
+    terms = DeploymentTerms(Objective[objective.name], stages or 1, stages or CANDIDATES_EXACT_MAX, sessions)
+    facts = facts_of(manifest)
+    tokens = min(context_tokens or CONTEXT_TOKENS, facts.context_tokens_max)
+    problem = replace(
+        problem_of(facts, terms, tokens, scene.candidates, scene.links),
+        ingress=scene.ingress,
+        widths=widths_of(manifest),
+        loss_max=loss,
+        zones=_guarded(len(facts.blocks), private, zones),
+        u_shape=u_shape,
+    )
+    answer = split_model(problem)
     if isinstance(answer, Infeasible):
-        raise NoPlanError("\n  ".join([answer.reason, *answer.nodes]), "add nodes, or give them more memory")
+        raise _no_plan(answer)
+    if not pareto:
+        _show(as_json, {"split": describe(answer)}, lambda: print(table(answer)))
+        return
+    choices = front(problem, Terms(scene.price_micro, zones), _tell)
+    if plot is not None:
+        progress(f"drawn: {_draw(problem, choices, plot)}")
+    told = {"ingress": scene.ingress, "trusted_zones": list(zones), "front": [_point(problem, c) for c in choices]}
+    _show(as_json, told, lambda: Console(width=TABLE_CHARS).print(_front_table(problem, choices)))
+
+
+def _show(as_json: bool, told: dict[str, Any], otherwise: Callable[[], None]) -> None:
     if as_json:
-        print_json(describe(answer))
+        print_json(told)
     else:
-        print(table(answer))
+        otherwise()
+
+
+def _manifest(name: str, store: Path | None, settings: OperatorConfig | None) -> Manifest:
+    place = open_store(settings.models.store_dir if store is None and settings is not None else store)
+    try:
+        return place.load(name)
+    except ModelError as fault:
+        raise ConfigError(str(fault), f"shoal model import {name}") from fault
+
+
+def _scene(
+    cluster: Path | None, settings: OperatorConfig | None, manifest: Manifest, ingress: str, prices: dict[str, float]
+) -> Scene:
+    if settings is not None:
+        package = Package(manifest.digest, manifest.package_bytes)
+        return asyncio.run(heard_scene(settings, package, ingress, prices, progress))
+    assert cluster is not None, "one of both is given"
+    scene = scene_of(load_sketch(cluster))
+    names = [candidate.node for candidate in scene.candidates]
+    for name in (*([ingress] if ingress else []), *prices):
+        if name not in names:
+            raise ConfigError(f"there is no node {name} in {cluster}", f"nodes: {', '.join(names)}")
+    own = {NodeId(name): round(price * 1_000_000) for name, price in prices.items()}
+    return replace(
+        scene, ingress=NodeId(ingress) if ingress else scene.ingress, price_micro=dict(scene.price_micro) | own
+    )
+
+
+def _prices(given: list[str]) -> dict[str, float]:
+    """``NODE=PRICE`` each."""
+    prices = {}
+    for text in given:
+        name, equals, amount = text.partition("=")
+        try:
+            value = float(amount)
+        except ValueError:
+            value = math.nan
+        if not (name and equals and 0 <= value <= 10_000):  # noqa: PLR2004 - as in a cluster file; NaN is nowhere between
+            raise ConfigError(f"--price {text} is no price", "--price desk=0.12, from 0 to 10000 an hour")
+        prices[name] = value
+    return prices
+
+
+def _guarded(blocks: int, private: int, zones: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
+    if private > blocks:
+        raise ConfigError(f"--private {private}: the model has {blocks} blocks", f"--private {blocks} is all of it")
+    if not private:
+        return ()
+    return tuple(zones if index < private or index == blocks - 1 else () for index in range(blocks))
+
+
+def _no_plan(reason: Infeasible) -> NoPlanError:
+    hint = "more memory or nodes, fewer --context-tokens or --sessions; --u-shape if head and tail must stay at home"
+    return NoPlanError("\n  ".join([reason.reason, *reason.nodes]), hint)
+
+
+def _tell(done: int, of: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{done}/{of} weights", end="\n" if done == of else "", file=sys.stderr, flush=True)
 
 
 def describe(split: Split) -> dict[str, Any]:
     """``split`` as JSON."""
-    stages = [{"node": s.node, "first_block": s.first_block, "last_block": s.last_block} for s in split.stages]
+    stages = [
+        {
+            "node": stage.node,
+            "first_block": stage.first_block,
+            "last_block": stage.last_block,
+            "time_us": stage.time_us,
+            "link_us": stage.link_us,
+            "memory_bytes": stage.memory_bytes,
+            "width": stage.width,
+        }
+        for stage in split.stages
+    ]
     return {"score_us": split.score_us, "stages": stages}
 
 
 def table(split: Split) -> str:
-    """``split`` for people."""
-    return "\n".join(f"{s.node}: blocks {s.first_block}-{s.last_block}" for s in split.stages)
+    """``split`` for people; times are per token answered, the prompt's share included."""
+    lines = [f"{split.score_us / 1000:.2f} ms/token"]
+    for index, stage in enumerate(split.stages):
+        width = f" as {stage.width}" if stage.width else ""
+        lines.append(
+            f"  stage {index}  {stage.node}  blocks {stage.first_block}-{stage.last_block}  "
+            f"{stage.time_us / 1000:.2f} ms (+{stage.link_us / 1000:.2f} ms link{width})  "
+            f"{stage.memory_bytes / 2**20:.0f} MiB"
+        )
+    return "\n".join(lines)
+
+
+def _money(problem: SplitProblem, choice: Choice) -> float:
+    """Of PRICED_TOKENS tokens."""
+    return choice.price_micro(PRICED_TOKENS, problem.workload.answer_tokens) / 1_000_000
+
+
+def _point(problem: SplitProblem, choice: Choice) -> dict[str, Any]:
+    figures = {
+        "latency_us": choice.split.score_us,
+        "money_per_million_tokens": round(_money(problem, choice), 6),
+        "blocks_outside": choice.outside,
+    }
+    return figures | {"stages": describe(choice.split)["stages"]}
+
+
+def _front_table(problem: SplitProblem, choices: Sequence[Choice]) -> Table:
+    found = Table(box=SIMPLE, caption="nothing beats any of these; times per token answered")
+    for name in ("ms/token", "money per million tokens", "blocks outside"):
+        found.add_column(name, justify="right")
+    found.add_column("stages")
+    for choice in choices:
+        stages = "  ".join(f"{s.node[:12]} {s.first_block}-{s.last_block}" for s in choice.split.stages)
+        money = f"{_money(problem, choice):.4g}"
+        found.add_row(f"{choice.split.score_us / 1000:.2f}", money, str(choice.outside), stages)
+    return found
+
+
+def _draw(problem: SplitProblem, choices: Sequence[Choice], folder: Path) -> Path:
+    """One line for each number of blocks outside the trusted zones."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for choice in sorted(choices, key=lambda c: (c.outside, c.latency_ns)):
+        point = (choice.split.score_us / 1000, _money(problem, choice))
+        lines.setdefault(f"{choice.outside} blocks outside", []).append(point)
+    chart = Chart("pareto", "splits that nothing beats", "ms per token", "money per million tokens", lines)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return draw(chart, folder)
+    except OSError as fault:
+        raise ConfigError(f"{folder}: {fault.strerror or fault}", "--plot with a directory you may write to") from fault
 
 
 app = typer.Typer(invoke_without_command=True, rich_markup_mode=None, pretty_exceptions_enable=False, epilog=EPILOG)

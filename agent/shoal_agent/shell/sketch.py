@@ -11,6 +11,8 @@ TOML, or JSON if the file's name ends so::
     name = "desk"
     speed_macs_per_s = 10_000_000_000
     memory = "2 GiB"
+    busy_permille = 100              # what other programs take of it
+    waiting_permille = 0             # how much of the time it works for other deployments
     zone = "home"
     price_per_hour = 0.02
 
@@ -41,7 +43,7 @@ NODES_MAX: Final = 200
 """As many as a plan of a whole cluster is looked at with."""
 HINT: Final = "mend the lines named; shoal plan --help shows a file"
 Permille = Annotated[Whole, Field(ge=0, le=1000)]
-Price = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Price = Annotated[float, Field(ge=0, le=1e4, allow_inf_nan=False)]
 
 
 class _Part(BaseModel):
@@ -68,6 +70,7 @@ class NodePart(_Part):
     speed_macs_per_s: Annotated[Whole, Field(gt=0, le=MACS_PER_S_MAX)]
     memory: Annotated[Bytes, Field(lt=2**63)]
     busy_permille: Permille = 0
+    waiting_permille: Permille = 0
     zone: Name = "default"
     price_per_hour: Price = 0.0
 
@@ -84,7 +87,15 @@ class Sketch(_Part):
     def candidates(self) -> tuple[Candidate, ...]:
         """The nodes as the planner sees them; their names are their ids."""
         return tuple(
-            Candidate(NodeId(node.name), node.speed_macs_per_s, node.memory, node.busy_permille) for node in self.nodes
+            Candidate(
+                NodeId(node.name),
+                node.speed_macs_per_s,
+                node.memory,
+                node.busy_permille,
+                node.waiting_permille,
+                node.zone,
+            )
+            for node in self.nodes
         )
 
     @property
