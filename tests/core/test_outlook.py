@@ -3,9 +3,9 @@ from dataclasses import replace
 import pytest
 
 from shoal_agent.core.facts import Standing
-from shoal_agent.core.outlook import RTT_US_MIN, Outlooks, rounded_down, rounded_link, slowness_permille
+from shoal_agent.core.outlook import RTT_US_MIN, Outlooks, rounded_down, rounded_link, slowness_permille, waiting_permille
 from shoal_agent.core.problem import LAN, RELAY, Link
-from shoal_protocol.ids import DeploymentId, Instant, NodeId
+from shoal_protocol.ids import DeploymentId, Incarnation, Instant, NodeId
 from shoal_protocol.messages import LinkMeasured, NodePhase, PlanStage, Terms
 from tests.support.opinion import MEMORY, NOW, SPEED, Opinion
 
@@ -104,6 +104,22 @@ def test_a_relieved_node_does_not_look_as_good_as_its_profile():
     slow_host = me.record(me.names[1], hosted=HELD, pace=2000)
     relieved = me.record(me.names[1], pace=2000)
     assert slowness_permille(relieved, runs=False) == slowness_permille(slow_host, runs=True)
+
+
+def test_work_for_other_deployments_is_a_line_to_stand_in():
+    me = Opinion()
+    held = me.record(me.names[2], hosted=HELD, foreign=100)
+    at_work = replace(held, load=replace(held.load, cpu_permille=620))
+    other, own = DeploymentId("other"), held.hosted[0].deployment
+    assert waiting_permille(at_work, other) == waiting_permille(at_work, None) == 500, "in steps"
+    assert waiting_permille(at_work, own) == 0, "its measured pace knows"
+    assert waiting_permille(replace(at_work, hosted=()), other) == 0, "it works for nobody"
+    assert waiting_permille(held, other) == 0, "rounding is no work"
+    me.adopt(replace(me.head.plan, deployment=other))
+    me.tables.membership.merge(me.names[2], Incarnation(1), replace(at_work, version=9), NOW)
+    problem = Outlooks(me.here, me.tables, me.roster).of(replace(me.head.plan, deployment=other), me.facts, {}, NOW)
+    waits = {c.node: c.waiting_permille for c in problem.problem.candidates}
+    assert waits[me.names[2]] == 500
 
 
 def test_memory_of_a_stranger_must_be_free_now():

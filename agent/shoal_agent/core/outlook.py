@@ -6,6 +6,9 @@ measured when it last ran stages, which fades: the worse of the two is believed.
 profile flatters it would win every comparison while it runs nothing, lose it once it does, and blocks would go back
 and forth.
 
+*Waiting.* What a node's own processors do for other deployments is a line that ours would stand in. A node that runs
+ours already is not asked: its measured pace knows, and its work for us must not count against it.
+
 *Memory.* What it offers, less what the newest plans of other deployments take there; a node that does not hold this
 deployment yet must also have it free now.
 
@@ -29,7 +32,7 @@ from shoal_agent.core.plan import servers_of, stage_at
 from shoal_agent.core.problem import LAN, RELAY, Candidate, Link, Links, SplitProblem, problem_of
 from shoal_agent.core.room import taken_bytes
 from shoal_agent.core.tables import Tables
-from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.ids import DeploymentId, Instant, NodeId
 from shoal_protocol.messages import LinkMeasured, NodeState, Plan, PlanStage
 from shoal_protocol.roster import Role, TrustedRoster
 
@@ -135,7 +138,7 @@ class Outlooks:
         if not any(held.deployment == plan.deployment for held in state.hosted):
             memory = min(memory, rounded_down(state.load.memory_available_bytes))
         speed = state.capacity.speed_macs_per_s * 1000 // slowness_permille(state, runs=self._runs(node, state))
-        return Candidate(node, speed, max(memory, 0))
+        return Candidate(node, speed, max(memory, 0), waiting_permille=waiting_permille(state, plan.deployment))
 
     def _runs(self, node: NodeId, state: NodeState) -> bool:
         """Whether blocks are open there that it does not only stand by with, which measures nothing."""
@@ -175,6 +178,17 @@ def slowness_permille(state: NodeState, *, runs: bool) -> int:
     if runs and measured:
         return max(measured, STEP_PERMILLE)
     return max(measured, by_load)
+
+
+def waiting_permille(state: NodeState, deployment: DeploymentId | None) -> int:
+    """How much of the time the node works for deployments other than ``deployment``; 0 if it holds that one itself.
+
+    None: for any.
+    """
+    held = [stage.deployment for stage in state.hosted]
+    if not held or deployment in held:
+        return 0
+    return _stepped(max(0, state.load.cpu_permille - state.load.foreign_permille))
 
 
 def _stepped(permille: int) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from shoal_agent.core.outlook import waiting_permille
 from shoal_agent.core.plan import voters_for
 from shoal_agent.core.problem import Candidate, Infeasible
 from shoal_agent.errors import NoPlanError
@@ -108,7 +109,8 @@ def candidate_of(heard: Heard) -> Candidate:
     """``heard`` as the planner sees it: free memory bounds what is offered, so that a second deployment fits too."""
     capacity, load = heard.state.capacity, heard.state.load
     memory = min(capacity.memory_bytes, load.memory_available_bytes)
-    return Candidate(heard.node, capacity.speed_macs_per_s, memory, load.foreign_permille)
+    waiting = waiting_permille(heard.state, None)
+    return Candidate(heard.node, capacity.speed_macs_per_s, memory, load.foreign_permille, waiting)
 
 
 @dataclass(frozen=True, slots=True)
