@@ -11,10 +11,10 @@ from shoal_protocol.messages import PlanStage
 FAST, NEXT = NodeId("fast"), NodeId("next")
 
 
-def problem_of(*candidates, link=Link(200, 100_000_000)):
+def problem_of(*candidates):
     """Eight blocks of 10 ms a session at the reference speed, one token in and out."""
     blocks = (BlockFacts(1_000, 0, 10_000, 0, 1_000),) * 8
-    return SplitProblem(blocks, 1_000, candidates, Workload(1, 1, 0, 1), Links(link))
+    return SplitProblem(blocks, 1_000, candidates, Workload(1, 1, 0, 1), Links(Link(200, 100_000_000)))
 
 
 TWO = problem_of(Candidate(FAST, 1_100, 10_000), Candidate(NEXT, 1_000, 10_000))

@@ -87,6 +87,14 @@ def test_the_text_has_the_numbers():
     )
 
 
+def test_nothing_that_runs_is_broken_for_a_gain():
+    better = Option(SPLIT, scored(500), Move(1, 0, 0, 0), breaks=True)
+    kept = decide(scored(1000), [better], HOUR_MS, 200)
+    assert kept.option.choice is Choice.KEEP
+    assert "re-split 0.50 ms/token: 50.0 % better, but not without an outage" in kept.text
+    assert decide(None, [better], HOUR_MS, 200).option is better, "what does not run cannot be broken"
+
+
 @pytest.mark.parametrize(
     ("before", "after", "gain"), [(1000, 800, 200), (1000, 1200, -200), (3, 2, 333), (3, 4, -334), (0, 5, -5000)]
 )
@@ -198,3 +206,28 @@ def test_how_long_it_has_held_is_told():
     assert hold.held_s(Instant(50.0)) == 0
     hold.ripe(True, Instant(100.0))
     assert hold.held_s(Instant(107.0)) == 7
+
+
+# --- zones ------------------------------------------------------------------------------------------------------------
+
+IN, OUT = "inside", "outside"
+
+
+def zoned(**zones):
+    """Blocks 0 and 1 must be inside, the others may be anywhere; nodes by their zone."""
+    base = problem(*(NodeId(letter * 32) for letter in zones))
+    candidates = tuple(replace(c, zone=zones[c.node[0]]) for c in base.candidates)
+    return replace(base, candidates=candidates, zones=((IN,), (IN, OUT)) + ((),) * 4)
+
+
+def test_the_same_cuts_keep_the_zones_of_all_their_blocks():
+    assert same_cuts(zoned(a=IN), HELD).zones == ((IN,), (), ())
+    assert same_cuts(problem(A), HELD).zones == ()
+
+
+def test_whoever_steps_in_is_in_the_zone():
+    assert refilled(zoned(b=OUT, c=OUT, d=OUT), HELD) is None
+    assert refilled(zoned(b=OUT, c=OUT, d=OUT, e=IN), HELD).stages[0].node == E
+    held = (replace(HELD[0], standbys=(D, E)), *HELD[1:])
+    assert promoted(zoned(b=OUT, c=OUT, d=OUT, e=IN), held).stages[0].node == E
+    assert promoted(zoned(b=OUT, c=OUT, d=OUT), held) is None

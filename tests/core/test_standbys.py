@@ -1,5 +1,7 @@
 """Standbys on clusters small enough to choose them in the head: a block takes 13 MB, and 1 MB of KV."""
 
+from dataclasses import replace
+
 import pytest
 
 from shoal_agent.core.facts import BlockFacts
@@ -34,6 +36,12 @@ def test_a_node_without_a_stage_backs_before_one_that_has_its_own():
     assert standbys(backing) == [(C,), (D,)], "and each of them one stage"
     assert (backing.lacks, backing.text) == ((), "")
     assert [(stage.node, stage.first_block, stage.last_block) for stage in backing.stages] == [(A, 0, 1), (B, 2, 3)]
+
+
+def test_a_standby_is_in_the_zone_of_its_blocks():
+    asked = problem(*(replace(c, zone="in" if c.node == D else "out") for c in roomy(A, B, C, D)))
+    backing = back_up(replace(asked, zones=(("in",), (), (), ())), HALVES, 1)
+    assert standbys(backing) == [(D,), (C,)]
 
 
 def test_two_nodes_back_each_other():

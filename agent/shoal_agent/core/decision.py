@@ -16,7 +16,8 @@ standby becomes the primary: it has the blocks, and the sessions are there alrea
 While blocks move, the machines that open them are not quite there; the price counts the deployment as lost for all of
 that time, which is worse than make-before-break ever is, spread over the time the new plan may be expected to stand.
 A host opens one block after the other and hosts work side by side, so the slowest host is the time. Where nothing
-runs any more the first class that is possible is the incumbent, whatever it costs.
+runs any more the first class that is possible is the incumbent, whatever it costs. While something runs, an option that
+cannot be made before the old plan is broken is none: answers that come sooner do not outweigh seconds without any.
 
 Figures that jump must not make blocks jump: a gain has to be there in every evaluation for ``HOLD_S`` (``Hold``).
 Without that, and without a price, a switching queue loses throughput however good each single switch looks (Celik,
@@ -37,7 +38,7 @@ from shoal_agent.core.facts import BlockFacts
 from shoal_agent.core.problem import Candidate, Split, SplitProblem
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.limits import STAGING_MS_MAX
-from shoal_protocol.messages import PlanStage
+from shoal_protocol.messages import PlanStage, SwitchMode
 
 HOLD_S: Final = 60.0
 """How long a gain must be there without a break."""
@@ -82,6 +83,8 @@ class Option:
     choice: Choice
     split: Split
     move: Move = Move()
+    breaks: bool = False
+    """Some host cannot hold the new blocks beside the old: nothing is served while they load."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,23 @@ def move_of(problem: SplitProblem, split: Split, held: Sequence[PlanStage], stor
         blocks, fetched, opened = blocks + len(new), fetched + fetch, opened + size
         slowest = max(slowest, 1000 * fetch // FETCH_BYTES_PER_S + 1000 * size // OPEN_BYTES_PER_S)
     return Move(blocks, fetched, opened, slowest)
+
+
+def switch_mode(
+    problem: SplitProblem, before: Sequence[PlanStage], owned: Sequence[PlanStage], split: Split
+) -> SwitchMode:
+    """Whether every host of ``split`` can hold what it gets beside what it has: ``owned``, without mere standing by."""
+    spare = [PlanStage(node, s.first_block, s.last_block) for s in before for node in s.standbys]
+    memory = Memory(problem)
+    offered = {candidate.node: candidate.memory_bytes for candidate in problem.candidates}
+    for stage in split.stages:
+        new = range(stage.first_block, stage.last_block + 1)
+        parts = [part for part in owned if part.node == stage.node and part not in spare]
+        kept = sorted({index for part in parts for index in range(part.first_block, part.last_block + 1)})
+        beside = sum(problem.blocks[index].resident_bytes for index in kept if index not in new)
+        if memory.needed(stage.first_block, stage.last_block + 1) + beside > offered[stage.node]:
+            return SwitchMode.BREAK_BEFORE_MAKE
+    return SwitchMode.MAKE_BEFORE_BREAK
 
 
 def same_cuts(problem: SplitProblem, held: Sequence[PlanStage]) -> SplitProblem:
@@ -226,6 +246,9 @@ def decide(
         paid_for = price_permille(extra, validity_ms)
         if gain <= 0:
             told.append(f"{name}: no better")
+            continue
+        if option.breaks and current is not None:
+            told.append(f"{name}: {_percent(gain)} better, but not without an outage")
             continue
         told.append(f"{name}: {_percent(gain)} better, moving {_moved(option.move)} costs {_percent(paid_for)}")
         if gain - paid_for >= gain_min_permille:

@@ -8,18 +8,15 @@ those it gets; what it only stands by with it can give back. Every host knows be
 when it votes; this is the proposer's estimate.
 """
 
-from collections.abc import Sequence
-
-from shoal_agent.core.costs import Memory
-from shoal_agent.core.decision import Option, staging_ms
+from shoal_agent.core.decision import Option, staging_ms, switch_mode
 from shoal_agent.core.outlook import Outlook
 from shoal_agent.core.plan import voters_for
-from shoal_agent.core.problem import Split, SplitProblem, stages_of
+from shoal_agent.core.problem import stages_of
 from shoal_agent.core.standbys import back_up
 from shoal_agent.core.tenure import Tenure
 from shoal_protocol.ids import Epoch
 from shoal_protocol.limits import REASON_CHARS_MAX
-from shoal_protocol.messages import Cause, Plan, PlanStage, SwitchMode
+from shoal_protocol.messages import Cause, Plan
 
 
 def draft(head: Tenure, outlook: Outlook, option: Option, cause: Cause, reason: str) -> Plan:
@@ -51,20 +48,3 @@ def _short(reason: str, last: str) -> str:
     if len(reason) > chars_max:
         reason = reason[:chars_max].rpartition("; ")[0] or reason[:chars_max]
     return reason + end
-
-
-def switch_mode(
-    problem: SplitProblem, before: Sequence[PlanStage], owned: Sequence[PlanStage], split: Split
-) -> SwitchMode:
-    """Whether every host of ``split`` can hold what it gets beside what it has: ``owned``, without mere standing by."""
-    spare = [PlanStage(node, s.first_block, s.last_block) for s in before for node in s.standbys]
-    memory = Memory(problem)
-    offered = {candidate.node: candidate.memory_bytes for candidate in problem.candidates}
-    for stage in split.stages:
-        new = range(stage.first_block, stage.last_block + 1)
-        parts = [part for part in owned if part.node == stage.node and part not in spare]
-        kept = sorted({index for part in parts for index in range(part.first_block, part.last_block + 1)})
-        beside = sum(problem.blocks[index].resident_bytes for index in kept if index not in new)
-        if memory.needed(stage.first_block, stage.last_block + 1) + beside > offered[stage.node]:
-            return SwitchMode.BREAK_BEFORE_MAKE
-    return SwitchMode.MAKE_BEFORE_BREAK
