@@ -13,28 +13,18 @@ operator's (:class:`OperatorConfig`, for ``shoal deploy``).
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal, Self, TypeVar
+from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
 
+from shoal_agent.config_control import BudgetSection, RequestClasses
 from shoal_agent.config_values import (
     HASH,
-    Amount,
     Bytes,
     Count,
     Directory,
     Hash,
-    Limit,
     Name,
     Place,
     Port,
@@ -42,11 +32,11 @@ from shoal_agent.config_values import (
     ReadableFile,
     Room,
     Seconds,
+    Section,
     Whole,
     is_loopback,
     is_wildcard,
 )
-from shoal_agent.core.budgets import PowerModel, Terms
 from shoal_agent.errors import ConfigError
 from shoal_protocol.limits import API_KEYS_MAX, FLIGHT_BYTES_MAX
 
@@ -71,11 +61,7 @@ ENVIRONMENT: Final[Mapping[str, str]] = {
 """Environment variables that win over the file: what differs between machines that share one."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
-
-
-class NodeSection(_Section):
+class NodeSection(Section):
     """Who this node is. The key file holds the 32-byte Ed25519 seed that ``shoal keygen`` wrote."""
 
     state_dir: Directory
@@ -89,14 +75,14 @@ class NodeSection(_Section):
     stop; until then it serves on, and refuses new requests."""
 
 
-class OperatorSection(_Section):
+class OperatorSection(Section):
     """Who the operator is; ``state_dir`` keeps the counter that fences off replays of earlier announcements."""
 
     state_dir: Directory
     key_file: PrivateFile
 
 
-class ClusterSection(_Section):
+class ClusterSection(Section):
     """Whom it belongs to: the roster, and the root keys (hexadecimal) of which so many must have signed it."""
 
     roster_file: ReadableFile
@@ -112,7 +98,7 @@ class ClusterSection(_Section):
         return value
 
 
-class BrokerSection(_Section):
+class BrokerSection(Section):
     """One MQTT broker: ``mqtts://host[:8883]`` with certificates, or ``mqtt://`` on loopback without."""
 
     url: str
@@ -160,7 +146,7 @@ class BrokerSection(_Section):
         return parts.port or MQTT_PORTS[parts.scheme]
 
 
-class DataSection(_Section):
+class DataSection(Section):
     """Where peers reach this node. Port 0 takes a free one; ``advertise_host`` is what is told to the others."""
 
     certificate_file: ReadableFile
@@ -180,7 +166,7 @@ class DataSection(_Section):
         return value or host
 
 
-class ApiSection(_Section):
+class ApiSection(Section):
     """The HTTP API for applications. Keys are kept as hashes (``shoal api-key`` prints both)."""
 
     enabled: bool = True
@@ -197,14 +183,14 @@ class ApiSection(_Section):
         return value
 
 
-class ModelsSection(_Section):
+class ModelsSection(Section):
     """Where packages live, and how much of the disk they may take (0: no budget)."""
 
     store_dir: Directory
     disk_bytes_max: Room = 0
 
 
-class ContentSection(_Section):
+class ContentSection(Section):
     """Packages between nodes. ``bytes_per_s_max`` bounds each direction (0: no bound)."""
 
     bytes_per_s_max: Room = 32_000_000
@@ -219,7 +205,7 @@ class ContentSection(_Section):
         return value
 
 
-class EngineSection(_Section):
+class EngineSection(Section):
     """What the node gives. ``threads`` 0: one less than there are cores; a bound that is not set is measured."""
 
     threads: Annotated[Whole, Field(ge=0, le=1024)] = 0
@@ -229,36 +215,7 @@ class EngineSection(_Section):
     kv_bytes_max: Bytes | None = None
 
 
-class BudgetSection(_Section):
-    """What the node may draw, cost, and how hot it may get; what is not set is not limited."""
-
-    power_w: Limit | None = None
-    idle_w: Amount | None = None
-    busy_w: Amount | None = None
-    price_per_hour: Amount = 0.0
-    money_per_hour: Limit | None = None
-    heat_limit_c: Limit | None = None
-
-    @model_validator(mode="after")
-    def _possible(self) -> Self:
-        self.terms()
-        return self
-
-    def terms(self) -> Terms:
-        """The same for the core; ValueError if no node can keep them all."""
-        if (self.idle_w is None) != (self.busy_w is None):
-            raise ValueError("idle_w and busy_w make a power model only together")
-        model = None if self.idle_w is None or self.busy_w is None else PowerModel(self.idle_w, self.busy_w)
-        return Terms(
-            power_w=self.power_w,
-            price_per_hour=self.price_per_hour,
-            money_per_hour=self.money_per_hour,
-            heat_limit_c=self.heat_limit_c,
-            power=model,
-        )
-
-
-class LogSection(_Section):
+class LogSection(Section):
     """What is written to stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -276,7 +233,7 @@ def _few_and_distinct(brokers: tuple[BrokerSection, ...]) -> tuple[BrokerSection
 Brokers = Annotated[tuple[BrokerSection, ...], AfterValidator(_few_and_distinct)]
 
 
-class Config(_Section):
+class Config(Section):
     """Everything an agent is told."""
 
     node: NodeSection
@@ -288,10 +245,11 @@ class Config(_Section):
     content: ContentSection = ContentSection()
     engine: EngineSection = EngineSection()
     budget: BudgetSection = BudgetSection()
+    classes: RequestClasses = ()
     log: LogSection = LogSection()
 
 
-class OperatorConfig(_Section):
+class OperatorConfig(Section):
     """Everything ``shoal deploy`` is told."""
 
     operator: OperatorSection

@@ -5,6 +5,7 @@ from pydantic import ValidationError
 
 from shoal_agent.config import ENVIRONMENT, ApiSection, api_key_hashes, load_config, load_operator_config
 from shoal_agent.core.budgets import NO_TERMS, PowerModel, Terms
+from shoal_agent.core.service_classes import RequestClass
 from shoal_agent.errors import ConfigError, ExitCode
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -90,6 +91,7 @@ def test_the_example_shows_every_setting_and_its_true_default(tmp_path):
         config.models,
         config.content,
         config.budget,
+        *config.classes,
         config.log,
     ):
         assert section.model_fields_set == set(type(section).model_fields)
@@ -258,6 +260,29 @@ def test_budgets_become_the_terms_of_the_core(folder):
     text = "\n".join(["[budget]", *lines, "heat_limit_c = 80"])
     terms = Terms(8.0, 0.2, 0.1, None, 80.0, PowerModel(4.0, 10.5))
     assert load(folder, AGENT + text).budget.terms() == terms
+
+
+def test_classes_become_promises_of_the_core(folder):
+    text = '[[classes]]\nname = "chat"\ndeadline_ms = 20000\nepsilon = 0.05\n'
+    (chat,) = load(folder, AGENT + text).classes
+    assert chat.promise() == RequestClass("chat", 20_000.0, 0.05)
+    assert load(folder).classes == ()
+    assert faults(folder, AGENT + text + text) == ["classes: request class 'chat' is defined twice"]
+
+
+@pytest.mark.parametrize(
+    ("deadline_ms", "epsilon", "path"),
+    [
+        ("0", "0.1", "deadline_ms"),
+        ("nan", "0.1", "deadline_ms"),
+        ("1e9", "0.1", "deadline_ms"),
+        ("9", "1.0", "epsilon"),
+    ],
+)
+def test_promises_that_are_none_are_faults(folder, deadline_ms, epsilon, path):
+    text = f'[[classes]]\nname = "chat"\ndeadline_ms = {deadline_ms}\nepsilon = {epsilon}\n'
+    (fault,) = faults(folder, AGENT + text)
+    assert fault.startswith(f"classes[0].{path}: Input should be")
 
 
 @pytest.mark.parametrize(

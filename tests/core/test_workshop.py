@@ -195,6 +195,15 @@ def test_a_node_over_its_power_budget_starts_fewer_instances(scene):
     assert started(frugal) == 1
 
 
+def test_a_class_that_is_late_buys_its_services_instances(scene):
+    loaded(scene)
+    bench = scene.shop.bench(SERVICE)
+    calm, owed = bench.light(1, scene.now), bench.light(1, scene.now, owed=40.0)
+    assert calm.lateness == 0.0 < owed.lateness
+    assert owed.tails == calm.tails
+    assert owed.tails[0] == 1.0
+
+
 def test_a_hot_node_is_given_no_processors_and_starts_nothing(scene):
     scene.cores = 0
     assert started(scene) == 1

@@ -2,14 +2,17 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import httpx
 import pytest
 
 from shoal_agent.core.effects import Accept, Emit, Finish, Reject
 from shoal_agent.core.facts import FinishReason, Piece, RejectCode, TokenLogprob, Usage
+from shoal_agent.core.service_classes import RequestClass
 from shoal_agent.shell.api.app import build_app
 from shoal_protocol.ids import SessionId
+from shoal_protocol.limits import REQUEST_DEADLINE_S_MAX
 from tests.integration.test_openai_client import *  # noqa: F403 - every test of the suite runs here too
 from tests.support.twin import KEY, NAME, TwinIngress, twin_ports, twin_server
 
@@ -294,3 +297,26 @@ async def test_who_comes_back_in_vain_is_told_why(http, ingress, code, status):
     ingress.scripted = [[Reject(SESSION, code, "the reason", None)]]
     answer = await ask(http, seen=3)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code.value)
+
+
+CLASSES = (RequestClass("chat", 20_000.0, 0.05), RequestClass("batch", 300_000.0, 0.2))
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
+async def test_a_class_that_a_client_names_gives_its_request_the_deadline(ingress, path):
+    ingress.scripted = [[ACCEPT, finish(FinishReason.STOP)] for _ in range(2)]
+    app = build_app(replace(twin_ports(ingress), classes=CLASSES))
+    body = CHAT if "chat" in path else {"model": NAME, "prompt": "hi"}
+    headers = {"Authorization": f"Bearer {KEY}"}
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://t", headers=headers) as http:
+        assert (await http.post(path, json=body, headers={"X-Shoal-Class": "chat"})).status_code == 200
+        assert (await http.post(path, json=body)).status_code == 200
+        answer = await http.post(path, json=body, headers={"X-Shoal-Class": "vip"})
+    assert [(request.kind, request.deadline_s) for request in ingress.requests] == [
+        ("chat", 20.0),
+        ("", REQUEST_DEADLINE_S_MAX),
+    ]
+    assert answer.status_code == 400
+    fault = answer.json()["error"]
+    assert (fault["code"], fault["param"]) == ("unknown_class", "X-Shoal-Class")
+    assert fault["message"] == "There is no request class 'vip' here. Known: chat, batch."

@@ -171,8 +171,8 @@ class Bench:
         """Nothing is stepped for a while."""
         self._queue.delayed = 0.0
 
-    def light(self, keep: int, now: Instant) -> Light:
-        """As rule A sees it; at least ``keep`` stay."""
+    def light(self, keep: int, now: Instant, owed: float = 0.0) -> Light:
+        """As rule A sees it; at least ``keep`` stay, and ``owed`` is Z of the classes that use it."""
         fewest = size(self._arrivals, self._service, DEADLINE_SLOTS, EPSILON)
         pace_s = self.faded(now)
         dwelt = (now - self.spare_since) / SLOT_S >= DWELL_SLOTS
@@ -188,6 +188,8 @@ class Bench:
             rate=SLOT_S / pace_s / REFERENCE_WORK if pace_s > 0 else 1.0,
             boot=BOOT,
             run=RUN,
+            lateness=owed * self._arrivals.mean / REFERENCE_WORK,
+            tails=fewest.tails,
         )
 
     def load(self, now: Instant) -> ServiceLoad:

@@ -36,6 +36,7 @@ class Endings:
 
     def __init__(self, tables: Tables, ledger: Ledger, scribe: Scribe, journey: Journey, diary: Diarist) -> None:
         self._lateness = tables.lateness
+        self._classes = tables.classes
         self._timers = tables.timers
         self._ledger = ledger
         self._scribe = scribe
@@ -77,6 +78,8 @@ class Endings:
         self.forget(entry, out)
         if reason in (CloseReason.FINISHED, CloseReason.DEADLINE):
             self._lateness.ended(entry.plan.deployment, late=reason is CloseReason.DEADLINE)
+        if reason is not CloseReason.CANCELLED:
+            self._classes.ended(entry.request.kind, late=reason is not CloseReason.FINISHED)
         self._journey.leave(entry, reason, now, out)
 
     def forget(self, entry: Entry, out: Outbox) -> None:

@@ -292,6 +292,8 @@ class GenerationRequest:
     stop: tuple[str, ...]
     deadline_s: float
     claim: Claim | None = None
+    kind: str = ""
+    """The request class that its client named; empty: none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,9 +84,11 @@ class Ingress:
             return
         tenure = self._tenures.serving(request.deployment)
         if tenure is None:
+            self._tables.classes.ended(request.kind, late=True)
             self._endings.reject(request.session, RejectCode.NOT_READY, "not every stage is ready yet", out)
             return
         if self.request_count >= REQUESTS_MAX:
+            self._tables.classes.ended(request.kind, late=True)
             self._endings.reject(request.session, RejectCode.OVERLOADED, f"{REQUESTS_MAX} requests are in flight", out)
             return
         deadline = Instant(now + request.deadline_s)

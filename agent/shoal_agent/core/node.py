@@ -58,6 +58,7 @@ from shoal_agent.core.keeper import Keeper
 from shoal_agent.core.movers import Movers
 from shoal_agent.core.outbox import Outbox, Payload
 from shoal_agent.core.rescue import AWAY
+from shoal_agent.core.service_classes import Classes
 from shoal_agent.core.staging import SETTLE_S
 from shoal_agent.core.story import Story
 from shoal_agent.core.tables import Tables
@@ -118,7 +119,7 @@ class Node:
         self._node = identity.node
         self._config = config
         zones = Zones({member.node: member.zone for member in identity.roster.members})
-        self._tables = Tables(zones, budgets=Budgets(config.terms))
+        self._tables = Tables(zones, budgets=Budgets(config.terms), classes=Classes(config.classes))
         self._voice = Voice(config, identity)
         self._calls = Calls(identity.node)
         tables = self._tables

@@ -49,9 +49,15 @@ class Classes:
         return tuple(self._classes)
 
     def ended(self, name: str, *, late: bool) -> None:
-        """A request of a known class is over; refused, failed and given up are late."""
-        self._queues[name].step(late=float(late), ended=1.0)
+        """A request is over; refused and failed ones are late. One of no class was promised nothing."""
+        if name in self._queues:
+            self._queues[name].step(late=float(late), ended=1.0)
 
     def level(self, name: str) -> float:
         """Z of a known class."""
         return self._queues[name].level
+
+    @property
+    def worst(self) -> float:
+        """The largest Z: what a service that all of them use is owed most."""
+        return max((queue.level for queue in self._queues.values()), default=0.0)

@@ -14,6 +14,7 @@ from shoal_agent.core.facts import ModelFacts
 from shoal_agent.core.lateness import Lateness
 from shoal_agent.core.membership import Membership
 from shoal_agent.core.pace import Pace
+from shoal_agent.core.service_classes import Classes
 from shoal_agent.core.story import Story
 from shoal_agent.core.tenure import Tenures
 from shoal_agent.core.timers import Routine, Timers
@@ -46,6 +47,8 @@ class Tables:
     """How long this node's stages take."""
     budgets: Budgets = field(default_factory=lambda: Budgets(NO_TERMS))
     """What this node draws and costs, over what it may."""
+    classes: Classes = field(default_factory=lambda: Classes(()))
+    """What it promised its own clients, and how it is kept."""
     lateness: Lateness = field(default_factory=Lateness)
     """How many of this node's own clients waited too long."""
     stage_permille: int = 0

@@ -90,6 +90,8 @@ class NodeView:
     """What is owed to each budget, as a level: 0 while it is kept."""
     watts: float = 0.0
     """What the machine draws; 0 if nothing measures or models it."""
+    promises: tuple[tuple[str, float], ...] = ()
+    """Z of every request class: late requests beyond what was promised."""
 
 
 def view_of(
@@ -116,6 +118,7 @@ def view_of(
         movers.away_count,
         (("energy", tables.budgets.energy), ("money", tables.budgets.money)),
         tables.budgets.watts,
+        tuple((name, tables.classes.level(name)) for name in tables.classes.names()),
     )
 
 

@@ -17,6 +17,7 @@ from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import Sampled
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.records import RECORD_KINDS, Record
+from shoal_agent.core.service_classes import RequestClass
 from shoal_protocol.envelope import seal
 from shoal_protocol.headers import Gossip
 from shoal_protocol.ids import ClusterId, Incarnation, Instant, NodeId, Sequence
@@ -48,6 +49,8 @@ class CoreConfig:
     """How long others get to take over when this node is asked to stop."""
     terms: Terms = NO_TERMS
     """What it may draw, cost, and how hot it may get."""
+    classes: tuple[RequestClass, ...] = ()
+    """What it promises its own clients."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,7 +124,9 @@ class Workshop:
         alive = [bench for bench in benches if bench.running]
         budgets = self._tables.budgets
         joules = budgets.core_energy(max(cores, 1), SLOT_S)
-        lights = [replace(bench.light(self._keep(bench), now), joules=joules) for bench in alive]
+        lights = [
+            replace(bench.light(self._keep(bench), now, self._tables.classes.worst), joules=joules) for bench in alive
+        ]
         if budgets.overdrawn:
             lights = [replace(light, least=min(light.least, 1)) for light in lights]
         room = float(max(cores, len(lights)))

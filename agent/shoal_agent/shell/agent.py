@@ -26,6 +26,7 @@ from shoal_agent.core.council import RECORDS
 from shoal_agent.core.events import Restored, Sampled, StopRequested
 from shoal_agent.core.flight import FLIGHT_VERSION, Departure
 from shoal_agent.core.node import Node
+from shoal_agent.core.service_classes import RequestClass
 from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_agent.shell import ort
 from shoal_agent.shell.api.app import build_app
@@ -192,7 +193,8 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
         tasks.run("lock", LockWatch(lock_files(config.node.state_dir, os.environ), runtime.post).run())
         if ground.api_socket is not None:
             keys = ApiKeys(api_key_hashes(config.api))
-            ports = ApiPorts(runtime, window.models, window.ready, window.state, window.explain, metrics, keys)
+            kinds = _promises(config)
+            ports = ApiPorts(runtime, window.models, window.ready, window.state, window.explain, metrics, keys, kinds)
             app = build_app(ports)
             tasks.serve(ApiServer(app, ground.api_socket))
         yield runtime, node, tasks
@@ -248,7 +250,12 @@ def _core_config(ground: _Ground) -> CoreConfig:
     data = Endpoint(config.data.advertise_host, port_of(ground.data_socket))
     cluster = ground.identity.roster.cluster
     software, terms = f"shoal {VERSION}", config.budget.terms()
-    return CoreConfig(cluster, data, api, kv_bytes_max, software, config.node.leave_s_max, terms)
+    leave_s_max, promises = config.node.leave_s_max, _promises(config)
+    return CoreConfig(cluster, data, api, kv_bytes_max, software, leave_s_max, terms, promises)
+
+
+def _promises(config: Config) -> tuple[RequestClass, ...]:
+    return tuple(section.promise() for section in config.classes)
 
 
 def _recorded(ground: _Ground, node: Node, config: CoreConfig, seed: int, now: Instant) -> Node | Recorder:

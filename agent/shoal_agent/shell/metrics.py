@@ -125,6 +125,8 @@ class Readings:
     """Budget -> what is owed to it, as a level."""
     watts: float = 0.0
     """What the machine draws; 0 if nothing measures or models it."""
+    promises: Mapping[str, float] = field(default_factory=dict)
+    """Request class -> requests that were late beyond what was promised (Z)."""
     loads: tuple[ServiceLoad, ...] = ()
     """How busy each light service is."""
     calls_away: int = 0
@@ -154,12 +156,8 @@ class _Gauges(Collector):
         yield _gauge("relays_open", "Peers that frames reach through the brokers only", now.relays)
         yield _gauge("tasks", "Tasks of the agent's loop", now.tasks)
         yield _gauge("power_watts", "What the machine draws; 0 if nothing measures or models it", now.watts)
-        owed = GaugeMetricFamily(
-            "shoal_budget_level", "What is owed to a budget; 0 while it is kept", labels=["budget"]
-        )
-        for budget, level in sorted(now.budgets.items()):
-            owed.add_metric([budget], level)
-        yield owed
+        yield _levels("budget_level", "What is owed to a budget; 0 while it is kept", "budget", now.budgets)
+        yield _levels("class_level", "Late requests of a class beyond its promise (Z)", "class", now.promises)
         yield _gauge("ready", "1 if this node can serve a request", int(now.ready))
         yield _gauge("calls_away", "Calls of light services that other nodes have for this one", now.calls_away)
         yield from _services(now.loads)
@@ -245,6 +243,13 @@ def _services(loads: Sequence[ServiceLoad]) -> Iterable[Metric]:
         for load in loads[:METRIC_LABELS_MAX]:
             family.add_metric([load.service], value(load))
         yield family
+
+
+def _levels(name: str, text: str, label: str, levels: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(f"shoal_{name}", text, labels=[label])
+    for key, level in sorted(levels.items()):
+        family.add_metric([key], level)
+    return family
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

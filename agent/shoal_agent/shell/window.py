@@ -54,6 +54,7 @@ class Window:
             tasks=len(asyncio.all_tasks()),
             budgets=dict(view.budgets),
             watts=view.watts,
+            promises=dict(view.promises),
             loads=view.loads,
             calls_away=view.calls_away,
         )

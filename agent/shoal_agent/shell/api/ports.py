@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from shoal_agent.core.service_classes import RequestClass
 from shoal_agent.shell.api.auth import ApiKeys
 from shoal_agent.shell.metrics import Metrics
 from shoal_agent.shell.ports import Ingress
@@ -47,3 +48,5 @@ class ApiPorts:
     """Why a plan is as it is: of a deployment (None: the only one) and an epoch (None: the newest)."""
     metrics: Metrics
     keys: ApiKeys
+    classes: tuple[RequestClass, ...] = ()
+    """Kinds of requests that clients may name."""
