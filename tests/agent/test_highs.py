@@ -1,7 +1,5 @@
-import asyncio
 import time
 from dataclasses import replace
-from functools import partial
 
 import pytest
 
@@ -11,11 +9,9 @@ from shoal_agent.core.backbone_cost import Figures, cost_of
 from shoal_agent.core.backbone_search import search
 from shoal_agent.core.problem import Link, Links
 from shoal_agent.highs import Limits, guided, place, possible, relaxation
-from shoal_agent.shell.lanes import Lanes
 from tests.core.test_backbone_search import placements
 from tests.support.backbones import card_problem, machine, problem, random_problem, service
 
-STALL_S_MAX = 0.05
 EXACT = Limits(30.0, 0.0)
 
 
@@ -41,7 +37,7 @@ def test_small_clusters_are_solved_as_by_force(seed):
 
 
 def test_whichever_machine_is_lost_enough_is_left():
-    for seed in range(8):
+    for seed in range(4):
         asked = random_problem(seed)
         answer = place(asked, Limits(3.0, 0.05))
         if answer.counts is None:
@@ -89,26 +85,6 @@ def test_the_relaxation_guides_the_search():
     assert found is not None
     assert verify(asked, found.counts, found.cost.total) == []
     assert relaxation(problem([machine("a"), machine("b", 3)], [service("s", 4)])) == {}
-
-
-async def stall_s(asked) -> float:
-    """How long the loop was away at most while the solver worked in a thread, as the planner does."""
-    lanes, done, worst = Lanes("planner", 1), asyncio.Event(), 0.0
-    lanes.submit(partial(place, asked, Limits(60.0)), lambda _: done.set())
-    while not done.is_set():
-        before = time.monotonic()
-        await asyncio.sleep(0.005)
-        worst = max(worst, time.monotonic() - before - 0.005)
-    await lanes.close()
-    return worst
-
-
-async def test_the_loop_goes_on_while_the_solver_works():
-    """HiGHS lets go of the interpreter. A machine under load stalls anybody now and then: the best of three counts."""
-    stalls = []
-    while len(stalls) < 3 and (not stalls or min(stalls) >= STALL_S_MAX):
-        stalls.append(await stall_s(card_problem(10)))
-    assert min(stalls) < STALL_S_MAX, stalls
 
 
 @pytest.mark.long

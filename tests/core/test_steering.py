@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from shoal_agent.core.backbone import BackboneProblem
 from shoal_agent.core.case import BARRED_S, FORGIVEN_S
 from shoal_agent.core.causes import STANDBY_S, WITNESS_S
 from shoal_agent.core.decision import HOLD_S
@@ -294,6 +295,28 @@ def test_a_standby_nobody_can_replace_is_waited_for():
     mind.think()
     mind.stood(3, Standing.DEAD)
     assert mind.think_for(60) == []
+
+
+def test_standbys_are_placed_together_where_one_by_one_they_lack_room():
+    """The only spare has room for one stage, and of the hosts only the second has room for the other's."""
+    mind, stage_bytes = backed((), ()), 4 * (1000 + 64 * 512)
+    for index, memory in enumerate((1.2, 2.2, 1.2, 0.1, 0.1)):
+        held = mind.me.head.plan.stages[index] if index < 2 else None
+        mind.me.record(mind.me.names[index], memory=int(memory * stage_bytes), hosted=held)
+    plan = wished(mind.think_for(10))
+    assert (plan.cause, standbys(mind.me, plan)) == (Cause.THIN, [(1,), (2,)])
+    assert plan.reason == "0 of 2 standbys are there; placed together"
+    assert sum(isinstance(effect.problem, BackboneProblem) for effect in mind.asked) == 1, "it is asked once"
+
+
+def test_where_there_is_room_for_some_standbys_those_are_wished():
+    mind, stage_bytes = backed((), ()), 4 * (1000 + 64 * 512)
+    for index, memory in enumerate((1.2, 1.2, 1.2, 0.1, 0.1)):
+        held = mind.me.head.plan.stages[index] if index < 2 else None
+        mind.me.record(mind.me.names[index], memory=int(memory * stage_bytes), hosted=held)
+    plan = wished(mind.think_for(10))
+    assert standbys(mind.me, plan) == [(2,), ()]
+    assert "blocks 4-7 have no standby" in plan.reason
 
 
 def test_where_there_is_room_now_standbys_are_added_once_the_plan_is_of_age():

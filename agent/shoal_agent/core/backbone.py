@@ -86,6 +86,8 @@ class CoreService:
     hosts_max: int = MACHINES_MAX
     per_host_max: int = WHOLE_MAX
     across_zones: bool = False
+    barred: tuple[NodeId, ...] = ()
+    """Machines it may not be on, whatever they offer."""
     price: int = 0
     """Of one instance, wherever it is."""
     weight_bytes: int = 0
@@ -182,6 +184,13 @@ class BackboneProblem:
                 f"weight quality {self.weights.quality} is more than the cheapest instance costs ({cheapest}): "
                 "instances would earn money, and the best placement would fill all machines with them"
             )
+
+
+@dataclass(frozen=True, slots=True)
+class Backbone:
+    """An answer. ``counts`` None: there is no placement, or none was found in time."""
+
+    counts: Counts | None
 
 
 def whole(name: str, value: object, *, least: int = 0, most: int = WHOLE_MAX) -> None:

@@ -72,6 +72,8 @@ def _service_faults(figures: Figures, m: int, row: tuple[int, ...]) -> Iterator[
     for v in hosts:
         if machines[v].trust < service.trust:
             yield f"trust: {service.name} asks for {service.trust}, {machines[v].node} has {machines[v].trust}"
+        if machines[v].node in service.barred:
+            yield f"barred: {service.name} may not be on {machines[v].node}"
         if row[v] > service.per_host_max:
             yield f"per host: {row[v]} of {service.name} on {machines[v].node}, {service.per_host_max} are allowed"
     if sum(row) < figures.need[m]:

@@ -78,7 +78,7 @@ class Figures:
 
     def _most(self, service: int, machine: int) -> int:
         asked, host = self.problem.services[service], self.problem.machines[machine]
-        if host.trust < asked.trust:
+        if host.trust < asked.trust or host.node in asked.barred:
             return 0
         fits = (room // needed for needed, room in zip(asked.needs, self.room[machine], strict=True) if needed)
         return min(asked.per_host_max, *fits)

@@ -6,8 +6,18 @@ A case begins anew with every epoch; two things outlast it: who failed lately, a
 from dataclasses import dataclass, field
 from typing import Final
 
+from shoal_agent.core.backbone import BackboneProblem, Counts
 from shoal_agent.core.causes import Trigger
-from shoal_agent.core.decision import Choice, Decision, Hold
+from shoal_agent.core.decision import (
+    Choice,
+    Decision,
+    Hold,
+    Option,
+    move_of,
+    promoted,
+    redistributed,
+    refilled,
+)
 from shoal_agent.core.outlook import Outlook
 from shoal_agent.core.problem import Infeasible, Split, SplitProblem
 from shoal_agent.core.standbys import Backing
@@ -44,6 +54,10 @@ class Case:
     problem: SplitProblem | None = None
     """The last one that was asked."""
     tickets: dict[int, Choice] = field(default_factory=dict)
+    bracing: BackboneProblem | None = None
+    """The last one about standbys that was asked; under ``bracing_ticket`` while it is."""
+    bracing_ticket: int | None = None
+    braced: Counts | None = None
     answers: dict[Choice, Split | Infeasible] = field(default_factory=dict)
     stages_min: int | None = None
     """Fewer stages than the terms ask for, if that was tried."""
@@ -110,3 +124,22 @@ def barred_by(case: Case, head: Tenure, trigger: Trigger | None, now: Instant) -
     if trigger is not None and trigger.cause is Cause.NOT_READY and now < head.since + pause_s:
         barred |= {node: f"failed epoch {head.plan.epoch}" for node in trigger.nodes if node not in barred}
     return barred
+
+
+def options_of(scene: Scene, *, broken: bool) -> list[Option]:
+    """Every way to go on, cheapest class first."""
+    outlook, held, answers = scene.outlook, scene.head.plan.stages, scene.case.answers
+    splits: list[tuple[Choice, Split | None]] = []
+    if broken:
+        known = promoted(outlook.problem, held), refilled(outlook.problem, held)
+        splits = [(Choice.REDISTRIBUTE, split) for split in dict.fromkeys(known)]
+    moved, other = answers[Choice.REDISTRIBUTE], answers[Choice.RESPLIT]
+    if isinstance(moved, Split):
+        splits.append((Choice.REDISTRIBUTE, redistributed(outlook.problem, held, moved)))
+    if isinstance(other, Split):
+        splits.append((Choice.RESPLIT, other))
+    return [
+        Option(choice, split, move_of(outlook.problem, split, outlook.owned, outlook.stored))
+        for choice, split in splits
+        if split is not None
+    ]

@@ -24,20 +24,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Final
 
-from shoal_agent.core.case import TRIALS_MAX, Account, Case, Scene, barred_by, case_of
+from shoal_agent.core.backbone import Backbone, BackboneProblem
+from shoal_agent.core.bracing import braced, bracing
+from shoal_agent.core.case import TRIALS_MAX, Account, Case, Scene, barred_by, case_of, options_of
 from shoal_agent.core.causes import STANDBY_S, Trigger, is_gone, missed_standbys, state_of, trigger_of
 from shoal_agent.core.costs import price
-from shoal_agent.core.decision import (
-    Choice,
-    Decision,
-    Option,
-    decide,
-    move_of,
-    promoted,
-    redistributed,
-    refilled,
-    same_cuts,
-)
+from shoal_agent.core.decision import Choice, Decision, Option, decide, same_cuts
 from shoal_agent.core.drafting import draft
 from shoal_agent.core.effects import FetchModel, Solve
 from shoal_agent.core.events import Solved
@@ -202,15 +194,23 @@ class Steering:
         self._solve(case, Choice.REDISTRIBUTE, same_cuts(problem, scene.head.plan.stages), out)
 
     def _solve(self, case: Case, choice: Choice, problem: SplitProblem, out: Outbox) -> None:
+        case.tickets[self._pose(problem, out)] = choice
+
+    def _pose(self, problem: SplitProblem | BackboneProblem, out: Outbox) -> int:
         self._ticket += 1
-        case.tickets[self._ticket] = choice
         self._unanswered[self._ticket] = None
         out.add(Solve(self._ticket, problem))
+        return self._ticket
 
     def solved(self, event: Solved, now: Instant, out: Outbox) -> list[SteeringFact]:
         """The planner answered."""
         self._unanswered.pop(event.ticket, None)
         for deployment, case in self._cases.items():
+            if isinstance(event.answer, Backbone):
+                if case.bracing_ticket == event.ticket:
+                    case.braced, case.bracing_ticket = event.answer.counts, None
+                    return self._consider(deployment, now, out)
+                continue
             choice = case.tickets.pop(event.ticket, None)
             if choice is not None:
                 case.answers[choice] = event.answer
@@ -232,13 +232,13 @@ class Steering:
         margin = 0 if broken else MARGIN_PERMILLE
         slow = trigger is not None and trigger.cause is Cause.SLOW
         asked = 1 if slow else head.plan.terms.gain_permille + margin
-        options = [] if trigger is not None and trigger.stays else self._options(scene, broken=broken)
+        options = [] if trigger is not None and trigger.stays else options_of(scene, broken=broken)
         decision = decide(None if broken else current, options, validity_ms, asked)
         case.decision = decision
         if trigger is not None:
-            return self._repair(scene, decision, now)
+            return self._repair(scene, decision, now, out)
         assert decision is not None, "the plan that runs can be kept"
-        backed = self._back_up(scene, now)
+        backed = self._back_up(scene, now, out)
         return self._gain(scene, decision, now) if backed is None else backed
 
     def _relax(self, case: Case, problem: SplitProblem, out: Outbox) -> bool:
@@ -251,26 +251,7 @@ class Steering:
         self._solve(case, Choice.RESPLIT, replace(problem, stages_min=fewer), out)
         return True
 
-    @staticmethod
-    def _options(scene: Scene, *, broken: bool) -> list[Option]:
-        """Every way to go on, cheapest class first."""
-        outlook, held, answers = scene.outlook, scene.head.plan.stages, scene.case.answers
-        splits: list[tuple[Choice, Split | None]] = []
-        if broken:
-            known = promoted(outlook.problem, held), refilled(outlook.problem, held)
-            splits = [(Choice.REDISTRIBUTE, split) for split in dict.fromkeys(known)]
-        moved, other = answers[Choice.REDISTRIBUTE], answers[Choice.RESPLIT]
-        if isinstance(moved, Split):
-            splits.append((Choice.REDISTRIBUTE, redistributed(outlook.problem, held, moved)))
-        if isinstance(other, Split):
-            splits.append((Choice.RESPLIT, other))
-        return [
-            Option(choice, split, move_of(outlook.problem, split, outlook.owned, outlook.stored))
-            for choice, split in splits
-            if split is not None
-        ]
-
-    def _repair(self, scene: Scene, decision: Decision | None, now: Instant) -> list[SteeringFact]:
+    def _repair(self, scene: Scene, decision: Decision | None, now: Instant, out: Outbox) -> list[SteeringFact]:
         trigger = scene.trigger
         assert trigger is not None, "asked for"
         if decision is None:
@@ -287,12 +268,12 @@ class Steering:
         if decision.option.choice is Choice.KEEP and (
             trigger.cause is Cause.SLOW or (trigger.stays and after <= before)
         ):
-            backed = self._back_up(scene, now) if trigger.stays else None
+            backed = self._back_up(scene, now, out) if trigger.stays else None
             # There is nothing better, and nobody for the voter's place.
             return self._withdraw(scene.case, scene.head) if backed is None else backed
         return self._wish(scene, plan, now)
 
-    def _back_up(self, scene: Scene, now: Instant) -> list[SteeringFact] | None:
+    def _back_up(self, scene: Scene, now: Instant, out: Outbox) -> list[SteeringFact] | None:
         """If standbys are missing and others can take their places, wish that; None if nothing is to be done."""
         tables, head, outlook = self._tables, scene.head, scene.outlook
         named = [node for stage in head.plan.stages for node in stage.standbys]
@@ -305,10 +286,27 @@ class Steering:
             return None
         told = [f"standby {node[:8]} is {state_of(tables, self._here, node)}" for node in dict.fromkeys(missed)]
         text = "; ".join([*told, f"{there} of {wanted} standbys are there"])
-        plan = draft(head, outlook, Option(Choice.KEEP, current), Cause.THIN, text)
-        if sum(len(stage.standbys) for stage in plan.stages) <= there:
+        drafted = draft(head, outlook, Option(Choice.KEEP, current), Cause.THIN, text)
+        short = sum(len(stage.standbys) for stage in drafted.stages) < wanted
+        plan = self._braced(scene, drafted, out) if short else drafted
+        if plan is None or sum(len(stage.standbys) for stage in plan.stages) <= there:
             return None
         return self._wish(replace(scene, trigger=Trigger(Cause.THIN, missed, text, stays=True)), plan, now)
+
+    def _braced(self, scene: Scene, plan: Plan, out: Outbox) -> Plan | None:
+        """``plan`` with standbys for all stages together, if that can be done; None until it is known."""
+        case, head = scene.case, scene.head.plan
+        asked = bracing(scene.outlook.problem, head.stages, head.terms.standbys)
+        if asked != case.bracing and not self._unanswered:
+            case.bracing, case.braced, case.bracing_ticket = asked, None, None
+            if asked is not None:
+                case.bracing_ticket = self._pose(asked, out)
+        if asked != case.bracing or case.bracing_ticket is not None:
+            return None
+        if asked is None or case.braced is None:
+            return plan
+        reason = plan.reason.partition("; blocks ")[0] + "; placed together"
+        return replace(plan, stages=braced(asked, head.stages, case.braced), reason=reason)
 
     def _gain(self, scene: Scene, decision: Decision, now: Instant) -> list[SteeringFact]:
         case, head = scene.case, scene.head

@@ -6,10 +6,12 @@ problem alone, so it does not matter where it runs: the simulator calls it in pl
 
 from functools import partial
 
+from shoal_agent.core.backbone import Backbone, BackboneProblem
 from shoal_agent.core.effects import SOLVES_MAX, Solve
 from shoal_agent.core.events import Solved
 from shoal_agent.core.planner import split_model
-from shoal_agent.core.problem import Infeasible, Split
+from shoal_agent.core.problem import Infeasible, Split, SplitProblem
+from shoal_agent.highs import place
 from shoal_agent.shell.lanes import Lanes
 from shoal_agent.shell.ports import Post
 
@@ -26,12 +28,16 @@ class Solver:
         """Answered by Solved."""
         assert self._waiting < SOLVES_MAX, "the node asks for no more at once"
         self._waiting += 1
-        self._lanes.submit(partial(split_model, effect.problem), partial(self._solved, effect.ticket))
+        self._lanes.submit(partial(_answer, effect.problem), partial(self._solved, effect.ticket))
 
-    def _solved(self, ticket: int, answer: Split | Infeasible) -> None:
+    def _solved(self, ticket: int, answer: Split | Infeasible | Backbone) -> None:
         self._waiting -= 1
         self._post(Solved(ticket, answer))
 
     async def close(self) -> None:
         """Wait for what is under way."""
         await self._lanes.close()
+
+
+def _answer(problem: SplitProblem | BackboneProblem) -> Split | Infeasible | Backbone:
+    return Backbone(place(problem).counts) if isinstance(problem, BackboneProblem) else split_model(problem)

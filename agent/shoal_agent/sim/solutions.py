@@ -7,14 +7,20 @@ who ask at once, one pays.
 from functools import lru_cache
 from typing import Final
 
+from shoal_agent.core.backbone import Backbone, BackboneProblem
 from shoal_agent.core.planner import split_model
 from shoal_agent.core.problem import Infeasible, Split, SplitProblem
+from shoal_agent.highs import Limits, place
 
 SOLUTIONS_MAX: Final = 4096
 """Problems remembered, over worlds: a few kilobytes each."""
+BY_NODES: Final = Limits(time_s=600.0, nodes=1000)
+"""Not by the clock: a world must be the same on every machine."""
 
 
 @lru_cache(maxsize=SOLUTIONS_MAX)
-def solution(problem: SplitProblem) -> Split | Infeasible:
+def solution(problem: SplitProblem | BackboneProblem) -> Split | Infeasible | Backbone:
     """What the planner answers."""
+    if isinstance(problem, BackboneProblem):
+        return Backbone(place(problem, BY_NODES).counts)
     return split_model(problem)
