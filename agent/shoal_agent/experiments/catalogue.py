@@ -29,6 +29,16 @@ class Experiment:
 
 _ALL: Final[tuple[Experiment, ...]] = (
     Experiment(
+        "paper-a",
+        "Two-tier placement of microservices (arXiv 2601.19563): on-time rate and cost, R1 and R2.",
+        "shoal_agent.experiments.paper_a.experiment",
+    ),
+    Experiment(
+        "paper-b",
+        "Splitting anew while conditions change (arXiv 2504.03668): service level, failures, incidents, goodput.",
+        "shoal_agent.experiments.paper_b.study",
+    ),
+    Experiment(
         "v-sweep",
         "T1: cost falls to the least as 1/V, backlog grows as V.",
         "shoal_agent.experiments.laws.v_sweep",
