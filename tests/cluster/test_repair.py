@@ -280,6 +280,31 @@ def test_a_newcomer_makes_up_for_what_was_lacking():
     assert newest(one).epoch == 1
 
 
+def test_standbys_are_placed_together_where_one_by_one_they_find_no_room():
+    """The spare could hold either stage's, the second host the first's: only one of the two ways has room for both."""
+    world = World(3)
+    world.link_s = LINK_S
+    one, two, three = world.cells.values()
+    stage_bytes = 4 * (1000 + 64 * 512)
+    for cell, stages in ((one, 1.2), (two, 2.2), (three, 1.2)):
+        world.boot(cell, memory_bytes=int(stages * stage_bytes))
+    world.run(1.0)
+    plan = world.plan([one.name, two.name])
+    voters = voters_for(TOY, [one.name, two.name], world.names, 0)
+    world.announce(replace(plan, voters=voters, terms=Terms(stages_min=2)))
+    world.run_until(lambda: settled(world, 1), 2 * STANDBY_S)
+    world.run(2.0)
+    before = [(stage.node, stage.first_block, stage.last_block) for stage in plan.stages]
+    assert backing(world, one) == (before, [[(two.name, True)], [(three.name, True)]])
+    why = one.node.explain(None, None, world.now).plan
+    assert (why.cause, why.reason) == (Cause.THIN, "0 of 2 standbys are there; placed together")
+    world.kill(one.name)
+    world.run(5.0)
+    assert newest(two).stages[0].stage.node != one.name
+    world.run(100)
+    assert newest(two).epoch <= 3, "there is no way back and forth"
+
+
 def test_a_dead_primary_is_followed_by_its_standby_which_has_the_blocks():
     world = cluster(5, 2)
     world.run(5)
