@@ -10,12 +10,10 @@ from typing import Final
 from shoal_agent.core.backbone import Backbone, BackboneProblem
 from shoal_agent.core.planner import split_model
 from shoal_agent.core.problem import Infeasible, Split, SplitProblem
-from shoal_agent.highs import Limits, place
+from shoal_agent.highs import BY_NODES, place
 
 SOLUTIONS_MAX: Final = 4096
 """Problems remembered, over worlds: a few kilobytes each."""
-BY_NODES: Final = Limits(time_s=600.0, nodes=1000)
-"""Not by the clock: a world must be the same on every machine."""
 
 
 @lru_cache(maxsize=SOLUTIONS_MAX)
