@@ -14,6 +14,7 @@ from shoal_agent.experiments.paper_a.affinity import Affinity, affinity
 from shoal_agent.experiments.paper_a.regimes import RESERVE, Regime
 from shoal_agent.experiments.paper_a.scenario import Scenario
 from shoal_agent.experiments.paper_a.world import Placement
+from shoal_agent.highs import BY_NODES
 from shoal_agent.highs import place as solve
 from shoal_protocol.ids import NodeId
 
@@ -27,7 +28,7 @@ KINDS: Final = ("cpu", "ram", "gpu", "vram")
 
 def place(scenario: Scenario, regime: Regime) -> Placement | None:
     """The programme's placement; None if there is none."""
-    counts = solve(problem(scenario, regime)).counts
+    counts = solve(problem(scenario, regime), BY_NODES).counts
     if counts is None:
         return None
     rows = zip(tables.CORES, counts, strict=True)
