@@ -159,10 +159,10 @@ def _share(need: float, room: float) -> float:
 def _bends(light: Light, count: int) -> list[int]:
     """Counts above ``count`` at which the worth may bend."""
     enough = min(light.backlog / light.rate, float(INSTANCES_MAX)) if light.rate > 0 else 0.0
-    counts = {light.running, floor(enough), ceil(enough), count + 1}
+    bends = {light.running, floor(enough), ceil(enough), count + 1}
     if light.lateness > 0:
-        counts.update(range(count + 1, len(light.tails)))
-    return [bend for bend in sorted(counts) if count < bend <= INSTANCES_MAX]
+        bends.update(range(count + 1, len(light.tails)))
+    return [bend for bend in sorted(bends) if count < bend <= INSTANCES_MAX]
 
 
 def _step(light: Light, count: int, fits: int, prices: Prices) -> tuple[float, int]:
@@ -170,8 +170,8 @@ def _step(light: Light, count: int, fits: int, prices: Prices) -> tuple[float, i
     best, more = 0.0, 0
     before = worth(light, count, prices)
     most = count + fits
-    bends = [bend for bend in _bends(light, count) if bend < most]
-    for bend in [*bends, most] if fits else bends:
+    reached = [bend for bend in _bends(light, count) if bend < most]
+    for bend in [*reached, most] if fits else reached:
         gain = (worth(light, bend, prices) - before) / (bend - count)
         if gain > best + LEAST_GAIN:
             best, more = gain, bend - count
