@@ -1,8 +1,7 @@
 """What two nodes say to each other, over TLS, in data-plane frames.
 
-A frame is a header (one of these dataclasses, as a fixed-position msgpack array) and a payload (raw bytes: a
-tensor, token ids, a service's answer). The peer is authenticated by the connection, so headers are not signed and
-may hold floats. Times are always *remaining* milliseconds: clocks of two machines are never compared.
+A frame is a header (one of these dataclasses, as a fixed-position msgpack array) and a payload (tensor, ids, answer).
+Connections authenticate peers: headers are not signed and may hold floats. Times are *remaining* ms, of no clock.
 
 Every frame of a session carries (deployment, epoch): a stage refuses an epoch it does not hold (``STALE_EPOCH``),
 so an imperfect switch costs a retry and never a wrong answer. A session outlives its hosts: its *route* names the node

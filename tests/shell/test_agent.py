@@ -60,7 +60,7 @@ async def test_it_says_who_it_is_and_ends_cleanly_on_sigterm(lab):
         assert me["phase"] == "READY"
         assert me["capacity"]["speed_macs_per_s"] > 10**8
         assert me["capacity"]["memory_bytes"] == 10**9
-        assert len(me["services"]) == 4
+        assert len(me["services"]) == 5
     assert running.process.returncode == 0
     assert "Traceback" not in lab.nodes[0].log.read_text()
 

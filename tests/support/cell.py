@@ -112,6 +112,9 @@ class Cell:
     """Methods of light services that fail, and how."""
     held: list[CallService | CloseService] = field(default_factory=list)
     """They, and what must not overtake them."""
+    kib_s: float = 0.0
+    """What a light service takes for each KiB of its request."""
+    free_at: float = 0.0
     light: list[ErrandEnded | StartInstance | StopInstance] = field(default_factory=list)
     """What became of light services alone, and of their instances."""
     in_vain: bool = False
@@ -196,7 +199,7 @@ class Cell:
                 if effect.method in self.slow:
                     self.held.append(effect)
                 else:
-                    self.world.later(0.0, lambda: self.call(effect))
+                    self.world.later(self.turn_s(effect), lambda: self.call(effect))
             case ErrandEnded() | StartInstance() | StopInstance():
                 self.light.append(effect)
             case CloseService() if self.held:
@@ -213,6 +216,12 @@ class Cell:
                 self.notes.append(effect)
             case Stop():
                 self.dead = True
+
+    def turn_s(self, effect: CallService) -> float:
+        """Until a light service has done its work: there is one processor, and who comes first goes first."""
+        took_s = self.kib_s * len(effect.request) / 1024 if isinstance(effect.request, bytes) else 0.0
+        self.free_at = max(self.free_at, self.world.now) + took_s
+        return self.free_at - self.world.now
 
     def fetched(self, model: Digest, sources: tuple[NodeId, ...]) -> Event:
         known = model == self.world.facts.model and sources

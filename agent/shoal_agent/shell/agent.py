@@ -23,7 +23,7 @@ from typing import Final
 
 from shoal_agent.config import Config, api_key_hashes
 from shoal_agent.core.council import RECORDS
-from shoal_agent.core.events import Restored, Sampled, StopRequested
+from shoal_agent.core.events import Restored, Sampled, ServicesAvailable, StopRequested
 from shoal_agent.core.flight import FLIGHT_VERSION, Departure
 from shoal_agent.core.node import Node
 from shoal_agent.core.service_classes import RequestClass
@@ -53,6 +53,7 @@ from shoal_agent.shell.relay import Relay
 from shoal_agent.shell.runtime import Drivers, Runtime
 from shoal_agent.shell.sensors import Sensors, cores
 from shoal_agent.shell.services.host import ServiceHost
+from shoal_agent.shell.services.registered import discover
 from shoal_agent.shell.sockets import listen, port_of
 from shoal_agent.shell.solver import Solver
 from shoal_agent.shell.store import StateDir
@@ -181,6 +182,7 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
     tasks = _Tasks(runtime)
     packages = Packages(ground.store, services, runtime.post)
     content = _content(ground, packages, blocks, data, runtime, metrics)
+    _register(ground, runtime, services)
     _tell_beginnings(ground, runtime, packages, speed)
     solver = Solver(runtime.post)
     drivers = Drivers(control, data, engine, content, services, tensors, ground.state, metrics, ground.log, solver)
@@ -280,6 +282,17 @@ def _recorded(ground: _Ground, node: Node, config: CoreConfig, seed: int, now: I
     file = ground.config.node.state_dir / FLIGHT_FILE
     ground.log.say("warning", "recording everything, clients' words included", {"file": str(file)})
     return Recorder(node, identity.sealer, departure, file, bytes_max)
+
+
+def _register(ground: _Ground, runtime: Runtime, services: ServiceHost) -> None:
+    """The light services that installed packages bring."""
+    brought, faults = discover()
+    for fault in faults:
+        ground.log.say("error", "light service left out", {"why": fault})
+    for service in brought:
+        services.register(service)
+    if brought:
+        runtime.post(ServicesAvailable(services.names))
 
 
 def _tell_beginnings(ground: _Ground, runtime: Runtime, packages: Packages, speed: int) -> None:

@@ -33,11 +33,11 @@ from shoal_agent.core.services import (
     Method,
     OpenDetokenizerRequest,
     OpenSamplerRequest,
+    Parcel,
     PushRequest,
     RenderRequest,
     SampleRequest,
     ServiceKind,
-    ServiceMessage,
     pack,
     service_name,
     unpack,
@@ -46,6 +46,7 @@ from shoal_agent.shell.ports import Array, Post, TensorTable
 from shoal_agent.shell.services.chat_template import ChatTemplate
 from shoal_agent.shell.services.detokenizer import Detokenizer
 from shoal_agent.shell.services.embedder import Embedder, Opened
+from shoal_agent.shell.services.registered import LightService, Registered
 from shoal_agent.shell.services.sampler import Sampler
 from shoal_agent.shell.services.sessions import ServiceBusyError, ServiceError
 from shoal_agent.shell.services.tokenizer import Tokenizer
@@ -60,7 +61,7 @@ _WORKERS_MIN: Final = 2
 _INLINE_BYTES_MAX: Final = 2048
 """A request up to this size is encoded on the loop: below a millisecond, less than the way to a thread and back."""
 
-Service = ChatTemplate | Tokenizer | Sampler | Detokenizer | Embedder
+Service = ChatTemplate | Tokenizer | Sampler | Detokenizer | Embedder | Registered
 Tensor = Array | bytes | memoryview | None
 
 
@@ -141,6 +142,14 @@ class ServiceHost:
             builds[ServiceKind.EMBEDDER] = lambda: Embedder(embedding, assets.vocabulary)
         for kind, build in builds.items():
             self._slots.setdefault(service_name(kind, assets.model), _Slot(build))
+
+    def register(self, service: LightService) -> None:
+        """Offer a service that another package brings."""
+
+        def build() -> Registered:
+            return Registered(service.name, tuple(service.methods), service.build())
+
+        self._slots.setdefault(service.name, _Slot(build))
 
     def call(self, effect: CallService) -> None:
         """Run a method; answered by ServiceReturned or ServiceFailed, at once or later."""
@@ -255,7 +264,7 @@ def _chat_template(source: str, tokenizer: Tokenizer, assets: ModelAssets) -> Ch
 
 
 def _is_slow(service: Service, effect: CallService) -> bool:
-    return isinstance(service, ChatTemplate | Embedder) or (
+    return isinstance(service, ChatTemplate | Embedder | Registered) or (
         isinstance(service, Tokenizer) and isinstance(effect.request, bytes) and len(effect.request) > _INLINE_BYTES_MAX
     )
 
@@ -277,7 +286,7 @@ def _answer(service: Service, effect: CallService, tensor: Tensor) -> ServiceRet
         return ServiceFailed(effect.call, reason, ServiceFault.FAILED)
 
 
-def _invoke(service: Service, effect: CallService, tensor: Tensor) -> ServiceMessage:
+def _invoke(service: Service, effect: CallService, tensor: Tensor) -> Parcel:
     request = effect.request
     match service, effect.method:
         case Sampler(), Method.SAMPLE:
@@ -298,6 +307,8 @@ def _invoke(service: Service, effect: CallService, tensor: Tensor) -> ServiceMes
             return service.check(unpack(CheckRequest, request))
         case Embedder(), Method.EMBED:
             return service.embed(unpack(EmbedRequest, request))
+        case Registered(), method:
+            return service.answer(method, request)
         case ChatTemplate(), Method.RENDER:
             return service.render(unpack(RenderRequest, request))
     raise ServiceError(f"{effect.service!r} has no method {effect.method!r}")
