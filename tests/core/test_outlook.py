@@ -3,7 +3,14 @@ from dataclasses import replace
 import pytest
 
 from shoal_agent.core.facts import Standing
-from shoal_agent.core.outlook import RTT_US_MIN, Outlooks, rounded_down, rounded_link, slowness_permille, waiting_permille
+from shoal_agent.core.outlook import (
+    RTT_US_MIN,
+    Outlooks,
+    rounded_down,
+    rounded_link,
+    slowness_permille,
+    waiting_permille,
+)
 from shoal_agent.core.problem import LAN, RELAY, Link
 from shoal_protocol.ids import DeploymentId, Incarnation, Instant, NodeId
 from shoal_protocol.messages import LinkMeasured, NodePhase, PlanStage, Terms

@@ -38,7 +38,10 @@ def written(tmp_path, text, name="cluster.toml"):
 
 def test_a_file_becomes_candidates_and_links(tmp_path):
     sketch = load_sketch(written(tmp_path, GOOD))
-    assert sketch.candidates == (Candidate("desk", 1000, 2048, zone="home"), Candidate("rack", 2000, 4096, 300, 0, "default"))
+    assert sketch.candidates == (
+        Candidate("desk", 1000, 2048, zone="home"),
+        Candidate("rack", 2000, 4096, 300, 0, "default"),
+    )
     assert sketch.ways.between("rack", "desk") == sketch.ways.between("desk", "rack") == Link(4000, 5000)
     assert sketch.ways.default == Link(700, LAN.bytes_per_s)
     assert (sketch.ingress, sketch.nodes[0].zone, sketch.nodes[1].price_per_hour) == ("desk", "home", 0.0)
