@@ -249,3 +249,38 @@ def test_fluid_work_waits_no_longer_than_tasks(load, delay):
     assert tail(tasks, service, 1, delay) <= tail(tasks, service, 1, delay, 1.0)
     theta = matching_theta(tasks, service, 1)
     assert tail(tasks, service, 1, delay, 1.0) <= 8 * exp(-theta * capacity(service, theta) * (delay - 1))
+
+
+def weathered(slots, lasting, seed):
+    """Service of mean 1 that is half as fast for a while, then half as fast again."""
+    rng = Random(seed)
+    slow = False
+    work = []
+    for _ in range(slots):
+        slow ^= rng.random() < 1 / lasting
+        work.append(rng.gammavariate(1.5, 1 / 1.5) * (0.5 if slow else 1.5))
+    return work
+
+
+def test_weather_longer_than_a_block_is_seen():
+    calm, gusty = Blocks(0.01), Blocks(0.01)
+    work = weathered(80_000, 20, 0)
+    for amount in work:
+        gusty.slot(amount)
+    for amount in sorted(work, key=lambda amount: (amount * 1e6) % 1):  # the same slots, shuffled
+        calm.slot(amount)
+    assert len(calm.scales) == 1
+    assert len(gusty.scales) > 1
+    tasks = PoissonTasks(0.7, 1.0)
+    # Simulated: 0.05 of the tasks wait longer than 37 slots in such weather.
+    assert tail(tasks, gusty, 1, 37, 1.0) == pytest.approx(0.05, rel=0.6)
+    assert tail(tasks, calm, 1, 37, 1.0) < 0.005
+
+
+def test_a_moment_says_how_many_blocks_it_rests_on():
+    blocks = Blocks(0.1, 1, 0)
+    for amount in (1.0, 1.0, 1.0, 9.0):
+        blocks.slot(amount)
+    assert blocks.telling(0.0) == pytest.approx(4.0)
+    assert blocks.telling(50.0) == pytest.approx(1.0)
+    assert blocks.telling(-50.0) == pytest.approx(3.0)

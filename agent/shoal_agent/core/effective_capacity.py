@@ -30,6 +30,9 @@ to 30 times too little where d is a slot or two. This one is within 1.5 times of
 served, wherever 0.01 or more are late and the servers are at least half busy
 (``tests/core/test_effective_capacity.py``); below that it errs on the safe side.
 
+**Weather.** Longer blocks are noted too; where they vary as independent slots would not, each step in length claims a
+tail of its own, and the worst claim counts (``weather``, ``shoal experiment ec-tail``).
+
 **Few blocks.** With fewer than ``50 / epsilon`` the rare ones that matter were not seen. Then two standard deviations
 stand in for them: capacity is ``mean - 2 sigma``, bandwidth ``mean + 2 sigma``, and no tail is claimed.
 
@@ -38,10 +41,12 @@ What this does not know: queues in series (split the deadline and sum the epsilo
 """
 
 from dataclasses import dataclass
+from itertools import zip_longest
 from math import erfc, exp, expm1, floor, inf, log, log1p, sqrt
 from typing import Final, Protocol
 
 from shoal_agent.core.quantities import amount, fraction, positive
+from shoal_agent.core.weather import DOUBLINGS, Step
 
 BLOCK_SLOTS: Final = 8
 """Long enough for the correlation of neighbouring slots, short enough that 50 / epsilon blocks come in minutes."""
@@ -143,7 +148,10 @@ class PoissonTasks:
 class Blocks:
     """Sums of work over blocks of slots, and what they tell."""
 
-    def __init__(self, epsilon: float, block_slots: int = BLOCK_SLOTS) -> None:
+    def __init__(self, epsilon: float, block_slots: int = BLOCK_SLOTS, doublings: int = DOUBLINGS) -> None:
+        self._twice = Blocks(epsilon, 2 * block_slots, doublings - 1) if doublings else None
+        self._half: float | None = None
+        """The last block, if it waits for the next one to make a block of twice the length."""
         self._kept_max = 2 * BLOCKS_TIMES_EPSILON / fraction("epsilon", epsilon)
         self._slots = int(positive("block_slots", block_slots))
         self._bins: dict[int | None, tuple[float, float]] = {}
@@ -175,6 +183,18 @@ class Blocks:
         self._sum += block
         self._squares += block * block
         self._points = []
+        if self._twice is not None:
+            self._half, whole = (block, None) if self._half is None else (None, self._half + block)
+            if whole is not None:
+                self._twice._closed(whole)  # noqa: SLF001 -- one of its own kind
+
+    @property
+    def scales(self) -> "tuple[Flow, ...]":
+        """These blocks, and each step to longer ones that is asked."""
+        if self._twice is None:
+            return (self,)
+        step = Step(self, self._twice)
+        return (self, *((step,) if step.asked else ()), *self._twice.scales[1:])
 
     @property
     def blocks(self) -> float:
@@ -207,9 +227,21 @@ class Blocks:
             slope += weight * block
         return (most + log(total)) / self._slots, slope / total / self._slots
 
+    def telling(self, theta: float) -> float:
+        """How many blocks ``log_moment`` rests on, as many as if all weighed the same (Kish 1965)."""
+        points = self._points or self._told()
+        most = max((theta * block for block, _ in points), default=0.0)
+        weights = [(share, exp(theta * block - most)) for block, share in points]
+        squares = sum(share * weight * weight for share, weight in weights)
+        return self._count * sum(share * weight for share, weight in weights) ** 2 / squares if squares > 0 else 0.0
+
     def _told(self) -> list[tuple[float, float]]:
         self._points = sorted((total / count, count / self._count) for count, total in self._bins.values())
         return self._points
+
+
+def _scales(flow: Flow) -> tuple[Flow, ...]:
+    return flow.scales if isinstance(flow, Blocks) else (flow,)
 
 
 def capacity(service: Flow, theta: float) -> float:
@@ -259,10 +291,17 @@ def _excess(arrivals: Flow, service: Flow, instances: int, theta: float) -> tupl
 
 def tail(arrivals: Flow, service: Flow, instances: int, delay_slots: float, task: float = 0.0) -> float:
     """``Pr{D > delay}`` of tasks of so much work; 0: work flows in without being cut into tasks."""
+    pairs = zip_longest(_scales(arrivals), _scales(service))
+    return max(_tail(come or arrivals, gone or service, instances, delay_slots, task) for come, gone in pairs)
+
+
+def _tail(arrivals: Flow, service: Flow, instances: int, delay_slots: float, task: float) -> float:
     theta = matching_theta(arrivals, service, instances)
     if theta == 0.0:
         return 1.0
     if theta == inf:
+        return 0.0
+    if any(isinstance(flow, Step) and not flow.believed(at) for flow, at in ((arrivals, theta), (service, -theta))):
         return 0.0
     rate = instances * capacity(service, theta)
     spare = instances * service.mean - arrivals.mean

@@ -40,8 +40,6 @@ WATCHED_SLOTS: Final = 80_000
 """What ``Blocks`` remembers for epsilon 0.01: two hours of slots of 100 ms."""
 SLOTS: Final = 500_000
 FACTOR: Final = 1.5
-LASTINGS: Final = 8
-"""So many times as long as weather lasts a block must be, to hold all of its correlation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +49,6 @@ class Watched:
     kind: Kind
     utilisation: float
     task: float
-    block_slots: int
     seed: int
     slots: int
 
@@ -85,9 +82,9 @@ def chance_of(*names: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(seed_bytes("/".join(str(name) for name in names)), "little"))
 
 
-def blocks_of(work: NDArray[Any], epsilon: float, block_slots: int) -> Blocks:
+def blocks_of(work: NDArray[Any], epsilon: float) -> Blocks:
     """What an agent would have noted of these slots."""
-    noted = Blocks(epsilon, block_slots)
+    noted = Blocks(epsilon)
     for amount in work.tolist():
         noted.slot(amount)
     return noted
@@ -100,8 +97,8 @@ def watch(case: Watched) -> tuple[str, tuple[float, ...]]:
     service = served(case.kind, slots, 1, chance)
     tasks = chance.poisson(case.utilisation / case.task, slots)
     seen = slots - case.slots
-    arrivals = blocks_of(tasks[:seen] * case.task, min(SHARES), case.block_slots)
-    measured = blocks_of(service[:seen], min(SHARES), case.block_slots)
+    arrivals = blocks_of(tasks[:seen] * case.task, min(SHARES))
+    measured = blocks_of(service[:seen], min(SHARES))
     waited = delays(tasks[seen:], case.task, service[seen:])
     ratios = []
     for share in SHARES:
@@ -124,8 +121,8 @@ def sized(case: tuple[Promise, str, int, int]) -> tuple[str, float, float]:
     load = promise.tasks * promise.work
     match sizer:
         case "ours":
-            arrivals = blocks_of(tasks[:seen] * promise.work, promise.epsilon, BLOCK_SLOTS)
-            service = blocks_of(one, promise.epsilon, BLOCK_SLOTS)
+            arrivals = blocks_of(tasks[:seen] * promise.work, promise.epsilon)
+            service = blocks_of(one, promise.epsilon)
             count = size(arrivals, service, promise.deadline_slots, promise.epsilon, task=promise.work).instances
         case "constant-rate":
             count = _constant_rate(promise, load)
@@ -156,13 +153,7 @@ def _constant_rate(promise: Promise, load: float) -> int:
 
 def run(options: Options, progress: Progress, slots: int = SLOTS) -> Report:
     """Tails, then sizes."""
-    queues = [
-        (kind, utilisation, task, block)
-        for kind in KINDS
-        for block in sorted({BLOCK_SLOTS, _block_of(kind)})
-        for utilisation in UTILISATIONS
-        for task in TASKS
-    ]
+    queues = [(kind, utilisation, task) for kind in KINDS for utilisation in UTILISATIONS for task in TASKS]
     watched = [Watched(*queue, seed, slots) for queue in queues for seed in range(options.seeds)]
     promised = [(p, sizer, seed, slots) for p in PROMISES for sizer in SIZERS for seed in range(options.seeds)]
     total = len(watched) + len(promised)
@@ -183,8 +174,6 @@ def run(options: Options, progress: Progress, slots: int = SLOTS) -> Report:
         trace_hash([one[0] for one in tails], [one[0] for one in sizes]),
         [
             f"tails: one instance of mean 1, {WATCHED_SLOTS} slots watched, {slots} slots judged by, Poisson tasks",
-            f"name/n: noted in blocks of n slots: {BLOCK_SLOTS}, and {LASTINGS} times as many as weather lasts",
-            f"the bands leave out blocks of {BLOCK_SLOTS} in weather: they are shorter than its correlation",
             "gusty-n: half as fast, then one and a half times as fast, for n slots each on average",
             "a ratio is foretold / measured, its geometric mean over seeds; at the delays that the share exceeds",
             "sizes: Gamma service of mean 1 per instance; late: not ended in its deadline's slots, arrival's included",
@@ -195,15 +184,11 @@ def run(options: Options, progress: Progress, slots: int = SLOTS) -> Report:
     )
 
 
-def _block_of(kind: Kind) -> int:
-    return BLOCK_SLOTS if kind.slow == 1.0 else int(LASTINGS * kind.slow_slots)
-
-
-def _tail_row(queue: tuple[Kind, float, float, int], runs: list[tuple[float, ...]]) -> Row:
-    kind, utilisation, task, block = queue
+def _tail_row(queue: tuple[Kind, float, float], runs: list[tuple[float, ...]]) -> Row:
+    kind, utilisation, task = queue
     columns = {f"ratio_{share:g}": [run[i] for run in runs] for i, share in enumerate(SHARES)}
     return Row(
-        f"ours {kind.name}/{block}",
+        f"ours {kind.name}",
         ci={name: (exp(interval(c)[0]), exp(interval(c)[1])) for name, c in columns.items()},
         extra={"utilisation": utilisation, "task": task, **{name: exp(mean(c)) for name, c in columns.items()}},
     )
@@ -225,15 +210,15 @@ def _size_row(pair: tuple[Promise, str], runs: list[tuple[str, float, float]]) -
 
 
 def _bands(tails: list[Row], sizes: list[Row]) -> list[Band]:
-    """Of the queues whose blocks are as long as their weather asks, and of ours among the sizers."""
-    enough = {f"ours {kind.name}/{_block_of(kind)}" for kind in KINDS}
-    ratios = [row.extra[f"ratio_{s:g}"] for row in tails if row.method in enough for s in SHARES]
+    """For calm service, for weather of 4 and of 20 slots, and of ours among the sizers."""
+    bands = []
+    for name, kinds in (("calm", KINDS[:3]), *((kind.name, (kind,)) for kind in KINDS[3:])):
+        methods = {f"ours {kind.name}" for kind in kinds}
+        ratios = [row.extra[f"ratio_{s:g}"] for row in tails if row.method in methods for s in SHARES]
+        bands.append(Band(f"{name}: foretold to measured, least", min(ratios), 1 / FACTOR))
+        bands.append(Band(f"{name}: foretold to measured, most", max(ratios), None, FACTOR))
     ours = [row.extra["late"] - row.extra["epsilon"] for row in sizes if row.method == "size ours"]
-    return [
-        Band("foretold to measured, least", min(ratios), 1 / FACTOR),
-        Band("foretold to measured, most", max(ratios), None, FACTOR),
-        Band("late share above epsilon with our size, worst of five", max(ours), None, 0.01),
-    ]
+    return [*bands, Band("late share above epsilon with our size, worst of five", max(ours), None, 0.01)]
 
 
 def _chart(rows: list[Row]) -> Chart:
