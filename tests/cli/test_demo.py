@@ -120,6 +120,7 @@ def test_one_agent_alone_says_the_same_and_is_not_killed(told):
     assert "✗" not in ended.stderr
 
 
+@pytest.mark.long
 def test_for_people_the_answer_is_on_stdout_once_and_the_rest_on_stderr():
     ended = run("--nodes", "2", "--max-tokens", "24", "--prompt", QUESTION)
     assert ended.returncode == 0, ended.stderr
@@ -203,6 +204,7 @@ def test_a_kept_demo_ends_cleanly_twice_in_a_row():
             assert again.connect_ex(("127.0.0.1", port)) != 0, "the port is still open"
 
 
+@pytest.mark.long
 def test_what_is_kept_after_a_kill_is_whole():
     with demo.running("--chaos", "--nodes", "2", "--max-tokens", "12", "--prompt", QUESTION) as kept:
         killed = kept.printed["chaos"]["node"]

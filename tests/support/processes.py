@@ -300,7 +300,14 @@ async def processes(
         client = await stack.enter_async_context(
             httpx.AsyncClient(headers=headers, timeout=ANSWER_S_MAX, trust_env=False)
         )
-        yield Processes(lab, tuple(agents), tuple(made), wall, client, model)
+        try:
+            yield Processes(lab, tuple(agents), tuple(made), wall, client, model)
+        finally:
+            # Politely, each would wait until another one has taken its stages.
+            for agent in agents:
+                with contextlib.suppress(ProcessLookupError):
+                    if agent.process is not None:
+                        agent.signal(signal.SIGKILL)
 
 
 def _prepare(lab: Lab, index: int, ports: tuple[int, int], walled: Sequence[Broker]) -> Agent:

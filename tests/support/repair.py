@@ -8,7 +8,7 @@ import contextlib
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,10 +54,13 @@ async def served(store: Path, folder: Path, *, agents: int = AGENTS, **settings:
 
 
 async def begin(cluster: Processes, agents: Sequence[Agent], wish: DeployWish) -> None:
-    """Start ``agents``, deploy, and wait until all see the plan ACTIVE and each other."""
+    """Start ``agents``, deploy, and wait until all see the plan ACTIVE and each other.
+
+    They are named where the ``wish`` names nobody: an operator who names nobody listens until nobody new is heard.
+    """
     await cluster.start(*agents)
     await cluster.until(lambda view: len(view.alive) == len(agents), agents, SETTLED_S_MAX)
-    await cluster.deploy(wish)
+    await cluster.deploy(replace(wish, nodes=wish.nodes or tuple(agent.node for agent in agents)))
     await settled(cluster, agents)
 
 

@@ -257,11 +257,8 @@ async def surviving(
         await begin(cluster, cluster.agents, DeployWish(model, stages=stages, nodes=nodes, objective=objective))
         made = Survival(cluster)
         await made.settled()
-        try:
-            yield made
-        finally:
-            # Politely, each would wait until another one has taken its stages.
-            await asyncio.gather(*(agent.kill() for agent in made.agents if runs(agent)))
+        yield made
+        await asyncio.gather(*(agent.kill() for agent in made.agents if runs(agent)))
         said = complaints(cluster.agents)
         assert not said, "\n".join(said[:20])
 
