@@ -14,7 +14,9 @@ The search is Python and does not let go of anything, which is why it does not c
 
 *What is told the solver beyond the rules.* Nobody needs more instances on one machine than a service needs in all, or
 must keep: fewer break no rule and cost no more. That bound on x is as tight as can be, and what makes "a host or not" a
-strong cut instead of a weak one. Links that all traffic together could not fill are left out.
+strong cut instead of a weak one. And how few instances can survive a loss on so few hosts follows from the rules, but
+not from their relaxation: said aloud, it makes the search two to ten times as fast. Links that all traffic together
+could not fill are left out.
 
 HiGHS computes in floating point, to 1e-6: its counts are rounded, and whatever it says, the placement is priced and
 verified in whole numbers. One that breaks a rule is dropped.
@@ -187,7 +189,7 @@ def _service_rows(model: _Model, m: int) -> None:
     figures, service = model.figures, model.figures.problem.services[m]
     machines = [v for v in range(len(figures.room)) if (m, v) in model.instances]
     x, b = {v: model.instances[m, v] for v in machines}, {v: model.hosts[m, v] for v in machines}
-    model.row(((x[v], 1) for v in machines), figures.need[m], inf)
+    model.row(((x[v], 1) for v in machines), figures.fewest[m], inf)
     model.row(((b[v], 1) for v in machines), service.hosts_min, service.hosts_max)
     for v in machines:
         model.row(((x[v], 1), (b[v], -model.upper[x[v]])), -inf, 0)

@@ -1,5 +1,7 @@
 from itertools import product
 
+import pytest
+
 from shoal_agent.core.backbone import Edge, Weights
 from shoal_agent.core.backbone_cost import Cost, Figures, cost_of, qualities, route, send, tau_us
 from shoal_agent.core.problem import Link, Links
@@ -12,6 +14,15 @@ def test_instances_follow_rate_time_headroom_and_what_must_survive():
     one = service("s", rate_milli=30_000, time_us=100_000, headroom_permille=1500, survive_permille=800)
     figures = Figures(problem([machine("a"), machine("b")], [one]))
     assert (figures.need, figures.cover) == ([5], [3])  # 3 are busy: 4.5 with headroom, 2.4 after a loss
+
+
+@pytest.mark.parametrize(("hosts_max", "cover", "fewest"), [(2, 3, 6), (3, 3, 5), (4, 3, 4), (9, 3, 4), (3, 0, 2)])
+def test_how_few_instances_survive_a_loss_on_so_many_hosts(hosts_max, cover, fewest):
+    one = service("s", rate_milli=1000 * cover, time_us=1_000_000, headroom_permille=1000, hosts_max=hosts_max)
+    figures = Figures(problem([machine(name, 99) for name in "abcde"], [one]))
+    assert (figures.cover, figures.fewest) == ([cover], [fewest])
+    spread = [divmod(fewest, hosts) for hosts in range(2, min(hosts_max, 5) + 1)]
+    assert max(fewest - each - (over > 0) for each, over in spread) >= cover
 
 
 def test_a_reserve_and_trust_leave_less_room():

@@ -69,6 +69,8 @@ class Figures:
         """Instances there must be, and that must be left whichever machine is lost."""
         self.most = [[self._most(m, v) for v in range(len(machines))] for m in range(len(services))]
         """most[m][v]: instances that machine could hold if it held nothing else; 0 where it is not trusted."""
+        self.fewest = [self._fewest(m) for m in range(len(services))]
+        """Instances a service cannot do with less of, given how many hosts it may have."""
         self.price = [[price_of(problem, m, v) for v in range(len(machines))] for m in range(len(services))]
         weights = problem.weights
         self.earned = [[weights.quality * q // 1000 for q in row] for row in qualities(problem)]
@@ -82,6 +84,13 @@ class Figures:
             return 0
         fits = (room // needed for needed, room in zip(asked.needs, self.room[machine], strict=True) if needed)
         return min(asked.per_host_max, *fits)
+
+    def _fewest(self, service: int) -> int:
+        """With H hosts, T instances leave T - ceil(T/H) after the worst loss: T = cover + ceil(cover / (H - 1))."""
+        asked, cover = self.problem.services[service], self.cover[service]
+        hosts = min(asked.hosts_max, sum(most > 0 for most in self.most[service]))
+        survives = cover + -(-cover // (hosts - 1)) if hosts > 1 else 0
+        return max(self.need[service], asked.hosts_min, survives)
 
     def _moved_row(self, service: int) -> list[int]:
         cost = self.problem.weights.moved_mb * self.problem.services[service].weight_bytes // _MICRO

@@ -5,9 +5,6 @@ search, since nothing else could mend it. *Then what must be tried.* Where every
 each other's way; so one family of rules after the other is lifted, and the ones are told without which it goes. For
 each kind of room the smallest machine is sought (by halving) that would make it go if it were added. Trying costs a
 search each, so it is the caller who brings the solver: ``possible`` says whether a problem has an answer.
-
-How few instances can a service do with? With H hosts at most, T instances leave T - ceil(T/H) after the worst loss, so
-T is the smallest number of at least its need for which that is its cover.
 """
 
 from collections.abc import Callable, Iterator
@@ -91,9 +88,8 @@ def _too_small(figures: Figures, m: int, trusted: list[int], able: list[int], wh
 def _of_all(figures: Figures) -> Iterator[str]:
     """What all services together could not have."""
     problem = figures.problem
-    fewest = [_fewest(figures, m) for m in range(len(problem.services))]
     for k, kind in enumerate(problem.kinds):
-        asked = sum(count * service.needs[k] for count, service in zip(fewest, problem.services, strict=True))
+        asked = sum(count * service.needs[k] for count, service in zip(figures.fewest, problem.services, strict=True))
         offered = sum(room[k] for room in figures.room)
         if asked > offered:
             kept = _kept(problem, list(range(len(problem.machines))))
@@ -102,7 +98,7 @@ def _of_all(figures: Figures) -> Iterator[str]:
     prices = (
         min(p for p, most in zip(*rows, strict=True) if most) for rows in zip(figures.price, figures.most, strict=True)
     )
-    spent = sum(count * price for count, price in zip(fewest, prices, strict=True))
+    spent = sum(count * price for count, price in zip(figures.fewest, prices, strict=True))
     if spent > problem.budget:
         yield f"budget: the cheapest instances cost {spent} in all, {problem.budget} is allowed"
     pairs = sum(
@@ -111,14 +107,6 @@ def _of_all(figures: Figures) -> Iterator[str]:
     )
     if pairs < problem.pairs_min:
         yield f"pairs: {problem.pairs_min} pairs of service and host are asked for, hosts_max and room allow {pairs}"
-
-
-def _fewest(figures: Figures, m: int) -> int:
-    hosts = min(figures.problem.services[m].hosts_max, sum(most > 0 for most in figures.most[m]))
-    count = max(figures.need[m], figures.problem.services[m].hosts_min)
-    while hosts > 1 and count - -(-count // hosts) < figures.cover[m]:
-        count += 1
-    return count
 
 
 def _relaxations(problem: BackboneProblem) -> Iterator[tuple[str, BackboneProblem]]:
