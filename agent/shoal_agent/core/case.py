@@ -17,13 +17,14 @@ from shoal_agent.core.decision import (
     promoted,
     redistributed,
     refilled,
+    switch_mode,
 )
 from shoal_agent.core.outlook import Outlook
 from shoal_agent.core.problem import Infeasible, Split, SplitProblem
 from shoal_agent.core.standbys import Backing
 from shoal_agent.core.tenure import Tenure
 from shoal_protocol.ids import Epoch, Instant, NodeId
-from shoal_protocol.messages import Cause, Plan
+from shoal_protocol.messages import Cause, Plan, PlanStage, SwitchMode
 
 BARRED_S: Final = 300.0
 """How long a node that failed is not asked again; whatever it was, an operator may have mended it by then."""
@@ -138,8 +139,9 @@ def options_of(scene: Scene, *, broken: bool) -> list[Option]:
         splits.append((Choice.REDISTRIBUTE, redistributed(outlook.problem, held, moved)))
     if isinstance(other, Split):
         splits.append((Choice.RESPLIT, other))
-    return [
-        Option(choice, split, move_of(outlook.problem, split, outlook.owned, outlook.stored))
-        for choice, split in splits
-        if split is not None
-    ]
+    return [_option(outlook, held, choice, split) for choice, split in splits if split is not None]
+
+
+def _option(outlook: Outlook, held: tuple[PlanStage, ...], choice: Choice, split: Split) -> Option:
+    breaks = switch_mode(outlook.problem, held, outlook.owned, split) is SwitchMode.BREAK_BEFORE_MAKE
+    return Option(choice, split, move_of(outlook.problem, split, outlook.owned, outlook.stored), breaks)
