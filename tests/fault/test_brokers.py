@@ -8,6 +8,7 @@ import signal
 
 import httpx
 import pytest
+import pytest_asyncio
 
 from tests.support.repair import (
     REPAIRED_S_MAX,
@@ -46,41 +47,59 @@ async def goes_on(cluster, disturb, brokers_up):
     assert all(view.alive == nodes for view in after), "a broker's death is nobody else's"
 
 
-async def test_one_broker_after_the_other_is_frozen_and_killed_and_nothing_happens(tiny_store, tmp_path):
-    async with served(tiny_store.root, tmp_path) as cluster:
-        first, second = cluster.brokers
-
-        async def freeze():
-            first.signal(signal.SIGSTOP)
-
-        await goes_on(cluster, freeze, brokers_up=1)
-        first.signal(signal.SIGCONT)
-        await cluster.until(lambda view: view.brokers_up == 2, cluster.agents, SETTLED_S_MAX)
-        await goes_on(cluster, second.kill, brokers_up=1)
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def cluster(tiny_store, tmp_path_factory):
+    async with served(tiny_store.root, tmp_path_factory.mktemp("brokers")) as made:
+        yield made
 
 
-async def test_without_any_broker_a_dead_host_is_still_replaced(tiny_store, tmp_path, record_property):
-    async with served(tiny_store.root, tmp_path) as cluster:
-        expected = await cluster.ask(cluster.agents[0])
-        await asyncio.gather(*(broker.kill() for broker in cluster.brokers))
-        await cluster.until(lambda view: view.brokers_up == 0, cluster.agents, BROKER_LOST_S_MAX)
-        await asyncio.sleep(WATCHED_S)
-        nodes = {agent.node for agent in cluster.agents}
-        assert [view.alive == nodes for view in await cluster.views(*cluster.agents)] == [True] * 5
-        victim = (await hosts_of(cluster, cluster.agents[0]))[1]
-        repair = await repaired(cluster, victim, kill(victim), REPAIRED_S_MAX)
-        record_property("active_s", round(repair.active_s, 3))
-        tell(f"no broker: {repair}")
-        survivor = next(agent for agent in cluster.agents if agent is not victim)
-        assert await cluster.ask(survivor) == expected
-
-        # When brokers come back, so does everything: the newest plan, and whoever died.
-        for broker in cluster.brokers:
+@pytest_asyncio.fixture(loop_scope="module")
+async def both(cluster):
+    """Two brokers before it, and after it again."""
+    yield
+    for broker in cluster.brokers:
+        if broker.process is None:
             await broker.start()
-        await victim.stop()
-        await cluster.start(victim)
-        await cluster.until(lambda view: view.brokers_up == 2, cluster.agents, SETTLED_S_MAX)
-        await settled(cluster, cluster.agents)
+    await cluster.until(lambda view: view.brokers_up == len(cluster.brokers), cluster.agents, SETTLED_S_MAX)
+
+
+@pytest.mark.usefixtures("both")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_one_broker_after_the_other_is_frozen_and_killed_and_nothing_happens(cluster):
+    first, second = cluster.brokers
+
+    async def freeze():
+        first.signal(signal.SIGSTOP)
+
+    await goes_on(cluster, freeze, brokers_up=1)
+    first.signal(signal.SIGCONT)
+    await cluster.until(lambda view: view.brokers_up == 2, cluster.agents, SETTLED_S_MAX)
+    await goes_on(cluster, second.kill, brokers_up=1)
+
+
+@pytest.mark.usefixtures("both")
+@pytest.mark.asyncio(loop_scope="module")
+async def test_without_any_broker_a_dead_host_is_still_replaced(cluster, record_property):
+    expected = await cluster.ask(cluster.agents[0])
+    await asyncio.gather(*(broker.kill() for broker in cluster.brokers))
+    await cluster.until(lambda view: view.brokers_up == 0, cluster.agents, BROKER_LOST_S_MAX)
+    await asyncio.sleep(WATCHED_S)
+    nodes = {agent.node for agent in cluster.agents}
+    assert [view.alive == nodes for view in await cluster.views(*cluster.agents)] == [True] * 5
+    victim = (await hosts_of(cluster, cluster.agents[0]))[1]
+    repair = await repaired(cluster, victim, kill(victim), REPAIRED_S_MAX)
+    record_property("active_s", round(repair.active_s, 3))
+    tell(f"no broker: {repair}")
+    survivor = next(agent for agent in cluster.agents if agent is not victim)
+    assert await cluster.ask(survivor) == expected
+
+    # When brokers come back, so does everything: the newest plan, and whoever died.
+    for broker in cluster.brokers:
+        await broker.start()
+    await victim.stop()
+    await cluster.start(victim)
+    await cluster.until(lambda view: view.brokers_up == 2, cluster.agents, SETTLED_S_MAX)
+    await settled(cluster, cluster.agents)
 
 
 async def sides_of(cluster, hosts_in_majority):
