@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from shoal_agent.core.figures import UNREACHED, Figures
 from shoal_agent.core.problem import SplitProblem
 from shoal_agent.core.search import Run, arrivals, lay
-from shoal_agent.core.tight import has_room, tail_from
+from shoal_agent.core.tight import halves, has_room, tail_from
 from shoal_protocol.messages import Objective
 
 
@@ -47,11 +47,11 @@ def profile(
         if low > high or first is None:
             continue
         found = list(Pass(problem, figures, outside, source, (low, high), first).solve())
-        wrong = next((each.runs[0].end for each in found if not has_room(figures, each.runs)), None)
+        wrong = next((each.runs for each in found if not has_room(figures, each.runs)), None)
         if wrong is None:
             yield from found
         else:
-            ranges += [(low, wrong - 1), (wrong, high)]
+            ranges += halves(figures, source, wrong, low, high)
 
 
 @dataclass(slots=True)

@@ -6,9 +6,10 @@
 keeps one row for each.
 
 *Halves.* Head and tail share the source's memory, which a row cannot remember. So first every head in a range is
-allowed, and tails as if it were the shortest of them: too good to be true at worst. If the answer is not true, its head
-h cuts the range in two: heads below h, and heads from h on, whose tails have what h leaves. Neither can give that
-answer again, and a range of one head is true. Only ranges that promise something better are looked at.
+allowed, and tails as if it were the shortest of them: too good to be true at worst. If the answer is not true, the
+range is cut in two: heads below m, and heads from m on, whose tails have what m leaves. With m no more than the head of
+the answer, and large enough to leave too little for its tail, neither can give that answer again; a range of one head
+is true. Only ranges that promise something better are looked at.
 
 *Bounds.* A split that keeps the budgets is known as a rule before it begins: without a U in the width that loses least,
 or the fast answer in wider widths. What cannot become cheaper than the best known is dropped (``remainder``), which is
@@ -81,9 +82,16 @@ def _best_u(problem: SplitProblem, figures: Figures, source: int, limits: Limits
         if has_room(figures, found.runs):
             best = found
         else:
-            head = found.runs[0].end
-            ranges += [(low, head - 1), (head, high)]
+            ranges += halves(figures, source, found.runs, low, high)
     return best
+
+
+def halves(figures: Figures, source: int, runs: Sequence[Run], low: int, high: int) -> list[tuple[int, int]]:
+    """Heads from ``low`` to ``high`` in two ranges, neither of which can give ``runs`` again, which have no room."""
+    head, tail = runs[0].end, runs[-1].start
+    least = next(end for end in range(low, head + 1) if tail < (tail_from(figures, source, end) or figures.ends))
+    middle = (least + head + 1) // 2
+    return [(low, middle - 1), (middle, high)]
 
 
 def _levels(problem: SplitProblem, figures: Figures) -> tuple[Level, ...]:
