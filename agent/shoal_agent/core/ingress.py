@@ -22,6 +22,7 @@ from shoal_agent.core.effects import Accept, Emit
 from shoal_agent.core.endings import Endings
 from shoal_agent.core.events import CancelRequested, RequestArrived, ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import FinishReason, RejectCode, Standing
+from shoal_agent.core.forecast import Refused
 from shoal_agent.core.journey import Failed, Journey
 from shoal_agent.core.ledger import NEVER, Entry, Failure, Ledger, Step
 from shoal_agent.core.membership import PRESENT
@@ -31,6 +32,7 @@ from shoal_agent.core.rescue import AWAY
 from shoal_agent.core.scribe import Encoded, Ready, Scribe, Shown, Told
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import RequestDeadline, RequestDue
+from shoal_agent.core.welcome import judged
 from shoal_protocol.headers import (
     HandedOver,
     PathBroken,
@@ -52,6 +54,7 @@ class Ingress:
 
     def __init__(self, node: NodeId, tables: Tables, calls: Calls, movers: Movers) -> None:
         self._tables = tables
+        self._movers = movers
         self._tenures = tables.tenures
         self._lateness = tables.lateness
         self._timers = tables.timers
@@ -90,6 +93,11 @@ class Ingress:
         if self.request_count >= REQUESTS_MAX:
             self._tables.classes.ended(request.kind, late=True)
             self._endings.reject(request.session, RejectCode.OVERLOADED, f"{REQUESTS_MAX} requests are in flight", out)
+            return
+        word = judged(request, tenure.plan, self._tables, self._movers, now)
+        if isinstance(word, Refused):
+            self._tables.classes.ended(request.kind, late=True)
+            self._endings.reject(request.session, RejectCode.OVERLOADED, word.reason, out, word.retry_after_s)
             return
         deadline = Instant(now + request.deadline_s)
         entry = Entry(request, tenure.plan, deadline, Step.RENDERING)

@@ -129,6 +129,11 @@ class Movers:
         self._tables.timers.set(CallDue(call), Instant(now + patience_s))
         return call
 
+    def best(self, service: str, request_bytes: int, now: Instant) -> Offer:
+        """The best there is for a call of a service that this node could run, by what was told."""
+        bench, work = self.workshop.bench(service), work_of(request_bytes)
+        return next(iter(self._listed(bench, work, (), now)), self._local(bench, work, now))
+
     def _local(self, bench: Bench, work: float, now: Instant) -> Offer:
         return Offer(self._node, bench.pressure, bench.wait_slots(work, now))
 
