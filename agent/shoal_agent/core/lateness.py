@@ -5,8 +5,8 @@ in ``SHARE`` of those that ended. One missed deadline is an accident, and a minu
 patience, not ours; three windows are half a minute. A window without requests says nothing and ends the row.
 
 What says something is how many requests ended, not how long it took: a window is over early once ``ENOUGH`` did. Where
-requests are short and many, half a minute of them is a hundred, and most of what could have been saved is lost by then:
-in paper (b)'s experiment (docs/control.md) early windows left two requests late where there had been three.
+requests are short and many, half a minute of them is a hundred, and most of what could have been saved is lost by then
+(paper (b)'s experiment in docs/control.md).
 
 Requests that were cancelled or failed are not counted: what made them fail is somebody else's to notice.
 """
