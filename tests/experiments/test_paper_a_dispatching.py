@@ -49,3 +49,11 @@ def test_what_was_sent_counts_until_a_digest_does():
     assert len(set(chosen)) > 1
     one, forgetful = scene(Eyes(Sight.TOLD, age_slots=5, memory=False))
     assert len({forgetful.choose(one, one.waiting[0]) for _ in range(400)}) == 1
+
+
+def test_a_task_is_hopeless_once_no_way_is_short_enough():
+    one, gateways = scene(Eyes())
+    stage = one.waiting[0]
+    assert not gateways.hopeless(one, stage)
+    one.slot = int(stage.task.due_ms)
+    assert gateways.hopeless(one, stage)

@@ -72,6 +72,16 @@ class Gateways:
             for node in world.scenario.nodes:
                 flight.heard(_name(node), told=float(world.slot - self._eyes.age_slots))
 
+    def hopeless(self, world: World, stage: Stage) -> bool:
+        """Whether its task will be late even if nothing waits any more. Those who can still be on time go first."""
+        task, number = stage.task, stage.service.number
+        able = self._routes.able[number]
+        ends = (
+            max(float(world.slot), world.there_ms(stage, node)) + self._routes.left_ms(task.pipeline, number, node)
+            for node in able
+        )
+        return min(ends) + stage.service.run_ms > task.due_ms
+
     def choose(self, world: World, stage: Stage) -> int | None:
         """Where ``stage`` goes; None: nowhere yet."""
         deadline = stage.task.pipeline.deadline_ms

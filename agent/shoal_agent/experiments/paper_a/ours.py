@@ -51,11 +51,16 @@ class Ours:
         self._gateways.hear(world)
         if self._centre and self._centre.is_down(world.slot):
             return
-        for stage in sorted(world.waiting, key=lambda s: (s.task.due_ms, s.task.number, s.service.number)):
+        for stage in sorted(world.waiting, key=lambda stage: self._turn(world, stage)):
             if self._centre and world.slot - stage.since_ms < self._centre.round_trip_slots:
                 continue
             self._send(world, stage)
         self._nodes.scale(world)
+
+    def _turn(self, world: World, stage: Stage) -> tuple[bool, float, int, int]:
+        """Earliest deadline first, which is optimal until there is too much to do; then it serves the lost first."""
+        task = stage.task
+        return self._gateways.hopeless(world, stage), task.due_ms, task.number, stage.service.number
 
     def _send(self, world: World, stage: Stage) -> None:
         node = self._gateways.choose(world, stage)

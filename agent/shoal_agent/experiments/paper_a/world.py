@@ -5,7 +5,7 @@ instances; everything else happens here, the same for every method.
 
 Core instances of a node share one queue (an instance is its free-at time in a heap). A light stage is either bound to
 one instance, as in the paper, or waits in the queue of its node, from which the first instance that is free takes
-the stage with the earliest deadline.
+the stage with the earliest deadline that has not passed.
 """
 
 from dataclasses import dataclass, field
@@ -259,7 +259,7 @@ class World:
             return None
         here = [job for job in coming if job.there_ms <= now]
         if here:
-            job = min(here, key=lambda job: (job.task.due_ms, job.task.number))
+            job = min(here, key=lambda job: (job.task.due_ms <= now, job.task.due_ms, job.task.number))
         else:
             job = min(coming, key=lambda job: (job.there_ms, job.task.number))
         pool.queue.remove(job)
