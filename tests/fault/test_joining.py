@@ -1,9 +1,7 @@
-"""Nodes come and go, and the plan follows: who helps is used, who does not is told why, who says goodbye is replaced.
+"""Nodes come, and the plan follows: who helps is used, who does not is told why (who goes: ``test_repair``).
 
 Real agents over two mosquittos; the operator deploys once, at the beginning, and never again.
 """
-
-import signal
 
 import pytest
 
@@ -16,34 +14,15 @@ from tests.support.processes import SPEED_MACS_PER_S, processes
 from tests.support.repair import (
     MEMORY_BYTES,
     MODEL,
-    REPAIRED_S_MAX,
     SETTLED_S_MAX,
-    asking,
     begin,
     hosts_of,
-    repaired,
-    served,
     settled,
     tell,
 )
 
 USED_S_MAX = 150.0
 """A gain must last a minute, a minute after the last change; then it is agreed on and staged."""
-
-
-async def test_a_host_that_says_goodbye_is_replaced_and_no_request_notices(tiny_store, tmp_path, record_property):
-    async with served(tiny_store.root, tmp_path) as cluster:
-        victim = (await hosts_of(cluster, cluster.agents[0]))[1]
-        survivor = next(agent for agent in cluster.agents if agent is not victim)
-        expected = await cluster.ask(survivor)
-        async with asking(cluster, survivor) as seen:
-            repair = await repaired(cluster, victim, lambda: victim.signal(signal.SIGTERM), REPAIRED_S_MAX)
-            await victim.stop()
-        assert seen.refusals == []
-        assert all(answer == expected for answer in seen.answers)
-        record_property("active_s", round(repair.active_s, 3))
-        tell(f"SIGTERM: {repair}")
-        assert await cluster.ask(survivor) == expected
 
 
 def room_for(facts, layers):

@@ -10,6 +10,7 @@ import pytest_asyncio
 
 from tests.support.repair import (
     REPAIRED_S_MAX,
+    asking,
     first_proposer,
     freeze,
     hosts_of,
@@ -62,6 +63,21 @@ async def loses(cluster, role, blow, record_property):
 @pytest.mark.parametrize("role", [0, "proposer", -1])
 async def test_a_killed_host_is_replaced(cluster, role, record_property):
     victim = await loses(cluster, role, kill, record_property)
+    await revive(cluster, victim)
+
+
+async def test_a_host_that_says_goodbye_is_replaced_and_no_request_notices(cluster, record_property):
+    victim = await victim_of(cluster, 1)
+    survivor = await some_survivor(cluster, victim)
+    expected = await cluster.ask(survivor)
+    async with asking(cluster, survivor) as seen:
+        repair = await repaired(cluster, victim, lambda: victim.signal(signal.SIGTERM), REPAIRED_S_MAX)
+        await victim.stop()
+    assert seen.refusals == []
+    assert all(answer == expected for answer in seen.answers)
+    record_property("active_s", round(repair.active_s, 3))
+    tell(f"SIGTERM: {repair}")
+    assert await cluster.ask(survivor) == expected
     await revive(cluster, victim)
 
 
