@@ -122,10 +122,10 @@ def configure(fleet: Fleet, broker_urls: Sequence[str], store: Path) -> None:
 
 
 def fill(text: str, changes: Mapping[str, str]) -> str:
-    """``text`` with the one line ``name = "..."`` of each name given another value."""
+    """``text`` with the first line ``name = "..."`` of each name given another value."""
     for name, value in changes.items():
-        text, count = re.subn(rf'^{name} = ".*"$', f"{name} = {json.dumps(value)}", text, flags=re.MULTILINE)
-        assert count == 1, f"{name} stands {count} times in the example"
+        text, count = re.subn(rf'^{name} = ".*"$', f"{name} = {json.dumps(value)}", text, count=1, flags=re.MULTILINE)
+        assert count == 1, f"{name} does not stand in the example"
     return text
 
 
