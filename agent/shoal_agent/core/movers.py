@@ -50,6 +50,8 @@ QUICK_SLOTS: Final = 0.2
 """A call that is done here within 20 ms gains nothing anywhere else."""
 LINK_SLOTS: Final = 0.05
 """There and back, where the link was not measured."""
+STAY: Final = 0.75
+"""Who is not quicker by a quarter is not worth the way: where all are equally loaded, calls stay at home."""
 AGE_BIAS: Final = 0.02
 """A digest's word counts for a level less after five seconds."""
 STATEFUL: Final = (ServiceKind.SAMPLER, ServiceKind.DETOKENIZER)
@@ -137,6 +139,10 @@ class Movers:
     def _local(self, bench: Bench, work: float, now: Instant) -> Offer:
         return Offer(self._node, bench.pressure, bench.wait_slots(work, now))
 
+    def _home(self, bench: Bench, work: float, now: Instant) -> Offer:
+        """This node, with what staying is worth."""
+        return Offer(self._node, bench.pressure, STAY * bench.wait_slots(work, now))
+
     def _listed(self, bench: Bench, work: float, shunned: Container[NodeId], now: Instant) -> tuple[Offer, ...]:
         """Nodes that may be better than this one."""
         service, membership = bench.service, self._tables.membership
@@ -145,7 +151,7 @@ class Movers:
             for peer in membership.peers()
             if service in peer.state.services and peer.node not in shunned and membership.present(peer.node, now)
         ]
-        return shortlist(able, _TASK, self._local(bench, work, now))
+        return shortlist(able, _TASK, self._home(bench, work, now))
 
     def _by_digest(self, node: NodeId, bench: Bench, work: float, now: Instant) -> Offer:
         """What ``node`` offers by its last word; of whom nothing was heard, that it is idle and as we are at best."""
@@ -259,7 +265,7 @@ class Movers:
     def _choose(self, trip: _Trip, now: Instant, out: Outbox) -> None:
         """Every probe is answered, or was not in time."""
         bench = self.workshop.bench(trip.service)
-        where = settle(trip.answers, _TASK, self._local(bench, trip.work, now))
+        where = settle(trip.answers, _TASK, self._home(bench, trip.work, now))
         self.workshop.decided(trip.service, None if where == self._node else where, now)
         self._send(trip, self._node if where is None else where, now, out)
 
