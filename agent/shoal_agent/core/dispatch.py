@@ -54,6 +54,9 @@ class Offer:
     age_slots: float = 0.0
 
     def __post_init__(self) -> None:
+        near = 0 <= self.pressure < inf and 0 <= self.wait_slots < inf and 0 <= self.transfer_slots < inf
+        if near and 0 <= self.price < inf and 0 <= self.in_flight < inf and 0 <= self.age_slots < inf:
+            return  # as nearly always, and there are dozens in a slot
         for name in ("pressure", "wait_slots", "transfer_slots", "price", "in_flight", "age_slots"):
             amount(name, getattr(self, name))
 

@@ -368,5 +368,7 @@ def _guessed(arrivals: Flow, service: Flow, epsilon: float, instances_max: int) 
     needed = arrivals.mean + SIGMAS * arrivals.sigma / root
     if needed <= 0:
         return Size(0, rate, (0.0,), assured=False)
-    enough = min(floor(needed / rate) + 1, instances_max) if rate > 0 else 1
+    # Of a rate that is hardly one, more is needed than can be counted.
+    most = 1 if rate == 0 else instances_max
+    enough = floor(needed / rate) + 1 if needed < instances_max * rate else most
     return Size(enough, rate, (1.0,) * enough + (epsilon,), assured=False)
