@@ -370,5 +370,5 @@ def _guessed(arrivals: Flow, service: Flow, epsilon: float, instances_max: int) 
         return Size(0, rate, (0.0,), assured=False)
     # Of a rate that is hardly one, more is needed than can be counted.
     most = 1 if rate == 0 else instances_max
-    enough = floor(needed / rate) + 1 if needed < instances_max * rate else most
+    enough = min(floor(needed / rate) + 1, most) if needed < instances_max * rate else most
     return Size(enough, rate, (1.0,) * enough + (epsilon,), assured=False)
