@@ -13,13 +13,15 @@ numbers, says where to look first. Nothing is ever put where it does not fit.
     spread   a service over another number of hosts: with more of them fewer instances survive the loss of one
     evict    one service's instance elsewhere, so that another, which lacks something, gets its room
 
+Where no step helps, two services are taken off and put back one after the other; if that helps, it goes on from there.
 A step helps if less is lacking afterwards, or as much at a lower price. Everything is tried in the order of indices,
 so whoever searches finds the same. A local optimum may be dear and, in a tight cluster, may even lack something where
 an answer exists; ``None`` means "I did not find one", never "there is none".
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import permutations
 from typing import Final
 
 from shoal_agent.core.backbone import BackboneProblem, Counts
@@ -27,6 +29,9 @@ from shoal_agent.core.backbone_cost import Cost, Figures, cost_of, send, traffic
 
 STEPS_MAX: Final = 2_000
 """Steps of one descent: each helps, so an end there is; this is for giants."""
+
+REBUILT_MAX: Final = 12
+"""Services of whom two at a time are taken off and put back: 132 pairs."""
 
 Hint = Mapping[tuple[int, int], int]
 """How much a programme without whole numbers likes (service, machine), in thousandths of an instance."""
@@ -55,9 +60,10 @@ def search(problem: BackboneProblem, hint: Hint | None = None) -> Found | None:
 
 
 def _starts(figures: Figures, hint: Hint) -> Iterator["_Board"]:
-    """Boards to begin with: services by size; what follows the hint; what stands now."""
+    """Boards to begin with: services by size, one by one or evenly; what follows the hint; what stands now."""
     by_size = sorted(range(len(figures.need)), key=lambda m: (-_size(figures, m), m))
     yield _built(figures, by_size, {})
+    yield _settled(figures, by_size)
     if hint:
         yield _built(figures, by_size, hint)
     if figures.problem.current:
@@ -77,6 +83,13 @@ def _built(figures: Figures, order: list[int], hint: Hint) -> "_Board":
     board = _Board(figures)
     for m in order:
         board.fill(m, hint)
+    return board
+
+
+def _settled(figures: Figures, order: list[int]) -> "_Board":
+    board = _Board(figures)
+    for m in order:
+        board.settle(m)
     return board
 
 
@@ -210,13 +223,42 @@ class _Board:
                 return
             self.do([(m, best[3], 1)])
 
+    def settle(self, m: int) -> None:
+        """Give service ``m``, which has nothing, what it needs: one by one, or evenly on some hosts, if better."""
+        self.fill(m, {})
+        best, chosen = self.score(), self._standing([m])
+        self.do([(m, v, -count) for m, v, count in chosen])
+        for step in list(self._spreads(m)):
+            if self.do(step):
+                if self.score() < best:
+                    best, chosen = self.score(), step
+                self.do([(m, v, -count) for m, v, count in step])
+        self.do(chosen)
+
     # --- descending -------------------------------------------------------------------------------------------------
 
     def descend(self) -> None:
         """Make steps until none helps."""
         for _ in range(STEPS_MAX):
-            if not self._improve():
+            if not self._improve() and not self._rebuild():
                 return
+
+    def _rebuild(self) -> bool:
+        """Take two services off and put them back, one after the other: True, and they stay so, if that helps."""
+        before, pairs = self.score(), permutations(range(len(self._rows)), 2)
+        for pair in pairs if len(self._rows) <= REBUILT_MAX else ():
+            stood = self._standing(pair)
+            self.do([(m, v, -count) for m, v, count in stood])
+            for m in pair:
+                self.settle(m)
+            if self.score() < before:
+                return True
+            self.do([(m, v, -count) for m, v, count in self._standing(pair)])
+            self.do(stood)
+        return False
+
+    def _standing(self, services: Iterable[int]) -> _Step:
+        return [(m, v, count) for m in services for v, count in enumerate(self._rows[m]) if count]
 
     def _improve(self) -> bool:
         """Make the first step that helps."""
