@@ -144,34 +144,6 @@ async def test_a_model_without_a_source_is_missing(trio):
     assert "no peer is known to have it" in (await answer(empty, ModelMissing)).reason
 
 
-class Minutes:
-    """A catalog that has not answered when the test is over."""
-
-    async def obtain(self, model):
-        await asyncio.sleep(100 * WAIT_S)
-
-
-@pytest.mark.parametrize("what", ["model", "weights"])
-async def test_who_named_no_source_is_told_of_one_before_the_catalog_is_asked(
-    stack, people, whole, manifest, tmp_path, what
-):
-    """As a node does that was killed while it fetched: it begins again before it knows anybody."""
-    first = await stack.enter_async_context(depot(people[0], *people, store=whole))
-    catalog, store = Minutes(), Store(tmp_path / "late")
-    late = await stack.enter_async_context(depot(people[2], *people, store=store, catalog=catalog, patience_s=WAIT_S))
-    introduce([first, late])
-    if what == "weights":
-        store.adopt(manifest)
-        late.content.load(span_of(manifest), ())
-    else:
-        late.content.fetch_model(manifest.digest, ())
-    await asyncio.sleep(0.05)
-    late.content.fetch_model(manifest.digest, ())
-    late.content.fetch_model(manifest.digest, (first.node,))
-    wanted, missed = (BlocksLoaded, BlocksFailed) if what == "weights" else (ModelAvailable, ModelMissing)
-    assert isinstance(await answer(late, wanted, missed), wanted)
-
-
 async def test_a_manifest_that_is_another_model_s_is_refused_and_the_next_peer_asked(trio, manifest):
     first, second, empty = trio
     first.bend = lambda _header, payload: payload.replace(b'"Apache-2.0"', b'"Apache-2.1"')

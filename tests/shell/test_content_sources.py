@@ -1,11 +1,18 @@
 import asyncio
 
+import pytest
+
+from shoal_agent.core.events import BlocksFailed, BlocksLoaded, ModelAvailable, ModelMissing
 from shoal_agent.shell.content_sources import MODELS_MAX, Sources
+from shoal_models.package import Store
 from shoal_protocol.ids import Digest, NodeId
+from tests.support.depots import NAME, depot, introduce, span_of, wide_store
+from tests.support.links import person
 
 ONE, OTHER = Digest(b"1" * 32), Digest(b"2" * 32)
 PEERS = (NodeId("a" * 32), NodeId("b" * 32))
 LONG_S, SHORT_S = 60.0, 0.02
+WAIT_S = 15.0
 
 
 async def test_who_names_sources_does_not_wait():
@@ -41,3 +48,36 @@ async def test_patience_ends():
     sources = Sources(SHORT_S)
     assert await sources.of(ONE, ()) == ()
     assert not sources._waiting
+
+
+class Minutes:
+    """A catalog that has not answered when the test is over."""
+
+    async def obtain(self, model):
+        await asyncio.sleep(100 * WAIT_S)
+
+
+@pytest.mark.parametrize("what", ["model", "weights"])
+async def test_who_named_no_source_is_told_of_one_before_the_catalog_is_asked(tmp_path, what):
+    """As a node does that was killed while it fetched: it begins again before it knows anybody."""
+    whole, empty = wide_store(tmp_path), Store(tmp_path / "late")
+    manifest, people = whole.load(NAME), [person(tmp_path / "people", number) for number in (1, 2)]
+    async with (
+        depot(people[0], *people, store=whole) as first,
+        depot(people[1], *people, store=empty, catalog=Minutes(), patience_s=WAIT_S) as late,
+    ):
+        introduce([first, late])
+        if what == "weights":
+            empty.adopt(manifest)
+            late.content.load(span_of(manifest), ())
+        else:
+            late.content.fetch_model(manifest.digest, ())
+        await asyncio.sleep(0.05)
+        late.content.fetch_model(manifest.digest, ())
+        late.content.fetch_model(manifest.digest, (first.node,))
+        wanted, missed = (BlocksLoaded, BlocksFailed) if what == "weights" else (ModelAvailable, ModelMissing)
+        async with asyncio.timeout(WAIT_S):
+            while not (found := [event for event in late.station.events if isinstance(event, wanted | missed)]):
+                late.station.bell.clear()
+                await late.station.bell.wait()
+        assert isinstance(found[0], wanted)
