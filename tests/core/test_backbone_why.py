@@ -43,8 +43,10 @@ def test_the_reserve_is_named_where_it_is_what_lacks():
             [machine("a", 32), machine("b", 16)],
             [service("s", 16, rate_milli=2_000, time_us=1_000_000, headroom_permille=1000)],
             {},
-            "cover: if the largest host of s is lost, at most 1 instances are left, 2 must be; room for 1 more elsewhere"
-            " would do",
+            (
+                "cover: if the largest host of s is lost, at most 1 instances are left, 2 must be; "
+                "room for 1 more elsewhere would do"
+            ),
         ),
         (
             [machine("a"), machine("b")],
