@@ -235,6 +235,31 @@ def test_a_quorum_of_precommits_for_nothing_ends_the_round_at_once():
     assert node.round == 1
 
 
+def test_who_leaves_a_round_has_voted_in_it_because_others_may_need_that_to_leave():
+    node, _ = voter(me=A, faulty=1, voters=(A, B, C, D))
+    for other in (B, C):
+        assert casts(node.voted(other, precommit(0, None))) == []
+    assert casts(node.voted(D, precommit(0, None))) == [prevote(0, None), precommit(0, None)], "D may tell it A alone"
+    assert node.round == 1
+    node, _ = voter(me=A, faulty=1, voters=(A, B, C, D))
+    node.wish(X)
+    for other, value in ((B, X), (C, None), (D, None)):
+        node.voted(other, precommit(0, value))
+    assert casts(node.rang(Alarm.PRECOMMITS, 0)) == [precommit(0, None)]
+    assert node.round == 1
+
+
+@pytest.mark.parametrize(("heard", "entered"), [(1, 1), (3, 3), (60_000, 4)])
+def test_whoever_is_further_is_followed_when_a_round_has_had_its_time(heard, entered):
+    node, _ = voter(me=A, faulty=1, voters=(A, B, C, D))
+    node.rang(Alarm.PROPOSAL, 0)
+    assert node.voted(B, prevote(heard, None)) == [Arm(Alarm.LULL, 0, PROPOSE_S + 2 * VOTE_S)]
+    assert node.voted(B, precommit(heard, None)) == [], "once a round"
+    assert casts(node.rang(Alarm.LULL, 0)) == [precommit(0, None)]
+    assert node.round == entered
+    assert node.rang(Alarm.LULL, 0) == [], "of a round that is over"
+
+
 def test_nobody_waits_for_a_proposer_that_is_gone():
     node, _ = voter(me=B)
     assert casts(node.absent(A, gone=True)) == [prevote(0, None)]

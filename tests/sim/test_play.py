@@ -48,6 +48,18 @@ def test_nothing_is_violated():
     assert not found, "\n".join(found)
 
 
+@pytest.mark.parametrize(
+    ("scenario", "seed", "nodes"),
+    [
+        pytest.param("staging-failure", 2052, 3, id="the only node that could stand by had failed once"),
+        pytest.param("liar", 2047, 4, id="a liar freed one voter of a round, and three are needed to leave it"),
+        pytest.param("staging-failure", 2088, 3, id="the only host that was left had failed once"),
+    ],
+)
+def test_what_was_violated_once_is_not_again(scenario, seed, nodes):
+    assert play(scenario, seed, nodes).violations == ()
+
+
 @pytest.mark.long
 def test_nothing_is_violated_in_many_worlds():
     found = found_in(RUNS_CI, RUNS_LONG)

@@ -11,32 +11,31 @@ rounds; each round has a proposer (the voters in rendezvous order, one after the
 
 A locked voter prevotes another plan only if it is shown a quorum of prevotes for that plan in a round at least as
 late as its lock; that is what makes two decisions impossible. Rounds exist only for liveness: who hears nothing
-prevotes nothing, and time-outs grow with the rounds until they exceed any delay. f + 1 voters in later rounds pull the
-others along: at least one of them is honest.
+prevotes nothing, time-outs grow until they exceed any delay, and f + 1 voters in later rounds pull the others along.
 
-Six rules of the house.
+Seven rules of the house.
 
 *Durable.* A vote is remembered (``Remember``) before it is cast, so that a restart cannot make a voter say two things.
-
 *Two-tongued.* Who says two things counts for both, which safety survives for up to f of them.
 
 *Validity is each voter's own*, so here it is only asked for (``Judge``), of fresh proposals alone. A plan that a quorum
-prevoted before passes unasked: f + 1 voters or more judged it, and one of them was honest. Asking again would block
-for ever if hosts of a plan died while voters were locked on it: they could neither accept it nor anything else. It is
-decided, fails to become ready, and the next epoch repairs that.
+prevoted before passes unasked: f + 1 voters or more judged it. Asking again would block for ever if hosts of a plan
+died while voters were locked on it. It is decided, fails to become ready, and the next epoch repairs that.
 
 *A lost round is left at once.* When Q voters precommitted nothing in a round, no plan can gather Q precommits there:
-the two quorums would share an honest voter that precommitted twice. So nobody gains by waiting, and a vote for
-nothing is safe at any time: a voter need not wait for a proposer it knows to be gone (``absent``), nor a proposer,
-having no plan of its own, for the others' patience to end.
+the two quorums would share an honest voter that precommitted twice. And a vote for nothing is safe at any time: a voter
+need not wait for a proposer it knows to be gone (``absent``), nor a proposer without a plan for the others' patience.
+
+*Nobody is left behind.* If only Q voters speak, all are needed to leave a round. So a voter votes for nothing where it
+leaves without having voted: a liar's word that others never hear may have freed it. And whoever is still in a round
+after its longest time, while one voter is further, follows: that one may have gone to its own turn after a pause.
 
 *Pause, never abandon.* After n rounds of nothing in a row the voters wait (``patience`` says how long). Who has a plan
 goes on in the next round that is its own, since any later round will do, and at once if the plan is new; who has none
 follows, soon even if it hears one voter only, for that may be the only one that noticed something. But one voter, who
 may lie, moves nobody further than everybody's next turn. No lock is ever given up.
 
-*Bounded.* Rounds further away than ROUNDS_KEPT are not kept, but for those that locks and proposals refer to. Nothing
-here reads a clock: time-outs leave as ``Arm`` and come back as ``rang``.
+*Bounded.* Rounds further away than ROUNDS_KEPT are not kept, but for those that locks and proposals refer to.
 """
 
 import math
@@ -45,19 +44,7 @@ from dataclasses import replace
 from typing import Final
 
 from shoal_agent.core.ballots import NO_ROUND, Ballots, Memory, Proposal, Vote
-from shoal_agent.core.motions import (
-    STEPS,
-    TRANSITIONS,
-    Alarm,
-    Arm,
-    Cast,
-    Decided,
-    Fact,
-    Judge,
-    Propose,
-    Remember,
-    Step,
-)
+from shoal_agent.core.motions import STEPS, TRANSITIONS, Alarm, Arm, Cast, Decided, Fact, Judge, Propose, Remember, Step
 from shoal_agent.core.patience import VOTE_S, Patience
 from shoal_protocol.ids import Digest, NodeId
 from shoal_protocol.limits import ROUNDS_MAX
@@ -197,7 +184,9 @@ class Agreement:
                 case Alarm.PREVOTES, Step.PREVOTE:
                     self._cast(VoteKind.PRECOMMIT, None)
                 case Alarm.PRECOMMITS, _ if not self.pausing:
-                    self._enter(self.round + 1)
+                    self._give_up(self.round + 1)
+                case Alarm.LULL, _ if not self.pausing:
+                    self._give_up(min(self._heard.round_reached(0), self.round + len(self._voters)))
                 case Alarm.PAUSE, _ if self.pausing:
                     self._resume()
         return self._flush()
@@ -237,6 +226,7 @@ class Agreement:
             or self._lock()
             or self._pass_over()
             or self._leave()
+            or self._fall_behind()
         )
 
     def _decide(self) -> bool:
@@ -337,10 +327,15 @@ class Agreement:
                 self._arm(Alarm.PAUSE, VOTE_S)
             return False
         seconds = self._patience.lost_s(wishful=self._wishful)
-        if seconds == 0:
-            self._enter(self.round + 1)
-            return True
-        self._arm(Alarm.PAUSE, seconds)
+        self._give_up(self.round + (seconds == 0))
+        if seconds > 0:
+            self._arm(Alarm.PAUSE, seconds)
+        return seconds == 0
+
+    def _fall_behind(self) -> bool:
+        """Somebody is further: this round may take its time, and no longer."""
+        if not self.pausing and self._heard.round_reached(0) > self.round:
+            self._arm(Alarm.LULL, self._patience.lull_s(self.round))
         return False
 
     @property
@@ -385,6 +380,13 @@ class Agreement:
         self._step = STEPS[kind]
         vote = Vote(kind, self.round, value)
         self._say(vote, Cast(vote))
+
+    def _give_up(self, round_: int) -> None:
+        """Go on in ``round_``, with a vote for nothing where none was cast."""
+        for kind in [kind for kind in VoteKind if not self._memory.spoke(kind)]:
+            self._cast(kind, None)
+        if round_ > self.round:
+            self._enter(round_)
 
     def _say(self, statement: Proposal | Vote, fact: Propose | Cast) -> None:
         self._memory = self._memory.adding(statement, self.round - ROUNDS_KEPT)

@@ -29,7 +29,8 @@ from shoal_protocol.messages import Cause, Plan, PlanStage, SwitchMode
 BARRED_S: Final = 300.0
 """How long a node that failed is not asked again; whatever it was, an operator may have mended it by then."""
 FORGIVEN_S: Final = 15.0
-"""Where nobody else could take it: its disk may have been freed, and to wait serves nobody. Doubled by each failure."""
+"""Where nobody else could take it or stand by: its disk may have been freed, and to wait serves nobody. Doubled by each
+failure."""
 TRIALS_MAX: Final = 6
 """Failures in a row that are counted: with them the pause is as long as any."""
 VALIDITY_MS: Final = 3_600_000
@@ -51,7 +52,7 @@ class Case:
     trials: int = 0
     """Failures in a row."""
     alone: bool = False
-    """Without those who failed no plan is possible."""
+    """Without those who failed no plan is possible, or none that has the standbys it should have."""
     problem: SplitProblem | None = None
     """The last one that was asked."""
     tickets: dict[int, Choice] = field(default_factory=dict)

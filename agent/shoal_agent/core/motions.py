@@ -29,6 +29,7 @@ class Alarm(Enum):
     PREVOTES = "prevotes"
     PRECOMMITS = "precommits"
     PAUSE = "pause"
+    LULL = "lull"
 
 
 TRANSITIONS: Final[Mapping[Step, Mapping[Step, str]]] = {

@@ -45,6 +45,10 @@ class Patience:
         """How long to wait for the votes that are missing when a quorum has voted."""
         return VOTE_S + VOTE_GROWTH_S * self._rounds(round_)
 
+    def lull_s(self, round_: int) -> float:
+        """How long a round may take, once somebody is known to be in a later one."""
+        return self.proposal_s(round_) + 2 * self.votes_s(round_)
+
     def _rounds(self, round_: int) -> int:
         return min(round_ - self.fresh_round, GROWTH_ROUNDS_MAX)
 

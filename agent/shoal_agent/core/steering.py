@@ -289,7 +289,10 @@ class Steering:
         drafted = draft(head, outlook, Option(Choice.KEEP, current), Cause.THIN, text)
         short = sum(len(stage.standbys) for stage in drafted.stages) < wanted
         plan = self._braced(scene, drafted, out) if short else drafted
-        if plan is None or sum(len(stage.standbys) for stage in plan.stages) <= there:
+        if plan is None:
+            return None
+        if sum(len(stage.standbys) for stage in plan.stages) <= there:
+            scene.case.alone = True
             return None
         return self._wish(replace(scene, trigger=Trigger(Cause.THIN, missed, text, stays=True)), plan, now)
 
