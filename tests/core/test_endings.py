@@ -22,7 +22,8 @@ def test_who_may_do_better_later_is_told_when(code):
     out = Outbox(NodeId("a" * 32))
     Endings.reject(SESSION, code, "why", out)
     (refusal,) = [effect for effect in out.effects if isinstance(effect, Reject)]
-    passing = code in (RejectCode.OVERLOADED, RejectCode.STOPPING, RejectCode.NOT_READY, RejectCode.STAGE_LOST)
+    other = (RejectCode.STOPPING, RejectCode.STARTING)
+    passing = code in (RejectCode.OVERLOADED, *other, RejectCode.NOT_READY, RejectCode.STAGE_LOST)
     assert refusal == Reject(SESSION, code, "why", RETRY_AFTER_S if passing else None)
 
 

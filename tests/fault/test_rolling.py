@@ -1,8 +1,8 @@
 """Every agent is restarted, one after the other, while clients ask all the while: no answer is missing, none is wrong.
 
-A client asks one agent after the other. Whoever is stopping or has no room says so (429), whoever is not there does not
-listen, and whoever has only just come back and hears nobody yet says that (503): the client asks the next one at once.
-An answer that was begun must be whole. Clients are printed with `pytest -rP`.
+A client asks one agent after the other. Whoever is stopping, has only just come back or has no room says so (429),
+whoever is not there does not listen: the client asks the next one at once. An answer that was begun must be whole.
+Clients are printed with `pytest -rP`.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ LEAVE_S_MAX = 20.0
 TURNS_MAX = 40
 """How often a client is sent elsewhere before it gives up."""
 ELSEWHERE_S = 0.1
-REFUSALS = ((429, "node_stopping"), (429, "overloaded"), (503, "not_ready"))
+REFUSALS = ((429, "node_stopping"), (429, "overloaded"), (429, "node_starting"))
 
 
 @dataclass

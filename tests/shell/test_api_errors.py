@@ -20,6 +20,7 @@ SESSION = SessionId(bytes(16))
         (RejectCode.CONTEXT_EXCEEDED, 400),
         (RejectCode.OVERLOADED, 429),
         (RejectCode.STOPPING, 429),
+        (RejectCode.STARTING, 429),
         (RejectCode.NOT_READY, 503),
         (RejectCode.STAGE_LOST, 503),
         (RejectCode.DEADLINE, 504),

@@ -98,6 +98,7 @@ class Council:
     def restored(self, name: str, data: bytes, now: Instant, out: Outbox) -> list[Resolved]:
         """What an earlier life stored, in any order; other names are not the council's and change nothing."""
         kind = name.split(".", 1)[0]
+        self._tables.restored = now
         try:
             if name == LIFE:
                 self._life = data

@@ -21,7 +21,13 @@ from shoal_protocol.ids import Instant, SessionId
 RETRY_AFTER_S: Final = 1.0
 """What a refused client is told, unless more is known: about one short answer's time."""
 
-_RETRY: Final = (RejectCode.OVERLOADED, RejectCode.STOPPING, RejectCode.NOT_READY, RejectCode.STAGE_LOST)
+_RETRY: Final = (
+    RejectCode.OVERLOADED,
+    RejectCode.STOPPING,
+    RejectCode.STARTING,
+    RejectCode.NOT_READY,
+    RejectCode.STAGE_LOST,
+)
 """Rejections after which trying again may help."""
 _CLOSE: Final = {
     FinishReason.CANCELLED: CloseReason.CANCELLED,

@@ -231,6 +231,8 @@ class RejectCode(StrEnum):
     NOT_READY = "not_ready"
     STOPPING = "node_stopping"
     """Only this node takes nothing more; any other one may."""
+    STARTING = "node_starting"
+    """Only this node takes nothing yet: it has just come back, and has not heard from every host."""
     BAD_PROMPT = "invalid_prompt"
     CONTEXT_EXCEEDED = "context_length_exceeded"
     OVERLOADED = "overloaded"

@@ -45,6 +45,8 @@ from shoal_protocol.journal import JournalServed
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, REQUESTS_MAX, STAGE_QUEUE_MAX
 from shoal_protocol.messages import NodePhase
 
+COMING_BACK_S: Final = 5.0
+"""By then a node that came back has heard every host that speaks: hosts repeat what they say to whoever appears."""
 PROMPT_TOKENS_MAX: Final = PREFILL_CHUNK_TOKENS * STAGE_QUEUE_MAX
 """The whole prompt is sent at once; the first stage keeps this much waiting while its first chunk runs."""
 
@@ -88,7 +90,9 @@ class Ingress:
         tenure = self._tenures.serving(request.deployment)
         if tenure is None:
             self._tables.classes.ended(request.kind, late=True)
-            self._endings.reject(request.session, RejectCode.NOT_READY, "not every stage is ready yet", out)
+            back = self._tables.restored is not None and now < self._tables.restored + COMING_BACK_S
+            code = RejectCode.STARTING if back else RejectCode.NOT_READY
+            self._endings.reject(request.session, code, "not every stage is ready yet", out)
             return
         if self.request_count >= REQUESTS_MAX:
             self._tables.classes.ended(request.kind, late=True)

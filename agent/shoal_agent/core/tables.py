@@ -56,6 +56,8 @@ class Tables:
     locked: bool = False
     """Its operator postpones changes."""
     phase: NodePhase = NodePhase.STARTING
+    restored: Instant | None = None
+    """When this life took up the plans of an earlier one."""
     state: NodeState | None = None
     """This node's own record, as last published."""
     rejected: Counter[str] = field(default_factory=Counter)

@@ -27,6 +27,7 @@ _STATUS: Final[Mapping[RejectCode, tuple[int, str]]] = {
     RejectCode.NOTHING_KEPT: (404, INVALID),
     RejectCode.OVERLOADED: (429, RATE),
     RejectCode.STOPPING: (429, RATE),
+    RejectCode.STARTING: (429, RATE),
     RejectCode.NOT_READY: (503, SERVER),
     RejectCode.STAGE_LOST: (503, SERVER),
     RejectCode.DEADLINE: (504, SERVER),
