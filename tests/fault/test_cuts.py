@@ -23,6 +23,8 @@ GAP_S_MAX = 12.0
 """Nobody is told of a link that swallows everything: it is found by silence."""
 BROKER_GAP_S_MAX = 1.0
 """No token waits for a broker."""
+DIRECT_S_MAX = 90.0
+"""A link that was cut for long went through the brokers, and is dialled again after a minute at the latest."""
 HOPS = 4
 """A token passes the ingress and three hosts."""
 NAP_S = 0.02
@@ -41,6 +43,7 @@ async def mended(survival):
     yield
     survival.cluster.wall.fall()
     await survival.mend()
+    await survival.cluster.until(lambda view: not view.detours, survival.agents, DIRECT_S_MAX)
 
 
 async def writing(survival, ingress, question=SHORT):

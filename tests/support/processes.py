@@ -174,6 +174,11 @@ class View:
         return tuple((each["epoch"], each["first_block"], each["last_block"]) for each in mine["hosted"])
 
     @property
+    def detours(self) -> int:
+        """Links that go through the brokers."""
+        return sum(each["link"]["relayed"] for each in self.state["nodes"])
+
+    @property
     def brokers_up(self) -> int:
         return sum(each["up"] for each in self.state["brokers"])
 
