@@ -7,7 +7,7 @@ from shoal_agent.core.effects import Accept, CallService, Emit, Finish, OpenStag
 from shoal_agent.core.endings import RETRY_AFTER_S
 from shoal_agent.core.events import CancelRequested, ServicesAvailable
 from shoal_agent.core.facts import ChatPrompt, FinishReason, RejectCode, TextPrompt, Usage
-from shoal_agent.core.ingress import COMING_BACK_S, PROMPT_TOKENS_MAX
+from shoal_agent.core.ingress import PROMPT_TOKENS_MAX
 from shoal_protocol.headers import (
     Activation,
     RefusalCode,
@@ -218,15 +218,6 @@ def test_a_deployment_is_not_served_before_all_its_hosts_are_ready():
     assert (refusal.code, refusal.retry_after_s) == (RejectCode.NOT_READY, RETRY_AFTER_S)
     world.run_until(world.serving)
     assert world.answer(world.names[0], world.ask(world.names[0])) == toy_tokens((1, 2, 3), 8, 8)
-
-
-def test_whoever_has_only_just_come_back_says_so_and_not_that_nothing_serves(world):
-    cell = world.cells[world.names[0]]
-    cell.node._tables.tenures.lost.update(world.names)
-    for age_s, code in ((0.0, RejectCode.STARTING), (COMING_BACK_S + 1.0, RejectCode.NOT_READY)):
-        cell.node._tables.restored = world.now - age_s
-        refusal = world.ended(cell.name, world.ask(cell.name))
-        assert (refusal.code, refusal.retry_after_s) == (code, RETRY_AFTER_S)
 
 
 @pytest.mark.parametrize("prompt", [(), (VOCABULARY,), TextPrompt("")], ids=["no tokens", "no such token", "no text"])

@@ -7,6 +7,7 @@ from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.endings import RETRY_AFTER_S
 from shoal_agent.core.events import CancelRequested, StopRequested
 from shoal_agent.core.facts import ChatPrompt, FinishReason, RejectCode, TextPrompt
+from shoal_agent.core.ingress import COMING_BACK_S
 from shoal_agent.core.ledger import BEGIN_S_MAX
 from shoal_protocol.headers import (
     RefusalCode,
@@ -174,3 +175,12 @@ def test_a_tokenizer_abroad_that_is_lost_is_not_the_clients_fault():
     assert (ending.code, ending.retry_after_s) == (RejectCode.NOT_READY, RETRY_AFTER_S)
     assert ending.detail.startswith("no node runs tokenizer")
     assert world.now - begun == pytest.approx(BEGIN_S_MAX, abs=0.5)
+
+
+def test_whoever_has_only_just_come_back_says_so_and_not_that_nothing_serves(world):
+    cell = world.cells[world.names[0]]
+    cell.node._tables.tenures.lost.update(world.names)
+    for age_s, code in ((0.0, RejectCode.STARTING), (COMING_BACK_S + 1.0, RejectCode.NOT_READY)):
+        cell.node._tables.restored = world.now - age_s
+        refusal = world.ended(cell.name, world.ask(cell.name))
+        assert (refusal.code, refusal.retry_after_s) == (code, RETRY_AFTER_S)
