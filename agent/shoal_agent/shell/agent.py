@@ -299,13 +299,14 @@ def _tell_beginnings(ground: _Ground, runtime: Runtime, packages: Packages, spee
     """What the node must know before anything else happens: the machine, its packages, its earlier life."""
     runtime.post(_reading(ground, speed))
     store = ground.store
-    loads = [(name, partial(store.load, name)) for name in store.names()]
-    loads += [(model.hex(), partial(store.find, model)) for model in store.fetched()]
-    for name, load in loads:
+    loads = [("error", name, partial(store.load, name)) for name in store.names()]
+    # What came from peers, and is not whole because this agent was killed meanwhile, is fetched again.
+    loads += [("warning", model.hex(), partial(store.find, model)) for model in store.fetched()]
+    for level, name, load in loads:
         try:
             packages.announce_now(load())
         except ModelError as fault:
-            ground.log.say("error", "package refused", {"package": name, "why": str(fault)})
+            ground.log.say(level, "package refused", {"package": name, "why": str(fault)})
     names = ground.state.names()
     for kind in RECORDS:
         for name in names:
