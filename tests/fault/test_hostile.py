@@ -187,7 +187,7 @@ async def test_a_plan_that_no_operator_signed_changes_nothing(target, insider):
     await target.answers()
 
 
-@pytest.mark.parametrize("damage", ["flipped", "truncated"])
+@pytest.mark.parametrize("damage", ["flipped", pytest.param("truncated", marks=pytest.mark.long)])
 async def test_a_damaged_shard_is_named_and_not_served(tiny_store, tmp_path, damage):
     store = Store(tmp_path / "store")
     shutil.copytree(tiny_store.root, store.root)
