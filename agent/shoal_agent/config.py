@@ -10,13 +10,14 @@ Two kinds of files share their sections: an agent's (:class:`Config`, see ``depl
 operator's (:class:`OperatorConfig`, for ``shoal deploy``).
 """
 
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, ValidationInfo, field_validator
 
 from shoal_agent.config_control import BudgetSection, RequestClasses
 from shoal_agent.config_values import (
@@ -259,6 +260,9 @@ class OperatorConfig(Section):
 
 
 _Any = TypeVar("_Any", Config, OperatorConfig)
+_Sketch = TypeVar("_Sketch", bound=BaseModel)
+EXPLAINED: Final = "mend the lines named; deploy/agent.example.toml explains each"
+"""What to do about a fault in an agent's or an operator's configuration."""
 
 
 def load_config(
@@ -311,12 +315,25 @@ def _load(kind: type[_Any], file: Path, place: Place, settings: Mapping[str, str
         inner = data.setdefault(section, {})
         if isinstance(inner, dict):
             inner[key] = value
+    return _validated(kind, data, file, EXPLAINED, place)
+
+
+def read_sketch(kind: type[_Sketch], file: Path, hint: str) -> _Sketch:
+    """What ``file`` describes: TOML, or JSON if its name ends so; ConfigError names every fault."""
+    text = read_text(file)
+    try:
+        data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
+    except (ValueError, RecursionError) as fault:
+        raise faults_in(file, [f"not {'JSON' if file.suffix == '.json' else 'TOML'}: {fault}"], hint) from fault
+    return _validated(kind, data, file, hint, None)
+
+
+def _validated(kind: type[_Sketch], data: object, file: Path, hint: str, place: Place | None) -> _Sketch:
     try:
         return kind.model_validate(data, context=place)
     except ValidationError as fault:
-        raise faults_in(
-            file, [sentence(error["loc"], error["type"], error["msg"]) for error in fault.errors()]
-        ) from None
+        told = [_sentence(error["loc"], error["type"], error["msg"]) for error in fault.errors()]
+        raise faults_in(file, told, hint) from None
 
 
 def read_text(file: Path) -> str:
@@ -335,16 +352,14 @@ def read_text(file: Path) -> str:
         raise faults_in(file, [f"not UTF-8: {fault.reason} at byte {fault.start}"]) from fault
 
 
-def sentence(where: tuple[int | str, ...], kind: str, message: str) -> str:
+def _sentence(where: tuple[int | str, ...], kind: str, message: str) -> str:
     """``brokers[1].url: what is wrong``."""
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in where).lstrip(".")
     plain = {"missing": "required", "extra_forbidden": "there is no such setting"}
     return f"{path}: {plain.get(kind) or message.removeprefix('Value error, ')}"
 
 
-def faults_in(
-    file: Path, faults: list[str], hint: str = "mend the lines named; deploy/agent.example.toml explains each"
-) -> ConfigError:
+def faults_in(file: Path, faults: list[str], hint: str = EXPLAINED) -> ConfigError:
     """All that is wrong with ``file``, at once."""
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     lines = "".join(f"\n  {fault}" for fault in faults)

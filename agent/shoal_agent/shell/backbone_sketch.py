@@ -43,14 +43,12 @@ TOML, or JSON if the file's name ends so; figures and their units are those of `
 What is wrong in the form of it is reported at once, each fault with its path; then what contradicts itself.
 """
 
-import json
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from shoal_agent.config import faults_in, read_text, sentence
+from shoal_agent.config import faults_in, read_sketch
 from shoal_agent.config_values import Name, Whole
 from shoal_agent.core.backbone import (
     MACHINES_MAX,
@@ -142,16 +140,9 @@ class BackboneSketch(_Part):
 
 def load_backbone(file: Path) -> BackboneProblem:
     """The problem in ``file``; ConfigError names every fault."""
-    text = read_text(file)
+    sketch = read_sketch(BackboneSketch, file, HINT)
     try:
-        data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, RecursionError) as fault:
-        raise faults_in(file, [f"not {'JSON' if file.suffix == '.json' else 'TOML'}: {fault}"], HINT) from fault
-    try:
-        return problem_of(BackboneSketch.model_validate(data))
-    except ValidationError as fault:
-        told = [sentence(error["loc"], error["type"], error["msg"]) for error in fault.errors()]
-        raise faults_in(file, told, HINT) from None
+        return problem_of(sketch)
     except ValueError as fault:
         raise faults_in(file, [str(fault)], HINT) from fault
 

@@ -25,15 +25,13 @@ Everything wrong with it is reported at once, each fault with its path, as for a
 is not there, a price below zero or NaN, a memory of nothing.
 """
 
-import json
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
-from shoal_agent.config import faults_in, read_text, sentence
+from shoal_agent.config import faults_in, read_sketch
 from shoal_agent.config_values import Bytes, Name, Whole
 from shoal_agent.core.problem import LAN, Candidate, Link, Links
 from shoal_protocol.ids import NodeId
@@ -110,16 +108,7 @@ class Sketch(_Part):
 
 def load_sketch(file: Path) -> Sketch:
     """The cluster in ``file``; ConfigError names every fault."""
-    text = read_text(file)
-    try:
-        data = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
-    except (ValueError, RecursionError) as fault:
-        raise faults_in(file, [f"not {'JSON' if file.suffix == '.json' else 'TOML'}: {fault}"], HINT) from fault
-    try:
-        sketch = Sketch.model_validate(data)
-    except ValidationError as fault:
-        told = [sentence(error["loc"], error["type"], error["msg"]) for error in fault.errors()]
-        raise faults_in(file, told, HINT) from None
+    sketch = read_sketch(Sketch, file, HINT)
     contradictions = list(_contradictions(sketch))
     if contradictions:
         raise faults_in(file, contradictions, HINT)
