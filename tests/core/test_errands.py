@@ -16,7 +16,7 @@ from shoal_agent.core.timers import ErrandDeadline
 from shoal_protocol.headers import ServiceCall, ServiceFault
 from shoal_protocol.ids import Incarnation, Instant, NodeId
 from shoal_protocol.limits import REQUESTS_MAX
-from shoal_protocol.messages import NodeState
+from shoal_protocol.messages import NodePhase, NodeState
 from tests.support.protocol import MESSAGES
 
 RECORD = next(message for message in MESSAGES if isinstance(message, NodeState))
@@ -129,4 +129,10 @@ def test_errands_are_bounded_and_end_with_the_node(scene):
     (refused,) = scene.arrive(REQUESTS_MAX)
     assert refused.code is RejectCode.OVERLOADED
     ended = scene.do(scene.errands.stop)
-    assert [each.code for each in ended] == [RejectCode.NOT_READY] * REQUESTS_MAX
+    assert [each.code for each in ended] == [RejectCode.STOPPING] * REQUESTS_MAX
+
+
+def test_a_node_that_is_stopping_takes_none(scene):
+    scene.tables.phase = NodePhase.DRAINING
+    (refused,) = scene.arrive()
+    assert (refused.code, refused.detail) == (RejectCode.STOPPING, "this node is stopping")

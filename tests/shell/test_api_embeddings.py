@@ -71,13 +71,20 @@ async def test_a_client_may_be_in_a_hurry(client, ingress, text, status):
 
 
 @pytest.mark.parametrize(
-    ("code", "status"), [(RejectCode.OVERLOADED, 429), (RejectCode.BAD_PROMPT, 400), (RejectCode.DEADLINE, 504)]
+    ("code", "status", "again"),
+    [
+        (RejectCode.OVERLOADED, 429, "1"),
+        (RejectCode.STOPPING, 429, "1"),
+        (RejectCode.BAD_PROMPT, 400, None),
+        (RejectCode.DEADLINE, 504, None),
+    ],
 )
-async def test_why_it_was_not_done_is_told(client, ingress, code, status):
+async def test_why_it_was_not_done_is_told_and_when_to_come_back(client, ingress, code, status, again):
     ingress.fault = code
     for answer in (await embed(client, ["a", "b", "c"]), await client.post("/shoal/v1/services/x/y", content=b"z")):
         assert answer.status_code == status
         assert answer.json()["error"]["message"] == "it is not to be"
+        assert answer.headers.get("Retry-After") == again
 
 
 async def test_any_service_can_be_called_by_its_name(client, ingress):

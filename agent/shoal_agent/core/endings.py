@@ -37,6 +37,11 @@ _CLOSE: Final = {
 """FINISHED for all others."""
 
 
+def retry_after_s(code: RejectCode) -> float | None:
+    """What a client is told that is refused for ``code``, unless more is known; None: trying again is no use."""
+    return RETRY_AFTER_S if code in _RETRY else None
+
+
 class Endings:
     """The ways out of the book."""
 

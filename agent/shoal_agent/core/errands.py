@@ -22,6 +22,7 @@ from shoal_agent.core.timers import ErrandDeadline
 from shoal_protocol.headers import ServiceFault
 from shoal_protocol.ids import SESSION_ID_BYTES, Instant, NodeId, SessionId
 from shoal_protocol.limits import REQUESTS_MAX
+from shoal_protocol.messages import NodePhase
 
 _CODES = {ServiceFault.REFUSED: RejectCode.BAD_PROMPT, ServiceFault.BUSY: RejectCode.OVERLOADED}
 
@@ -57,6 +58,9 @@ class Errands:
         """A client wants something."""
         assert event.steps, "an errand has something to do"
         assert event.errand not in self._errands, "errands are numbered"
+        if self._tables.phase is NodePhase.DRAINING:
+            out.add(ErrandEnded(event.errand, b"", RejectCode.STOPPING, "this node is stopping"))
+            return
         if len(self._errands) >= REQUESTS_MAX:
             detail = f"{REQUESTS_MAX} errands are under way"
             out.add(ErrandEnded(event.errand, b"", RejectCode.OVERLOADED, detail))
@@ -120,7 +124,7 @@ class Errands:
     def stop(self, out: Outbox) -> None:
         """The node ends."""
         for errand in tuple(self._errands.values()):
-            self._end(errand, b"", RejectCode.NOT_READY, "this node is stopping", out)
+            self._end(errand, b"", RejectCode.STOPPING, "this node is stopping", out)
 
     def _forget(self, errand: _Errand) -> None:
         if errand.call is not None:

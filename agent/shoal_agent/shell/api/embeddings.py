@@ -19,6 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from shoal_agent.core.effects import Reject
+from shoal_agent.core.endings import retry_after_s
 from shoal_agent.core.services import (
     CheckRequest,
     EmbedAnswer,
@@ -127,7 +128,7 @@ class Embeddings:
     async def _answer(self, steps: Steps, request: bytes, deadline_s: float) -> bytes:
         ended = await self._ingress.run(steps, request, deadline_s)
         if ended.code is not None:
-            raise rejected(Reject(_NOBODY, ended.code, ended.detail, None))
+            raise rejected(Reject(_NOBODY, ended.code, ended.detail, retry_after_s(ended.code)))
         return ended.result
 
     def _authorize(self, request: Request) -> None:
