@@ -19,6 +19,7 @@ from shoal_agent.config import OperatorConfig
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived, Event
 from shoal_agent.core.gate import DuplicateEnvelope, Gate
+from shoal_agent.core.tenure import HostReport
 from shoal_agent.errors import FailedError, TimedOutError, UnavailableError
 from shoal_agent.shell.clock import Clock, wall_ms
 from shoal_agent.shell.identity import member_in, open_roster, open_sealer
@@ -100,10 +101,8 @@ class Desk:
     brokers: dict[str, str] = field(default_factory=dict)
     """Broker -> empty while it is connected, else why it is not."""
     plans: dict[DeploymentId, InForce] = field(default_factory=dict)
-    phases: dict[tuple[Digest, NodeId], PhaseReported] = field(default_factory=dict)
+    phases: dict[tuple[Digest, NodeId], HostReport] = field(default_factory=dict)
     """What each host said last of each plan, in its own order of words: several brokers deliver in any order."""
-    spoken: dict[tuple[Digest, NodeId], tuple[Incarnation, Sequence]] = field(default_factory=dict)
-    """Where in that order each of ``phases`` stands."""
     troubles: Counter[str] = field(default_factory=Counter)
     """What went wrong, and how often: refusals of a broker, envelopes that were not accepted."""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -142,8 +141,9 @@ class Desk:
                     self.plans[plan.deployment] = InForce(plan, raw)
             case PhaseReported() as report:
                 place, order = (report.plan, envelope.sender), (envelope.incarnation, envelope.sequence)
-                if order > self.spoken.get(place, (-1, -1)):
-                    self.phases[place], self.spoken[place] = report, order
+                earlier = self.phases.get(place)
+                if earlier is None or order > (earlier.incarnation, earlier.sequence):
+                    self.phases[place] = HostReport(report.phase, report.detail, *order)
             case _:
                 self.survey.hear(envelope, self.clock.now())
 
