@@ -11,6 +11,7 @@ import typer
 from shoal_agent.cli.output import AsJson, print_json, progress
 from shoal_agent.config import load_operator_config
 from shoal_agent.core.problem import CANDIDATES_EXACT_MAX
+from shoal_agent.shell.explanation import stage_json
 from shoal_agent.shell.operator import DeployResult, DeployWish
 from shoal_agent.shell.operator import deploy as found
 from shoal_protocol.limits import STANDBYS_MAX
@@ -90,15 +91,7 @@ def describe(result: DeployResult) -> dict[str, Any]:
         "active": result.active,
         "score_us": result.split.score_us,
         "stages": [
-            {
-                "node": stage.node,
-                "first_block": stage.first_block,
-                "last_block": stage.last_block,
-                "time_us": stage.time_us,
-                "link_us": stage.link_us,
-                "memory_bytes": stage.memory_bytes,
-                "standbys": list(part.standbys),
-            }
+            {**stage_json(stage), "standbys": list(part.standbys)}
             for stage, part in zip(result.split.stages, result.plan.stages, strict=True)
         ],
         "reason": result.plan.reason,

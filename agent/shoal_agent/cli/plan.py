@@ -25,6 +25,7 @@ from shoal_agent.core.problem import CANDIDATES_EXACT_MAX, Infeasible, Split, Sp
 from shoal_agent.errors import ConfigError, NoPlanError
 from shoal_agent.experiments.plots import draw
 from shoal_agent.experiments.report import Chart
+from shoal_agent.shell.explanation import stage_json
 from shoal_agent.shell.model_facts import facts_of
 from shoal_agent.shell.scene import Scene, heard_scene, scene_of
 from shoal_agent.shell.sketch import load_sketch
@@ -177,18 +178,7 @@ def _tell(done: int, of: int) -> None:
 
 def describe(split: Split) -> dict[str, Any]:
     """``split`` as JSON."""
-    stages = [
-        {
-            "node": stage.node,
-            "first_block": stage.first_block,
-            "last_block": stage.last_block,
-            "time_us": stage.time_us,
-            "link_us": stage.link_us,
-            "memory_bytes": stage.memory_bytes,
-            "width": stage.width,
-        }
-        for stage in split.stages
-    ]
+    stages = [{**stage_json(stage), "width": stage.width} for stage in split.stages]
     return {"score_us": split.score_us, "stages": stages}
 
 

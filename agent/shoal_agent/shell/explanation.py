@@ -10,7 +10,7 @@ from typing import Any
 from shoal_agent.core.case import Account
 from shoal_agent.core.costs import idle_permille
 from shoal_agent.core.explain import Explanation, Outcome
-from shoal_agent.core.problem import Infeasible, Split
+from shoal_agent.core.problem import Infeasible, Split, SplitStage
 from shoal_agent.core.standbys import Backing
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.messages import Plan
@@ -170,23 +170,24 @@ def _present(told: Explanation, account: Account, best: Split | Infeasible | Non
     }
 
 
+def stage_json(stage: SplitStage) -> Json:
+    """One stage of a split, with what it costs."""
+    return {
+        "node": stage.node,
+        "first_block": stage.first_block,
+        "last_block": stage.last_block,
+        "time_us": stage.time_us,
+        "link_us": stage.link_us,
+        "memory_bytes": stage.memory_bytes,
+    }
+
+
 def _best(best: Split | Infeasible | None) -> Json | None:
     if best is None:
         return None
     if isinstance(best, Infeasible):
         return {"score_us": None, "stages": [], "why_not": best.reason}
-    stages = [
-        {
-            "node": stage.node,
-            "first_block": stage.first_block,
-            "last_block": stage.last_block,
-            "time_us": stage.time_us,
-            "link_us": stage.link_us,
-            "memory_bytes": stage.memory_bytes,
-        }
-        for stage in best.stages
-    ]
-    return {"score_us": best.score_us, "stages": stages, "why_not": None}
+    return {"score_us": best.score_us, "stages": [stage_json(stage) for stage in best.stages], "why_not": None}
 
 
 def _with(node: NodeId, best: Split | Infeasible | None) -> int | None:
