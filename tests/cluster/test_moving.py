@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from shoal_agent.core.bench import BOOT, RUN
 from shoal_agent.core.effects import Broadcast, ErrandEnded, StopInstance
 from shoal_agent.core.events import ErrandArrived
+from shoal_agent.core.queues import SLOT_S
 from shoal_agent.core.services import EncodeAnswer, EncodeRequest, pack, unpack
 from tests.support.toy import NAMES
 from tests.support.world import World
@@ -92,7 +94,7 @@ def test_who_helped_may_be_lost_and_no_call_is(clients):
 
 def test_the_last_instance_stops_where_all_calls_go_elsewhere(clients):
     clients.cell.kib_s = SLOW_S
-    clients.go_on(8.0)
+    clients.go_on(BOOT / RUN * SLOT_S + 9.0)
     assert StopInstance(TOKENIZER, 0) in clients.cell.light
     clients.all_done()
 

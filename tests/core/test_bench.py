@@ -2,9 +2,9 @@ from random import Random
 
 import pytest
 
-from shoal_agent.core.bench import FADE_S, REFERENCE_WORK, Bench, work_of
+from shoal_agent.core.bench import BOOT, FADE_S, REFERENCE_WORK, RUN, Bench, work_of
 from shoal_agent.core.facts import CallId
-from shoal_agent.core.instances import DWELL_SLOTS
+from shoal_agent.core.instances import Prices
 from shoal_agent.core.queues import SLOT_S
 from shoal_protocol.codec import encode_header
 from shoal_protocol.ids import Instant
@@ -98,16 +98,42 @@ def test_waiting_work_becomes_urgent():
     assert bench.pressure == 0
 
 
-def test_rule_a_is_told_what_may_go():
+PRICES = Prices(1.0)
+IDLE_SLOTS = round(BOOT / RUN)
+
+
+def settled(bench: Bench, slots: int = 1, now: float = 100.1) -> int:
+    for _ in range(slots):
+        bench.step()
+        light = bench.settled(bench.light(0, at(now)), PRICES)
+    return light.settled
+
+
+def test_who_has_lost_the_price_of_a_start_may_go():
     bench = warm()
+    settled(bench)  # what came while the pace was measured
     bench.scale(3, at(100.0))
-    assert bench.light(1, at(100.1)).settled == 3, "not before it was idle for a while"
-    dwelt = at(100.1 + DWELL_SLOTS * SLOT_S)
-    assert bench.light(1, dwelt).settled == 1
-    assert bench.light(0, dwelt).settled == 0
-    bench.begin(CallId(3), 5.0, dwelt)
-    light = bench.light(0, dwelt)
-    assert (light.busy, light.settled, light.running) == (1, 1, 3)
+    assert settled(bench, IDLE_SLOTS - 3) == 3, "not before its rent has come to that of a start"
+    assert settled(bench, 5) == 0
+    bench.begin(CallId(3), 5.0, at(100.1))
+    assert settled(bench) == 1, "who has a call stays"
+
+
+def test_an_instance_earns_by_calls_that_are_over_before_the_slot_is():
+    bench = warm(0.01)
+    for call in range(3, 3 + 2 * IDLE_SLOTS):
+        bench.begin(CallId(call), REFERENCE_WORK, at(100.0))
+        bench.end(CallId(call), at(100.05), measure=True)
+        assert settled(bench) == 1
+
+
+def test_a_new_instance_does_not_inherit_what_the_last_one_lost():
+    bench = warm()
+    settled(bench, 2 * IDLE_SLOTS)
+    bench.scale(0, at(100.1))
+    bench.begin(CallId(3), 5.0, at(100.1))
+    bench.end(CallId(3), at(100.1), measure=False)
+    assert settled(bench) == 1
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -124,8 +150,8 @@ def test_whatever_happens_the_book_balances_and_can_be_told(seed):
             case 3 if bench.running:
                 bench.scale(rng.randint(max(1, bench.busy), 4), at(now)) if bench.busy <= 4 else None
                 bench.step()
-                light = bench.light(rng.randrange(2), at(now))
-                assert light.settled <= light.running
+                light = bench.settled(bench.light(rng.randrange(2), at(now)), PRICES)
+                assert light.busy <= light.settled <= light.running
         bench.check()
         assert encode_header(LoadTold(1, bench.load(at(now))))
     assert bench.under_way == len(under_way)

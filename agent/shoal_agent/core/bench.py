@@ -13,13 +13,14 @@ slow gets no calls by which to learn that it is fast again. Fading makes it try 
 """
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shoal_agent.core.effective_capacity import Blocks, size
 from shoal_agent.core.facts import CallId
-from shoal_agent.core.instances import DWELL_SLOTS, Light
+from shoal_agent.core.instances import Light, Prices
 from shoal_agent.core.queues import SLOT_S, ServiceQueue
+from shoal_agent.core.retirement import Losses
 from shoal_protocol.ids import Instant
 from shoal_protocol.light import ServiceLoad
 from shoal_protocol.limits import RATE_MILLI_MAX, WAIT_US_MAX, WORK_MAX
@@ -43,7 +44,7 @@ EPSILON: Final = 0.05
 BOOT: Final = 2.0
 """Of one more instance, in levels: as much as making a page wait for twice as long."""
 RUN: Final = 0.02
-"""Of keeping one for a slot: a hundred slots of idling are one start."""
+"""Of keeping one for a slot: a hundred slots of idling are one start, so it goes after ten seconds of it."""
 BEGINNING: Final = Instant(0.0)
 
 
@@ -82,8 +83,11 @@ class Bench:
     _line: deque[CallId] = field(default_factory=deque)
     _arrivals: Blocks = field(default_factory=lambda: Blocks(EPSILON))
     _service: Blocks = field(default_factory=lambda: Blocks(EPSILON))
+    _losses: Losses = field(default_factory=Losses)
     _arrived: float = 0.0
     _served: float = 0.0
+    _seen: float = 0.0
+    """Work that was here in the slot that is over."""
 
     # --- calls ------------------------------------------------------------------------------------------------------
 
@@ -93,7 +97,8 @@ class Bench:
         self._line.append(call)
         self.outstanding += work
         self._arrived += work
-        self.running = max(self.running, 1)
+        if self.running == 0:
+            self.running, self._losses = 1, Losses()
         self._take(now)
 
     def end(self, call: CallId, now: Instant, *, measure: bool) -> None:
@@ -165,6 +170,7 @@ class Bench:
         self._arrivals.slot(self._arrived)
         if self.running > 0 and (self.outstanding > 0 or self._served > 0):
             self._service.slot(self._served / self.running)
+        self._seen = self.outstanding + self._served
         self._arrived = self._served = 0.0
 
     def rest(self) -> None:
@@ -172,16 +178,15 @@ class Bench:
         self._queue.delayed = 0.0
 
     def light(self, keep: int, now: Instant, owed: float = 0.0) -> Light:
-        """As rule A sees it; at least ``keep`` stay, and ``owed`` is Z of the classes that use it."""
+        """As rule A sees it; at least ``keep`` run, and ``owed`` is Z of the classes that use it."""
         fewest = size(self._arrivals, self._service, DEADLINE_SLOTS, EPSILON)
         pace_s = self.faded(now)
-        dwelt = (now - self.spare_since) / SLOT_S >= DWELL_SLOTS
         return Light(
             name=self.service,
             needs=(1.0,),
             running=self.running,
             busy=self.busy,
-            settled=max(self.busy, min(keep, self.running)) if dwelt else self.running,
+            settled=self.busy,
             least=max(keep, fewest.instances if self.outstanding else 0),
             backlog=self.backlog,
             pressure=self.pressure,
@@ -191,6 +196,16 @@ class Bench:
             lateness=owed * self._arrivals.mean / REFERENCE_WORK,
             tails=fewest.tails,
         )
+
+    def settled(self, light: Light, prices: Prices) -> Light:
+        """With those that may not go yet (``retirement``); to be asked once in every slot.
+
+        What an instance earned is reckoned with all the work of the slot, and not with what is left at its end: calls
+        that are done within the slot they came in are what it is there for.
+        """
+        pressure = light.pressure + (self._seen - self.outstanding) / REFERENCE_WORK
+        past = replace(light, backlog=self._seen / REFERENCE_WORK, pressure=pressure)
+        return replace(light, settled=self._losses.stay(past, prices))
 
     def load(self, now: Instant) -> ServiceLoad:
         """As others are told."""

@@ -43,8 +43,6 @@ LEAST_SHARE: Final = 1e-9
 """What takes nothing is added first."""
 ROUNDING: Final = 1e-9
 """Instances: three thirds of a processor fit into one."""
-DWELL_SLOTS: Final = 20
-"""Slots that an instance has been idle before it may go, where nothing better is known (see ``retirement``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,7 @@ class Light:
     busy: int
     """Of those running, with work in hand."""
     settled: int
-    """Of those running, busy or not yet idle for ``DWELL_SLOTS``: they stay."""
+    """Of those running: they stay, busy or not (see ``retirement``)."""
     least: int
     """The fewest that keep the promise (``effective_capacity.size``)."""
     backlog: float

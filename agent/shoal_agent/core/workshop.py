@@ -3,9 +3,10 @@
     a call ──► CallService ──► answered                the bench of its service keeps the time
     every slot while there is work: queues, rule A (``instances``) ──► Start/StopInstance, a digest for the others
 
-The first instance is there as soon as somebody calls. More come when rule A finds that they are worth it, and go when
-they were idle for a while; the last one stays, unless the service has *moved away*: its calls have made a habit of
-going to other nodes. Then it too stops after the dwell, and starts again with the first call that stays.
+The first instance is there as soon as somebody calls. More come, one at a time, when rule A finds that they are worth
+it, and go when they have lost what a start costs (``retirement``, as in ``shoal experiment staleness``); the last one
+stays, unless the service has *moved away*: its calls have made a habit of going to other nodes. Then it too goes, and
+starts again with the first call that stays.
 
 **An idle node does nothing.** The slot's alarm is set when work comes, and not any more when there is none and no
 instance too many. A call that is answered at once, as nearly all are, costs a look at its own queue.
@@ -31,6 +32,8 @@ HABIT: Final = 3
 """Decisions of one kind in a row that are told as a move: one may be a trial."""
 DIGEST_PEERS: Final = 10
 """In a share of up to so many nodes each may tell every slot; in a larger one, so that as many are heard in total."""
+STARTS: Final = 1
+"""Of a service in a slot: the next one waits until the queue grew although the first is there (``instances``)."""
 V: Final = 1.0
 """Levels that money is worth: with deadlines it is kept small (cost is within O(1/V), backlog grows as O(V))."""
 
@@ -69,6 +72,9 @@ class Workshop:
         self._here[effect.call] = effect.service
         self.bench(effect.service).begin(effect.call, work_of(len(request)), now)
         out.add(effect)
+        self._arm(now)
+
+    def _arm(self, now: Instant) -> None:
         if Routine.SLOT not in self._tables.timers:
             self._tables.timers.set(Routine.SLOT, Instant(now + SLOT_S))
 
@@ -89,6 +95,8 @@ class Workshop:
         if habit.streak < HABIT:
             return
         habit.away, habit.streak = away, 0
+        if away and bench.running:
+            self._arm(now)  # the last one may go, in its time
         pace = f"{bench.faded(now) * 1000:.2g} ms per KiB here ({bench.best_s * 1000:.2g} at best)"
         waits = f"{bench.outstanding:.0f} KiB wait for {bench.running} instances"
         told = None if where is None else self._tables.digests.of(where, bench.service)
@@ -131,11 +139,13 @@ class Workshop:
             lights = [replace(light, least=min(light.least, 1)) for light in lights]
         room = float(max(cores, len(lights)))
         prices = Prices(V, money=budgets.money, energy=budgets.energy)
-        for bench, light, count in zip(alive, lights, decide(lights, (room,), prices), strict=True):
+        lights = [bench.settled(light, prices) for bench, light in zip(alive, lights, strict=True)]
+        for bench, light, count in zip(alive, lights, decide(lights, (room,), prices, STARTS), strict=True):
             if count == bench.running:
                 continue
             kind = bench.service.partition(":")[0]
             pace = f"{bench.faded(now) * 1000:.2g} ms per KiB" if bench.pace_s else "pace unknown"
+            idle_s = now - bench.spare_since
             why = f"Q + W {light.pressure:.1f}, {pace}, {light.least} at the least"
             if count > bench.running:
                 out.add(StartInstance(bench.service, count))
@@ -144,7 +154,7 @@ class Workshop:
             else:
                 out.add(StopInstance(bench.service, count))
                 out.count("instances_stopped", kind, bench.running - count)
-                text = f"stops an instance, {count} now: idle for {now - bench.spare_since:.1f} s"
+                text = f"stops an instance, {count} now: its rent is that of a start, one idle for {idle_s:.1f} s"
             self._tables.story.tell(now, bench.service, text, cause=self._tables.story.last(bench.service))
             bench.scale(count, now)
 
