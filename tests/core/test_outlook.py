@@ -38,6 +38,14 @@ def test_every_agent_that_is_there_is_a_candidate():
     assert all(outlook.stored.values())
 
 
+def test_blocks_that_the_model_has_not_got_are_nobodys():
+    me = Opinion()
+    me.record(me.names[2], hosted=PlanStage("", 6, len(me.facts.blocks)))
+    assert me.names[2] not in [part.node for part in look(me).owned]
+    me.record(me.names[2], hosted=PlanStage("", 6, len(me.facts.blocks) - 1))
+    assert me.names[2] in [part.node for part in look(me).owned]
+
+
 @pytest.mark.parametrize(
     ("change", "why"),
     [

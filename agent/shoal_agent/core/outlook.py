@@ -93,7 +93,8 @@ class Outlooks:
             owned += [
                 PlanStage(node, held.first_block, held.last_block)
                 for held in state.hosted
-                if held.deployment == plan.deployment
+                # A record is its owner's word: blocks that the model has not got are nobody's.
+                if held.deployment == plan.deployment and held.last_block < len(facts.blocks)
             ]
             measured |= {(node, link.peer): rounded_link(link) for link in state.links}
             if why is None:
