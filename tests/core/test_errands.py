@@ -123,6 +123,14 @@ def test_a_deadline_ends_it_and_its_late_answer_finds_nobody(scene):
     assert scene.do(scene.errands.expired, 1) == []
 
 
+def test_one_that_is_cancelled_is_forgotten_and_its_next_step_never_begun(scene):
+    (first,) = scene.arrive()
+    assert scene.do(scene.errands.cancelled, 1) == []
+    assert not scene.errands.owns(ServiceReturned(first.call, b"ids"))
+    assert ErrandDeadline(1) not in scene.tables.timers
+    assert scene.do(scene.errands.cancelled, 1) == []
+
+
 def test_errands_are_bounded_and_end_with_the_node(scene):
     for number in range(REQUESTS_MAX):
         scene.arrive(number)

@@ -21,9 +21,11 @@ from shoal_agent.core.events import (
     PeerConnected,
     PeerLost,
     PeerMisbehaved,
+    PipelineEnded,
     TimePassed,
 )
 from shoal_agent.core.node import Node
+from shoal_agent.core.service_classes import RequestClass
 from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_protocol.codec import HEADERS
 from shoal_protocol.headers import Activation, Credit, Header, Hello, Probe, ProbeAnswered
@@ -57,6 +59,18 @@ def test_it_asks_for_nothing_before_something_happens():
     assert node.deadline() == 5.0
     assert node.story().entries() == ()
     node.check()
+
+
+def test_a_run_of_a_pipeline_is_one_request_of_its_class():
+    world = World(1)
+    identity = Identity(world.names[0], Incarnation(1), world.cells[world.names[0]].key, world.roster)
+    config = CoreConfig(
+        CLUSTER, Endpoint("127.0.0.1", 1), "", 1, "test", classes=(RequestClass("search", 100.0, 0.25),)
+    )
+    node = Node(config, identity, Random(1), Instant(5.0))
+    for kind, late in (("search", True), ("search", False), ("", True), ("unknown", True)):
+        assert node.handle(PipelineEnded(kind, late), Instant(5.0)) == []
+    assert dict(node.snapshot(Instant(5.0)).promises) == {"search": pytest.approx(0.5)}
 
 
 def test_it_wakes_when_it_said_and_not_before():

@@ -6,7 +6,8 @@ import pytest
 
 from shoal_agent.core.facts import RejectCode
 from shoal_agent.shell.api.app import build_app
-from shoal_agent.shell.api.embeddings import DEADLINE_S, TEXTS_MAX
+from shoal_agent.shell.api.embeddings import TEXTS_MAX
+from shoal_agent.shell.api.promises import DEADLINE_S
 from tests.support.twin import KEY, TwinIngress, twin_ports
 
 

@@ -15,6 +15,7 @@ from shoal_agent.core.effects import (
     Count,
     Effect,
     Emit,
+    ErrandEnded,
     Finish,
     Listen,
     Persist,
@@ -24,7 +25,10 @@ from shoal_agent.core.effects import (
 from shoal_agent.core.events import (
     BrokerConnected,
     CancelRequested,
+    ErrandArrived,
+    ErrandCancelled,
     Event,
+    PipelineEnded,
     RequestArrived,
     ServiceReturned,
     StageFinished,
@@ -219,6 +223,21 @@ async def test_closing_a_stream_early_cancels_the_session():
     await stream.aclose()
     assert script.seen[-1] == CancelRequested(REQUEST.session)
     assert runtime.stream_count == 0
+
+
+async def test_an_errand_that_nobody_waits_for_is_cancelled_and_one_that_is_over_is_not():
+    script = Script({})
+    runtime, _ = build(script)
+    steps = (("turn", "around"),)
+    gone = asyncio.create_task(runtime.run(steps, b"abc", 5.0))
+    await asyncio.sleep(0)
+    gone.cancel()
+    await asyncio.gather(gone, return_exceptions=True)
+    assert script.seen == [ErrandArrived(1, steps, b"abc", 5.0), ErrandCancelled(1)]
+    script.answers[ErrandArrived] = lambda event: [ErrandEnded(event.errand, b"cba", None, "")]
+    assert (await runtime.run(steps, b"abc", 5.0)).result == b"cba"
+    runtime.ended("search", late=True)
+    assert script.seen[3:] == [PipelineEnded("search", late=True)]
 
 
 async def test_an_answer_nobody_reads_any_more_is_dropped():

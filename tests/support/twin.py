@@ -71,6 +71,8 @@ class TwinIngress:
         self.errands: list[tuple[Steps, float]] = []
         self.fault: RejectCode | None = None
         """Why no errand is done."""
+        self.ends: list[tuple[str, bool]] = []
+        """Runs of pipelines that are over: class, and whether it was late."""
 
     def readings(self) -> Readings:
         return Readings(
@@ -97,6 +99,9 @@ class TwinIngress:
         else:
             tokens = self.tokenizer.encode(unpack(EncodeRequest, request)).tokens
         return ErrandEnded(1, pack(EmbedAnswer((float(len(tokens)), 0.0), len(tokens))), None, "")
+
+    def ended(self, kind: str, *, late: bool) -> None:
+        self.ends.append((kind, late))
 
     async def generate(self, request: GenerationRequest, *, lingers: bool) -> AsyncGenerator[Answer, None]:
         self.requests.append(request)

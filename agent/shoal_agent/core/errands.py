@@ -115,6 +115,12 @@ class Errands:
                 self._forget(errand)
                 self._ask(errand, now, out)
 
+    def cancelled(self, number: int, out: Outbox) -> None:
+        """Its client has left, or has no use for it any more: no further step of it is begun."""
+        errand = self._errands.get(number)
+        if errand is not None:
+            self._leave(errand, "cancelled", out)
+
     def expired(self, number: int, out: Outbox) -> None:
         """Its deadline has come."""
         errand = self._errands.get(number)
@@ -134,11 +140,14 @@ class Errands:
             errand.call = None
 
     def _end(self, errand: _Errand, result: bytes, code: RejectCode | None, detail: str, out: Outbox) -> None:
+        self._leave(errand, "done" if code is None else code.value, out)
+        out.add(ErrandEnded(errand.asked.errand, result, code, detail))
+
+    def _leave(self, errand: _Errand, how: str, out: Outbox) -> None:
         self._forget(errand)
         del self._errands[errand.asked.errand]
         self._tables.timers.clear(ErrandDeadline(errand.asked.errand))
-        out.count("errands_ended", "done" if code is None else code.value)
-        out.add(ErrandEnded(errand.asked.errand, result, code, detail))
+        out.count("errands_ended", how)
 
     def check(self) -> None:
         """Assert the books."""

@@ -247,6 +247,21 @@ class ErrandArrived:
 
 
 @dataclass(frozen=True, slots=True)
+class ErrandCancelled:
+    """Nobody waits for this errand any more; one that is over already is no fault."""
+
+    errand: int
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineEnded:
+    """A pipeline's run that came in here is over: one request of class ``kind``, whatever its steps were."""
+
+    kind: str
+    late: bool
+
+
+@dataclass(frozen=True, slots=True)
 class CancelRequested:
     """The client went away, or no longer wants it."""
 
@@ -298,6 +313,8 @@ Event = (
     | ServiceFailed
     | RequestArrived
     | ErrandArrived
+    | ErrandCancelled
+    | PipelineEnded
     | CancelRequested
     | Solved
     | LockChanged

@@ -27,6 +27,7 @@ from shoal_agent.core.events import (
     CancelRequested,
     EnvelopeReceived,
     ErrandArrived,
+    ErrandCancelled,
     Event,
     FrameReceived,
     KvExported,
@@ -38,6 +39,7 @@ from shoal_agent.core.events import (
     PeerLost,
     PeerMisbehaved,
     PeerRelayed,
+    PipelineEnded,
     RequestArrived,
     Restored,
     Sampled,
@@ -105,9 +107,7 @@ from shoal_protocol.headers import (
 from shoal_protocol.ids import DeploymentId, Epoch, Instant, NodeId
 from shoal_protocol.journal import JournalRequested, JournalServed, JournalWritten
 from shoal_protocol.light import LoadAsked, LoadTold
-from shoal_protocol.messages import (
-    NodePhase,
-)
+from shoal_protocol.messages import NodePhase
 
 
 class Node:
@@ -119,10 +119,9 @@ class Node:
         self._node = identity.node
         self._config = config
         zones = Zones({member.node: member.zone for member in identity.roster.members})
-        self._tables = Tables(zones, budgets=Budgets(config.terms), classes=Classes(config.classes))
+        tables = self._tables = Tables(zones, budgets=Budgets(config.terms), classes=Classes(config.classes))
         self._voice = Voice(config, identity)
         self._calls = Calls(identity.node)
-        tables = self._tables
         self._host = Host(identity.node, tables, self._calls, config.kv_bytes_max)
         self._movers = Movers(identity.node, tables, self._calls, rng)
         self._citizen = Citizen(config, tables, self._voice, opener, rng, self._occupancy, self._host.evict)
@@ -203,6 +202,10 @@ class Node:
                 self._ingress.arrived(event, now, out)
             case ErrandArrived():
                 self._errands.arrived(event, now, out)
+            case ErrandCancelled(errand):
+                self._errands.cancelled(errand, out)
+            case PipelineEnded(kind, late):
+                self._tables.classes.ended(kind, late=late)
             case CancelRequested():
                 self._ingress.cancel(event, now, out)
             case PeerLost():
@@ -376,8 +379,7 @@ class Node:
             self._citizen.gossip.tell(digest, now, out)
 
     def _broker(self, event: BrokerConnected | BrokerLost, now: Instant, out: Outbox) -> None:
-        up = isinstance(event, BrokerConnected)
-        self._tables.brokers[event.broker] = up
+        up = self._tables.brokers[event.broker] = isinstance(event, BrokerConnected)
         out.count("broker_links", "up" if up else "down")
         self._citizen.broker(now, out, up=up)
 

@@ -181,7 +181,13 @@ class Ingress(Protocol):
     """What the API needs of the runtime: hand in a request, read its answers."""
 
     async def run(self, steps: Steps, request: bytes, deadline_s: float) -> ErrandEnded:
-        """Have light services do ``steps`` one after another, each with the answer of the one before."""
+        """Have light services do ``steps`` one after another, each with the answer of the one before.
+
+        Cancelled with its caller.
+        """
+
+    def ended(self, kind: str, *, late: bool) -> None:
+        """A pipeline's run is over; ``kind`` is its class."""
 
     def generate(self, request: GenerationRequest, *, lingers: bool) -> AsyncGenerator[Answer, None]:
         """Yields Accept, Emit*, Finish or one Reject. Closing it early cancels the session, unless it ``lingers``."""

@@ -46,7 +46,14 @@ from shoal_agent.core.effects import (
     StopInstance,
     UnloadBlocks,
 )
-from shoal_agent.core.events import ErrandArrived, Event, StageFinished, TimePassed
+from shoal_agent.core.events import (
+    ErrandArrived,
+    ErrandCancelled,
+    Event,
+    PipelineEnded,
+    StageFinished,
+    TimePassed,
+)
 from shoal_agent.core.facts import GenerationRequest
 from shoal_agent.shell.ports import (
     Answer,
@@ -265,7 +272,10 @@ class Runtime:
     # --- the ingress port -------------------------------------------------------------------------------------------
 
     async def run(self, steps: Steps, request: bytes, deadline_s: float) -> ErrandEnded:
-        """Have light services do ``steps`` one after another, each with the answer of the one before."""
+        """Have light services do ``steps`` one after another, each with the answer of the one before.
+
+        Cancelled with its caller.
+        """
         self._errand_count += 1
         errand = self._errand_count
         waiting: asyncio.Future[ErrandEnded] = self._loop.create_future()
@@ -274,7 +284,12 @@ class Runtime:
         try:
             return await waiting
         finally:
-            self._errands.pop(errand, None)
+            if self._errands.pop(errand, None) is not None:
+                self.post(ErrandCancelled(errand))
+
+    def ended(self, kind: str, *, late: bool) -> None:
+        """A pipeline's run is over; ``kind`` is its class."""
+        self.post(PipelineEnded(kind, late))
 
     def generate(self, request: GenerationRequest, *, lingers: bool) -> AsyncGenerator[Answer, None]:
         """Yield Accept, Emit*, Finish or one Reject; see ``streams`` for what becomes of one that is closed early."""

@@ -31,18 +31,17 @@ from shoal_agent.core.services import (
     unpack,
 )
 from shoal_agent.shell.api.body import read_body
-from shoal_agent.shell.api.errors import ApiError, invalid, invalid_body, rejected, unauthorized, unknown_model
+from shoal_agent.shell.api.errors import ApiError, invalid_body, rejected, unauthorized, unknown_model
 from shoal_agent.shell.api.ports import ApiPorts, ServedModel
+from shoal_agent.shell.api.promises import deadline_of
 from shoal_agent.shell.api.streaming import unless_gone
 from shoal_agent.shell.ports import Steps
 from shoal_protocol.ids import SessionId
-from shoal_protocol.limits import REQUEST_DEADLINE_S_MAX, TOKENS_MAX
+from shoal_protocol.limits import TOKENS_MAX
 
 PREFIXES: Final = ("/v1", "/openai/v1")
 TEXTS_MAX: Final = 256
 """Texts of one request: as many errands as a node has under way."""
-DEADLINE_S: Final = 60.0
-"""Of a request that names none: an embedding takes milliseconds."""
 AT_ONCE: Final = 8
 """Errands of one request that are under way together: a long list must not push others aside."""
 _NOBODY: Final = SessionId(bytes(16))
@@ -89,7 +88,7 @@ class Embeddings:
             body = EmbeddingBody.model_validate_json(await read_body(request))
         except ValidationError as fault:
             raise invalid_body(fault) from None
-        model, deadline_s = self._served(body.model), _deadline_s(request)
+        model, deadline_s = self._served(body.model), deadline_of(request)
         room = asyncio.Semaphore(AT_ONCE)
 
         async def one(text: str | list[int]) -> EmbedAnswer:
@@ -120,7 +119,7 @@ class Embeddings:
     async def service(self, request: Request) -> Response:
         """Any service that takes and gives bytes."""
         self._authorize(request)
-        body, deadline_s = await read_body(request), _deadline_s(request)
+        body, deadline_s = await read_body(request), deadline_of(request)
         steps = ((request.path_params["service"], request.path_params["method"]),)
         answer = await unless_gone(request.receive, self._answer(steps, body, deadline_s))
         return Response(answer, media_type="application/octet-stream")
@@ -154,19 +153,6 @@ async def _all(
         assert isinstance(first, ApiError), "nothing else is caught here, and tasks raise no groups"
         raise first from None
     return [task.result() for task in tasks]
-
-
-def _deadline_s(request: Request) -> float:
-    text = request.headers.get("x-deadline-s", "")
-    if not text:
-        return DEADLINE_S
-    try:
-        deadline_s = float(text)
-    except ValueError:
-        deadline_s = 0.0
-    if not 0.0 < deadline_s <= REQUEST_DEADLINE_S_MAX:
-        raise invalid("X-Deadline-S", f"X-Deadline-S: more than 0 and at most {REQUEST_DEADLINE_S_MAX:g} seconds")
-    return deadline_s
 
 
 def _told(vector: tuple[float, ...], encoding: str) -> Any:  # noqa: ANN401 - JSON

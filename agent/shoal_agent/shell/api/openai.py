@@ -24,12 +24,12 @@ from starlette.routing import Route
 
 from shoal_agent.core.effects import Accept, Emit, Finish, Reject
 from shoal_agent.core.facts import GenerationRequest, Piece
-from shoal_agent.core.service_classes import RequestClass
 from shoal_agent.shell.api.answers import ChatDialect, CompletionDialect, Dialect, Heading, Json
 from shoal_agent.shell.api.body import read_body
 from shoal_agent.shell.api.claims import RequestId, Secrets, lone, secrets_of, seen_of
 from shoal_agent.shell.api.errors import ApiError, broken, invalid_body, rejected, unauthorized, unknown_model
 from shoal_agent.shell.api.ports import ApiPorts, ServedModel
+from shoal_agent.shell.api.promises import class_of
 from shoal_agent.shell.api.schemas import ChatBody, CompletionBody
 from shoal_agent.shell.api.streaming import DONE, EventStream, event, numbered, unless_gone
 from shoal_agent.shell.metrics import Metrics
@@ -41,7 +41,6 @@ PREFIXES: Final = ("/v1", "/openai/v1")
 Body = TypeVar("Body", ChatBody, CompletionBody)
 Stream = AsyncGenerator[Answer, None]
 Events = AsyncGenerator[tuple[int | None, bytes], None]
-CLASS_HEADER: Final = "x-shoal-class"
 REQUEST_ID: Final = "shoal.request_id"
 """Where the edge of the application puts what a request is called."""
 
@@ -137,28 +136,12 @@ class OpenAi:
 
     def _wish(self, request: Request, body: ChatBody | CompletionBody, found: Secrets, dialect: Dialect) -> _Wish:
         asked = replace(body.request(found.session, found.seed), claim=found.claim)
-        kind = self._kind(request)
+        kind = class_of(request, self._ports.classes)
         if kind is not None:
             asked = replace(asked, kind=kind.name, deadline_s=kind.deadline_ms / 1000)
         every_token = asked.sampling.top_logprobs >= 0 or bool(body.return_token_ids)
         named = found.claim is not None and _request_id(request).named
         return _Wish(asked, dialect, bool(body.stream), body.wants_usage, every_token, named)
-
-    def _kind(self, request: Request) -> RequestClass | None:
-        """The class that the client names; none has the longest deadline there is."""
-        name = request.headers.get(CLASS_HEADER)
-        if name is None:
-            return None
-        for kind in self._ports.classes:
-            if kind.name == name:
-                return kind
-        known = ", ".join(kind.name for kind in self._ports.classes) or "none"
-        raise ApiError(
-            400,
-            f"There is no request class {name[:100]!r} here. Known: {known}.",
-            param="X-Shoal-Class",
-            code="unknown_class",
-        )
 
     async def _answer(self, request: Request, wish: _Wish) -> "Response | EventStream":
         answers = self._ports.ingress.generate(wish.request, lingers=wish.named)
