@@ -36,7 +36,6 @@ PARTS: Final = (
     messages.Stamp,
     messages.Head,
     light.ServiceLoad,
-    light.ClassLateness,
 )
 ENUMS: Final[tuple[type[IntEnum], ...]] = (
     messages.NodePhase,

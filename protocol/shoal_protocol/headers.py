@@ -294,12 +294,17 @@ class ProbeAnswered:
 
 @dataclass(frozen=True, slots=True)
 class ServiceCall:
-    """Run ``method`` of light service ``service`` (as ``tokenizer:0123456789abcdef``) on the payload, its msgpack."""
+    """Run ``method`` of light service ``service`` (as ``tokenizer:0123456789abcdef``) on the payload, its msgpack.
+
+    ``owed_milli`` is the Z queue of the request's class at its ingress, in thousandths of a late request: what a
+    service far from any client knows of promises. 0: nothing is owed, or it is of no class.
+    """
 
     call: int
     service: str
     method: str
     deadline_ms: int
+    owed_milli: int
 
 
 @dataclass(frozen=True, slots=True)

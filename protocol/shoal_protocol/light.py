@@ -29,19 +29,13 @@ class ServiceLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class ClassLateness:
-    """How far a class of requests is behind its promise at its ingress: its Z queue, in thousandths of a request."""
-
-    request_class: str
-    level_milli: int
-
-
-@dataclass(frozen=True, slots=True)
 class DigestTold:
-    """How busy the sender's light services are, and how far its budgets are overdrawn. Neither retained nor kept."""
+    """How busy the sender's light services are, and how far its budgets are overdrawn. Neither retained nor kept.
+
+    What is owed to classes of requests is not in it: that rides with each call, in ``ServiceCall``.
+    """
 
     loads: tuple[ServiceLoad, ...]
-    lateness: tuple[ClassLateness, ...] = ()
     energy_milli: int = 0
     """The E queue: energy spent beyond the budget, in thousandths of what it allows in a second."""
     money_milli: int = 0

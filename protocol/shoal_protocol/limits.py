@@ -219,8 +219,6 @@ INSTANCES_MAX: Final = 64
 """Instances of one light service on one node: one each for the cores of the largest machine we run on."""
 LOADS_MAX: Final = 32
 """Light services a digest tells of: four of each of eight models; those that nobody calls are left out."""
-CLASSES_MAX: Final = 16
-"""Classes of requests an ingress tells apart; people who operate clusters rarely name more than five."""
 WORK_MAX: Final = 1 << 24
 """KiB of requests that wait for one service: a thousand of the largest bodies are a sixteenth of it."""
 LEVEL_MILLI_MAX: Final = 10**9

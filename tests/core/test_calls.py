@@ -9,10 +9,10 @@ from shoal_agent.core.services import FlushAnswer, FlushRequest, Method, pack
 from shoal_protocol.codec import encode_header
 from shoal_protocol.headers import ServiceCall, ServiceFault, ServiceResult
 from shoal_protocol.ids import NodeId, SessionId
-from shoal_protocol.limits import REASON_CHARS_MAX, SERVICE_CALLS_MAX
+from shoal_protocol.limits import LEVEL_MILLI_MAX, REASON_CHARS_MAX, SERVICE_CALLS_MAX
 
 HERE, THERE, ELSEWHERE = NodeId("h" * 32), NodeId("t" * 32), NodeId("e" * 32)
-ASK = ServiceCall(17, "tokenizer:0", "encode", 1000)
+ASK = ServiceCall(17, "tokenizer:0", "encode", 1000, 0)
 
 
 def called(calls: Calls, where: NodeId) -> tuple[CallId, Outbox]:
@@ -46,9 +46,17 @@ def test_a_call_here_is_an_effect():
 def test_a_call_abroad_is_a_frame_and_its_answer_an_event():
     calls = Calls(HERE)
     call, out = called(calls, THERE)
-    assert out.effects == [SendFrame(THERE, ServiceCall(call, "tokenizer:0", "encode", 1000), b"text")]
+    assert out.effects == [SendFrame(THERE, ServiceCall(call, "tokenizer:0", "encode", 1000, 0), b"text")]
     assert calls.result(THERE, ServiceResult(call, "", None), b"answer") == ServiceReturned(call, b"answer")
     assert calls.result(THERE, ServiceResult(call, "", None), b"again") is None
+
+
+@pytest.mark.parametrize(("owed", "milli"), [(0.0, 0), (1.5, 1500), (1e30, LEVEL_MILLI_MAX)])
+def test_a_call_abroad_carries_what_its_class_is_owed(owed, milli):
+    out = Outbox(HERE)
+    Calls(HERE).make(THERE, "tokenizer:0", "encode", b"text", 1000, out, owed)
+    assert out.effects[0].header.owed_milli == milli
+    assert encode_header(out.effects[0].header)
 
 
 def test_only_what_travels_is_packed():
@@ -136,7 +144,7 @@ def test_the_words_of_a_failure_are_cut_to_one_line_and_never_empty():
 
 def test_more_calls_than_the_bound_are_refused_until_one_is_done():
     calls = Calls(HERE)
-    effects = [served(calls, header=ServiceCall(number, "s", "m", 1)) for number in range(SERVICE_CALLS_MAX)]
+    effects = [served(calls, header=ServiceCall(number, "s", "m", 1, 0)) for number in range(SERVICE_CALLS_MAX)]
     out = Outbox(HERE)
     calls.serve(THERE, ASK, b"", out)
     (refusal,) = out.effects

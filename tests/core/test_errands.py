@@ -10,6 +10,7 @@ from shoal_agent.core.events import ErrandArrived, ServiceFailed, ServiceReturne
 from shoal_agent.core.facts import RejectCode
 from shoal_agent.core.movers import ASKS_MAX, Movers
 from shoal_agent.core.outbox import Outbox
+from shoal_agent.core.service_classes import Classes, RequestClass
 from shoal_agent.core.services import EmbedRequest, EncodeAnswer, pack
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import ErrandDeadline
@@ -55,6 +56,17 @@ class Scene:
         (frame,) = effects
         assert isinstance(frame.header, ServiceCall)
         return frame.peer, frame.header
+
+
+def test_the_calls_of_an_errand_carry_what_its_class_is_owed():
+    scene = Scene()
+    scene.tables.classes = Classes([RequestClass("chat", 300.0, 0.05)])
+    for _ in range(2):
+        scene.tables.classes.ended("chat", late=True)
+    for kind, milli in (("chat", 1900), ("", 0), ("unknown", 0)):
+        asked = ErrandArrived(len(kind), ((THEIRS, "embed"),), b"ids", 5.0, kind)
+        _, header = scene.abroad(scene.do(scene.errands.arrived, asked, NOW))
+        assert header.owed_milli == milli
 
 
 @pytest.fixture

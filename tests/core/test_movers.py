@@ -5,6 +5,7 @@ from random import Random
 
 import pytest
 
+from shoal_agent.core.bench import REFERENCE_WORK
 from shoal_agent.core.calls import Calls
 from shoal_agent.core.effects import CallService, SendFrame
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
@@ -257,7 +258,7 @@ def test_a_move_is_told_once_with_its_figures_and_so_is_its_end(scene):
 
 
 def test_a_peers_call_runs_here_however_busy_it_is(scene):
-    effects = scene.do(scene.movers.serve, PEERS[0], ServiceCall(7, SERVICE, "encode", 1000), TEXT)
+    effects = scene.do(scene.movers.serve, PEERS[0], ServiceCall(7, SERVICE, "encode", 1000, 0), TEXT)
     (effect,) = effects
     assert isinstance(effect, CallService)
     assert effect.left_s == 1.0
@@ -265,9 +266,35 @@ def test_a_peers_call_runs_here_however_busy_it_is(scene):
     assert scene.movers.workshop.bench(SERVICE).outstanding == 0
 
 
+def test_what_a_class_is_owed_travels_with_its_calls_and_weighs_there(scene):
+    out = Outbox(HERE)
+    scene.movers.ask(SERVICE, "encode", TEXT, 5000, scene.now, out, owed=2.5)
+    (frame,) = [e for e in scene.probe(out.effects) if isinstance(e, SendFrame)]
+    assert frame.header.owed_milli == 2500
+    other = Scene()
+    other.slow_down()
+    for call in range(9):
+        other.do(other.movers.serve, HERE, replace(frame.header, call=call), frame.payload)
+    bench = other.movers.workshop.bench(SERVICE)
+    bench.step()
+    assert bench.light(1, other.now).lateness > 0
+
+
+def test_who_is_owed_goes_where_it_is_sooner_though_work_waits_there(scene):
+    """The peer's pressure keeps a call of no class at home, and one of a class that is behind not."""
+    wait_us = int(0.9e6)
+    busy = ServiceLoad(SERVICE, 1, int(3 * REFERENCE_WORK), 1_000_000, wait_us)
+    stays, effects = scene.ask()
+    assert runs(scene.probe(effects, busy)) == [stays]
+    scene.answer(ServiceReturned(stays, b""))
+    out = Outbox(HERE)
+    scene.movers.ask(SERVICE, "encode", TEXT * 2, 5000, scene.now, out, owed=50.0)
+    assert sent(scene.probe(out.effects, busy))
+
+
 def test_a_peers_call_of_anything_else_is_none_of_the_movers_business(scene):
     for service in ("sampler:00", "tokenizer:unknown"):
-        effects = scene.do(scene.movers.serve, PEERS[0], ServiceCall(7, service, "open", 1000), b"")
+        effects = scene.do(scene.movers.serve, PEERS[0], ServiceCall(7, service, "open", 1000, 0), b"")
         assert len(runs(effects)) == 1
     assert len(scene.movers.workshop) == 0
 

@@ -52,10 +52,8 @@ def test_names_are_needed_and_unique():
 
 def test_who_was_promised_nothing_is_owed_nothing():
     classes = Classes([CHAT, BATCH])
-    assert classes.worst == 0.0
     classes.ended("", late=True)
     classes.ended("unknown", late=True)
-    assert classes.worst == 0.0
     classes.ended("chat", late=True)
-    assert classes.worst == classes.level("chat") == 0.95
-    assert Classes(()).worst == 0.0
+    assert classes.owed("chat") == classes.level("chat") == 0.95
+    assert classes.owed("batch") == classes.owed("unknown") == classes.owed("") == 0.0

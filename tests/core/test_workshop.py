@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal_agent.core.bench import BOOT, RUN
+from shoal_agent.core.bench import BOOT, REFERENCE_WORK, RUN
 from shoal_agent.core.budgets import Budgets, PowerModel, Terms
 from shoal_agent.core.effects import CallService, StartInstance, StopInstance
 from shoal_agent.core.facts import CallId
@@ -31,11 +31,11 @@ class Scene:
         self.digests = []
         self.cores = CORES
 
-    def call(self, service: str = SERVICE, kib: int = 20) -> None:
+    def call(self, service: str = SERVICE, kib: int = 20, owed: float = 0.0) -> None:
         self.calls += 1
         call = CallId(self.calls)
         out = Outbox(PEER)
-        self.shop.run(CallService(call, service, "encode", b"x" * (kib * 1024), None), self.now, out)
+        self.shop.run(CallService(call, service, "encode", b"x" * (kib * 1024), None), self.now, out, owed)
         self.line.append((call, service))
 
     def answer(self, count: int = 1) -> None:
@@ -207,12 +207,22 @@ def test_a_node_over_its_power_budget_starts_fewer_instances(scene):
 
 
 def test_a_class_that_is_late_buys_its_services_instances(scene):
-    loaded(scene)
     bench = scene.shop.bench(SERVICE)
-    calm, owed = bench.light(1, scene.now), bench.light(1, scene.now, owed=40.0)
-    assert calm.lateness == 0.0 < owed.lateness
-    assert owed.tails == calm.tails
-    assert owed.tails[0] == 1.0
+    loaded(scene)
+    calm = bench.light(1, scene.now)
+    assert calm.lateness == 0.0
+    assert calm.tails[0] == 1.0
+    for _ in range(40):
+        scene.call(owed=40.0)
+        scene.slot()
+        scene.answer()
+    owed = bench.light(1, scene.now).lateness
+    assert owed == pytest.approx(40.0 * 20 / REFERENCE_WORK, rel=0.05), "Z of a call, times calls in a slot"
+    for _ in range(40):
+        scene.call()
+        scene.slot()
+        scene.answer()
+    assert bench.light(1, scene.now).lateness < 0.05 * owed, "what is paid is forgotten"
 
 
 def test_a_hot_node_is_given_no_processors_and_starts_nothing(scene):

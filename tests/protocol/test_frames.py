@@ -21,7 +21,7 @@ from shoal_protocol.headers import Activation, Credit, Hello, OpenSession, Probe
 from shoal_protocol.limits import HEADER_BYTES_MAX, PAYLOAD_BYTES_MAX
 from tests.support.protocol import HEADERS, PAYLOADS
 
-CALL = ServiceCall(1, "sampler:0123456789abcdef", "sample", 500)
+CALL = ServiceCall(1, "sampler:0123456789abcdef", "sample", 500, 0)
 
 
 def frame(header, payload=None) -> bytes:

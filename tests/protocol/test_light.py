@@ -7,6 +7,7 @@ import pytest
 
 from shoal_protocol.codec import KIND_OF, decode_header, decode_message, encode_header, encode_message
 from shoal_protocol.errors import LocalProtocolError, MalformedMessage
+from shoal_protocol.headers import ServiceCall
 from shoal_protocol.light import DigestTold, LoadTold
 from shoal_protocol.limits import INSTANCES_MAX, LEVEL_MILLI_MAX, LOADS_MAX, RATE_MILLI_MAX, WAIT_US_MAX, WORK_MAX
 from tests.support.protocol import LOAD
@@ -27,18 +28,26 @@ def test_a_load_that_is_no_number_is_refused(index, value):
     row = list(dataclasses.astuple(LOAD))
     row[index] = value
     with pytest.raises(MalformedMessage):
-        decode_message(KIND_OF[DigestTold], msgpack.packb([[row], [], 0, 0]))
+        decode_message(KIND_OF[DigestTold], msgpack.packb([[row], 0, 0]))
     with pytest.raises(MalformedMessage):
         decode_header(KIND_OF[LoadTold], msgpack.packb([1, row]))
 
 
 @pytest.mark.parametrize("value", WRONG, ids=repr)
-@pytest.mark.parametrize("index", [2, 3])
+@pytest.mark.parametrize("index", [1, 2])
 def test_a_budget_that_is_no_number_is_refused(index, value):
-    body = [[], [], 0, 0]
+    body = [[], 0, 0]
     body[index] = value
     with pytest.raises(MalformedMessage):
         decode_message(KIND_OF[DigestTold], msgpack.packb(body))
+
+
+@pytest.mark.parametrize("value", [*WRONG, LEVEL_MILLI_MAX + 1], ids=repr)
+def test_what_is_owed_is_a_number_or_the_call_is_refused(value):
+    call = [1, "tokenizer:00", "encode", 1000, 0]
+    assert decode_header(KIND_OF[ServiceCall], msgpack.packb(call)) == ServiceCall(*call)
+    with pytest.raises(MalformedMessage):
+        decode_header(KIND_OF[ServiceCall], msgpack.packb([*call[:4], value]))
 
 
 @pytest.mark.parametrize(("name", "most"), BOUNDED.items())
@@ -53,7 +62,7 @@ def test_an_oversized_digest_is_refused_both_ways():
         encode_message(DigestTold((LOAD,) * (LOADS_MAX + 1)))
     row = list(dataclasses.astuple(LOAD))
     with pytest.raises(MalformedMessage):
-        decode_message(KIND_OF[DigestTold], msgpack.packb([[row] * (LOADS_MAX + 1), [], 0, 0]))
+        decode_message(KIND_OF[DigestTold], msgpack.packb([[row] * (LOADS_MAX + 1), 0, 0]))
     with pytest.raises(LocalProtocolError):
         encode_message(dataclasses.replace(DIGEST, energy_milli=LEVEL_MILLI_MAX + 1))
 

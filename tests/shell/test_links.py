@@ -379,6 +379,6 @@ async def test_a_flood_of_probes_that_reads_no_answers_ends_the_link(anna, bert)
 async def test_small_payloads_arrive_as_bytes(anna, bert, payload):
     async with station(anna, bert) as here, call(here.endpoint, tls_of(bert, anna).client) as stranger:
         stranger.hello(bert.node)
-        header = ServiceCall(1, "tokenizer:00", "encode", 100) if payload else SessionOpened(SESSION, 0)
+        header = ServiceCall(1, "tokenizer:00", "encode", 100, 0) if payload else SessionOpened(SESSION, 0)
         stranger.say(header, payload or None)
         assert await here.until(FrameReceived) == [FrameReceived(bert.node, header, payload or None)]

@@ -7,7 +7,7 @@ from shoal_protocol.codec import decode_plan, encode_plan
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.ids import DeploymentId, Epoch, Incarnation, NodeId, Sequence, SessionId, digest_of
 from shoal_protocol.journal import JournalRequested, JournalServed, JournalWritten
-from shoal_protocol.light import ClassLateness, DigestTold, LoadAsked, LoadTold, ServiceLoad
+from shoal_protocol.light import DigestTold, LoadAsked, LoadTold, ServiceLoad
 from shoal_protocol.limits import EPOCH_LEAP
 from shoal_protocol.messages import (
     Accused,
@@ -97,7 +97,7 @@ def messages_of(
         SynAck(target, stamps, heads, (b"delta",)),
         Ack(target, (b"delta",)),
         RecoveryOrdered(order, (sign_recovery(operator, CLUSTER, order),)),
-        DigestTold((_load(),), (ClassLateness("chat", 1500),), 1, 1),
+        DigestTold((_load(),), 1, 1),
     )
 
 
@@ -119,7 +119,7 @@ def headers_of(session: SessionId, source: NodeId, wire: bytes, message: Control
         headers.SessionRefused(session, 1, headers.RefusalCode.KV_FULL, ""),
         headers.Probe(1),
         headers.ProbeAnswered(1),
-        headers.ServiceCall(1, f"tokenizer:{MODEL.hex()[:16]}", "encode", 1000),
+        headers.ServiceCall(1, f"tokenizer:{MODEL.hex()[:16]}", "encode", 1000, 1500),
         headers.ServiceResult(1, "", None),
         headers.Gossip(topic_for(CLUSTER, source, message)),
         headers.Ping(1),

@@ -24,7 +24,7 @@ from shoal_protocol.ids import (
     node_id_of,
 )
 from shoal_protocol.journal import Page, bind_pages, seal_page
-from shoal_protocol.light import ClassLateness, DigestTold, LoadAsked, LoadTold, ServiceLoad
+from shoal_protocol.light import DigestTold, LoadAsked, LoadTold, ServiceLoad
 from shoal_protocol.limits import (
     CONTENT_CHUNK_BYTES,
     EPOCH_LEAP,
@@ -226,7 +226,7 @@ MESSAGES: Final[tuple[ControlMessage, ...]] = (
     SynAck(node_of(WITNESS), _STAMPS, (Head(TOY, Epoch(1)),), _DELTAS),
     Ack(node_of(WITNESS), _DELTAS),
     RecoveryOrdered(encode_plan(RECOVERY), (sign_recovery(OPERATOR, CLUSTER, encode_plan(RECOVERY)),)),
-    DigestTold((LOAD,), (ClassLateness("chat", 1500),), 250, 0),
+    DigestTold((LOAD,), 250, 0),
 )
 
 ROUTE: Final = (node_of(WITNESS), node_of(AGENT), node_of(STRANGER))
@@ -244,7 +244,7 @@ HEADERS: Final[tuple[headers.Header, ...]] = (
     headers.SessionRefused(SESSION, 1, headers.RefusalCode.KV_FULL, "3 of 3 MiB in use", 3),
     headers.Probe(99),
     headers.ProbeAnswered(99),
-    headers.ServiceCall(17, "tokenizer:0123456789abcdef", "encode", 1_000),
+    headers.ServiceCall(17, "tokenizer:0123456789abcdef", "encode", 1_000, 1_500),
     headers.ServiceResult(17, "", None),
     headers.Gossip(topic_for(CLUSTER, node_of(AGENT), MESSAGES[1])),
     headers.Ping(7),

@@ -87,7 +87,7 @@ class TwinIngress:
             ready=self.serving,
         )
 
-    async def run(self, steps: Steps, request: bytes, deadline_s: float) -> ErrandEnded:
+    async def run(self, steps: Steps, request: bytes, deadline_s: float, kind: str = "") -> ErrandEnded:
         """Embeds a text as (its length in bytes, 0), and turns anything else around."""
         self.errands.append((steps, deadline_s))
         if self.fault is not None:

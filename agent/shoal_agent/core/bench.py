@@ -9,6 +9,11 @@ The estimate follows by ``WEIGHT`` a measurement, and *fades*: it halves with ev
 node took while something else held its processor says little about it ten seconds later, and a service that is thought
 slow gets no calls by which to learn that it is fast again. Fading makes it try one now and then.
 
+**What is owed.** Every call brings Z of its request's class, as it was at its ingress when the call was made; the
+service itself may be far from any client. Rule A weighs lateness with ``sum Z_n arrivals_n`` over classes. That is Z
+summed over the calls that come in a slot, here by their KiB, and as a mean of about a second (``OWED_WEIGHT``), for
+slots are uneven and Z is not.
+
 **Queues** (``queues``) and blocks (``effective_capacity``) are stepped once a slot while there is work.
 """
 
@@ -45,6 +50,8 @@ BOOT: Final = 2.0
 """Of one more instance, in levels: as much as making a page wait for twice as long."""
 RUN: Final = 0.02
 """Of keeping one for a slot: a hundred slots of idling are one start, so it goes after ten seconds of it."""
+OWED_WEIGHT: Final = 0.1
+"""Of what is owed to the calls of one slot, in the mean over slots."""
 BEGINNING: Final = Instant(0.0)
 
 
@@ -85,18 +92,23 @@ class Bench:
     _service: Blocks = field(default_factory=lambda: Blocks(EPSILON))
     _losses: Losses = field(default_factory=Losses)
     _arrived: float = 0.0
+    _owing: float = 0.0
+    """Z of the calls that came in this slot, times their work."""
+    _owed: float = 0.0
+    """The mean of that over slots."""
     _served: float = 0.0
     _seen: float = 0.0
     """Work that was here in the slot that is over."""
 
     # --- calls ------------------------------------------------------------------------------------------------------
 
-    def begin(self, call: CallId, work: float, now: Instant) -> None:
-        """A call came."""
+    def begin(self, call: CallId, work: float, now: Instant, owed: float = 0.0) -> None:
+        """A call came; ``owed`` is Z of its request's class."""
         self._hands[call] = _Hand(work, now, None, self.running == 0)
         self._line.append(call)
         self.outstanding += work
         self._arrived += work
+        self._owing += owed * work
         if self.running == 0:
             self.running, self._losses = 1, Losses()
         self._take(now)
@@ -171,14 +183,15 @@ class Bench:
         if self.running > 0 and (self.outstanding > 0 or self._served > 0):
             self._service.slot(self._served / self.running)
         self._seen = self.outstanding + self._served
-        self._arrived = self._served = 0.0
+        self._owed += OWED_WEIGHT * (self._owing - self._owed)
+        self._arrived = self._served = self._owing = 0.0
 
     def rest(self) -> None:
         """Nothing is stepped for a while."""
-        self._queue.delayed = 0.0
+        self._queue.delayed = self._owed = 0.0
 
-    def light(self, keep: int, now: Instant, owed: float = 0.0) -> Light:
-        """As rule A sees it; at least ``keep`` run, and ``owed`` is Z of the classes that use it."""
+    def light(self, keep: int, now: Instant) -> Light:
+        """As rule A sees it; at least ``keep`` run."""
         fewest = size(self._arrivals, self._service, DEADLINE_SLOTS, EPSILON)
         pace_s = self.faded(now)
         return Light(
@@ -193,7 +206,7 @@ class Bench:
             rate=SLOT_S / pace_s / REFERENCE_WORK if pace_s > 0 else 1.0,
             boot=BOOT,
             run=RUN,
-            lateness=owed * self._arrivals.mean / REFERENCE_WORK,
+            lateness=self._owed / REFERENCE_WORK,
             tails=fewest.tails,
         )
 

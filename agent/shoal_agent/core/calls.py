@@ -14,7 +14,7 @@ from shoal_agent.core.outbox import Outbox, Payload
 from shoal_agent.core.services import Parcel, pack
 from shoal_protocol.headers import ServiceCall, ServiceFault, ServiceResult
 from shoal_protocol.ids import NodeId
-from shoal_protocol.limits import REASON_CHARS_MAX, SERVICE_CALLS_MAX
+from shoal_protocol.limits import LEVEL_MILLI_MAX, REASON_CHARS_MAX, SERVICE_CALLS_MAX
 
 Answer = ServiceReturned | ServiceFailed
 
@@ -33,22 +33,40 @@ class Calls:
         self._next += 1
         return CallId(self._next)
 
-    def make(self, where: NodeId, service: str, method: str, request: Parcel, deadline_ms: int, out: Outbox) -> CallId:
+    def make(
+        self,
+        where: NodeId,
+        service: str,
+        method: str,
+        request: Parcel,
+        deadline_ms: int,
+        out: Outbox,
+        owed: float = 0.0,
+    ) -> CallId:
         """Call ``method`` of ``service`` on ``where``; only a request that travels is packed."""
         call = self.fresh()
         if where == self._node:
             out.add(CallService(call, service, method, request, None, deadline_ms / 1000))
         else:
-            self.send(call, where, service, method, request, deadline_ms, out)
+            self.send(call, where, service, method, request, deadline_ms, out, owed)
         return call
 
     def send(
-        self, call: CallId, where: NodeId, service: str, method: str, request: Parcel, deadline_ms: int, out: Outbox
+        self,
+        call: CallId,
+        where: NodeId,
+        service: str,
+        method: str,
+        request: Parcel,
+        deadline_ms: int,
+        out: Outbox,
+        owed: float = 0.0,
     ) -> None:
-        """Have ``where``, another node, answer ``call``."""
+        """Have ``where``, another node, answer ``call``; ``owed`` is Z of its request's class."""
+        owed_milli = min(LEVEL_MILLI_MAX, round(1000 * owed))
         self._abroad[call] = where
         # A member of an enum of strings is a string to Python and none to the codec.
-        out.send(where, ServiceCall(call, str(service), str(method), deadline_ms), pack(request))
+        out.send(where, ServiceCall(call, str(service), str(method), deadline_ms, owed_milli), pack(request))
 
     def result(self, peer: NodeId, header: ServiceResult, payload: Payload) -> Answer | None:
         """The answer in a frame, as an event; None if nobody asked that peer."""

@@ -72,9 +72,10 @@ class Errands:
     def _ask(self, errand: _Errand, now: Instant, out: Outbox) -> None:
         service, method = errand.asked.steps[errand.step]
         tables, left_ms = self._tables, max(0, int((errand.deadline - now) * 1000))
+        owed = tables.classes.owed(errand.asked.kind)
         errand.where = None
         if service in tables.services:
-            errand.call = self._movers.ask(service, method, errand.request, left_ms, now, out)
+            errand.call = self._movers.ask(service, method, errand.request, left_ms, now, out, owed=owed)
         else:
             name = SessionId(errand.asked.errand.to_bytes(SESSION_ID_BYTES))
             where = place(service, name, self._node, (), tables.membership, (), now, errand.tried)
@@ -83,7 +84,7 @@ class Errands:
                 return
             errand.where = where
             errand.tried.append(where)
-            errand.call = self._calls.make(where, service, method, errand.request, left_ms, out)
+            errand.call = self._calls.make(where, service, method, errand.request, left_ms, out, owed)
         self._by_call[errand.call] = errand.asked.errand
 
     def owns(self, event: Answer) -> bool:

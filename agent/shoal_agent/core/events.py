@@ -244,6 +244,8 @@ class ErrandArrived:
     steps: tuple[tuple[str, str], ...]
     request: bytes
     deadline_s: float
+    kind: str = ""
+    """The class of the request that it is a step of; empty: none. Its own end counts to no class."""
 
 
 @dataclass(frozen=True, slots=True)

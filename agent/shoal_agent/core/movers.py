@@ -11,10 +11,14 @@ session began.
 **No call is lost.** Who is asked and does not do it (no room, a fault of its own, out of reach, too long) was not to be
 trusted with it, and another is asked, ``ASKS_MAX`` altogether; then it runs here, as if nobody else were there. A call
 that came from another node runs here or is refused: it never travels twice, so two nodes cannot pass it to and fro.
+
+**What is owed travels along.** Z of a request's class is known at its ingress alone (ADR 17), so each call carries it.
+Rule B weighs the call's own delay with 1 + Z: by Markov's inequality ``Z delay / deadline`` bounds what its lateness
+adds to the drift. Whoever runs the call has rule A weigh it (``bench``).
 """
 
 from collections.abc import Container
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Final
 
@@ -56,7 +60,7 @@ AGE_BIAS: Final = 0.02
 """A digest's word counts for a level less after five seconds."""
 STATEFUL: Final = (ServiceKind.SAMPLER, ServiceKind.DETOKENIZER)
 """These stay where their session began."""
-_TASK: Final = Task(DEADLINE_SLOTS, v=0.0, bias=AGE_BIAS)
+_PLAIN: Final = Task(DEADLINE_SLOTS, v=0.0, bias=AGE_BIAS)
 """Sending costs no money among nodes of one owner."""
 
 
@@ -69,6 +73,7 @@ class _Trip:
     method: str
     request: bytes
     deadline: Instant
+    owed: float
     listed: tuple[Offer, ...]
     probing: dict[CallId, NodeId] = field(default_factory=dict)
     answers: list[Offer] = field(default_factory=list)
@@ -80,6 +85,11 @@ class _Trip:
     def work(self) -> float:
         """What it is to a queue."""
         return work_of(len(self.request))
+
+
+def _task(owed: float) -> Task:
+    """A call of whose class so much is owed."""
+    return replace(_PLAIN, urgency=1.0 + owed) if owed > 0 else _PLAIN
 
 
 def is_light(service: str) -> bool:
@@ -110,18 +120,19 @@ class Movers:
         now: Instant,
         out: Outbox,
         shunned: Container[NodeId] = (),
+        owed: float = 0.0,
     ) -> CallId:
-        """Have a service that this node could run called, here or where it is better."""
+        """Have a service that this node could run called, here or where it is better; ``owed``: Z of its class."""
         call, data = self._calls.fresh(), pack(request)
         bench = self.workshop.bench(service)
         work = work_of(len(data))
         quick = bench.wait_slots(work, now) <= QUICK_SLOTS
-        listed = () if quick else self._listed(bench, work, shunned, now)
+        listed = () if quick else self._listed(bench, work, _task(owed), shunned, now)
         if not listed:
             self.workshop.decided(service, None, now)
-            self.workshop.run(CallService(call, str(service), str(method), data, None, left_ms / 1000), now, out)
+            self.workshop.run(CallService(call, str(service), str(method), data, None, left_ms / 1000), now, out, owed)
             return call
-        trip = self._trips[call] = _Trip(call, service, method, data, Instant(now + left_ms / 1000), listed)
+        trip = self._trips[call] = _Trip(call, service, method, data, Instant(now + left_ms / 1000), owed, listed)
         for offer in to_probe(listed, self._rng):
             probe = self._calls.fresh()
             trip.probing[probe] = offer.node
@@ -131,10 +142,10 @@ class Movers:
         self._tables.timers.set(CallDue(call), Instant(now + patience_s))
         return call
 
-    def best(self, service: str, request_bytes: int, now: Instant) -> Offer:
+    def best(self, service: str, request_bytes: int, now: Instant, owed: float = 0.0) -> Offer:
         """The best there is for a call of a service that this node could run, by what was told."""
         bench, work = self.workshop.bench(service), work_of(request_bytes)
-        return next(iter(self._listed(bench, work, (), now)), self._local(bench, work, now))
+        return next(iter(self._listed(bench, work, _task(owed), (), now)), self._local(bench, work, now))
 
     def _local(self, bench: Bench, work: float, now: Instant) -> Offer:
         return Offer(self._node, bench.pressure, bench.wait_slots(work, now))
@@ -143,7 +154,9 @@ class Movers:
         """This node, with what staying is worth."""
         return Offer(self._node, bench.pressure, STAY * bench.wait_slots(work, now))
 
-    def _listed(self, bench: Bench, work: float, shunned: Container[NodeId], now: Instant) -> tuple[Offer, ...]:
+    def _listed(
+        self, bench: Bench, work: float, task: Task, shunned: Container[NodeId], now: Instant
+    ) -> tuple[Offer, ...]:
         """Nodes that may be better than this one."""
         service, membership = bench.service, self._tables.membership
         able = [
@@ -151,7 +164,7 @@ class Movers:
             for peer in membership.peers()
             if service in peer.state.services and peer.node not in shunned and membership.present(peer.node, now)
         ]
-        return shortlist(able, _TASK, self._home(bench, work, now))
+        return shortlist(able, task, self._home(bench, work, now))
 
     def _by_digest(self, node: NodeId, bench: Bench, work: float, now: Instant) -> Offer:
         """What ``node`` offers by its last word; of whom nothing was heard, that it is idle and as we are at best."""
@@ -192,7 +205,7 @@ class Movers:
             return
         effect = self._calls.accept(peer, header, payload, out)
         if effect is not None:
-            self.workshop.run(effect, now, out)
+            self.workshop.run(effect, now, out, header.owed_milli / 1000)
 
     # --- answers ----------------------------------------------------------------------------------------------------
 
@@ -265,7 +278,7 @@ class Movers:
     def _choose(self, trip: _Trip, now: Instant, out: Outbox) -> None:
         """Every probe is answered, or was not in time."""
         bench = self.workshop.bench(trip.service)
-        where = settle(trip.answers, _TASK, self._home(bench, trip.work, now))
+        where = settle(trip.answers, _task(trip.owed), self._home(bench, trip.work, now))
         self.workshop.decided(trip.service, None if where == self._node else where, now)
         self._send(trip, self._node if where is None else where, now, out)
 
@@ -281,7 +294,7 @@ class Movers:
             self._forget(trip)
             left_s = max(0.0, trip.deadline - now)
             effect = CallService(trip.call, trip.service, trip.method, trip.request, None, left_s)
-            self.workshop.run(effect, now, out)
+            self.workshop.run(effect, now, out, trip.owed)
             return
         for probe in trip.probing:
             del self._probes[probe]
@@ -289,7 +302,7 @@ class Movers:
         trip.where, trip.sent = where, now
         trip.tried.append(where)
         left_ms = max(0, int((trip.deadline - now) * 1000))
-        self._calls.send(trip.call, where, trip.service, trip.method, trip.request, left_ms, out)
+        self._calls.send(trip.call, where, trip.service, trip.method, trip.request, left_ms, out, trip.owed)
         out.count("calls_sent", trip.service.partition(":")[0])
         offer = next((one for one in trip.answers if one.node == where), None)
         predicted_s = 0.0 if offer is None else (offer.wait_slots + offer.transfer_slots) * SLOT_S

@@ -77,6 +77,7 @@ class Scribe:
     def __init__(self, node: NodeId, tables: Tables, calls: Calls, movers: Movers, ledger: Ledger) -> None:
         self._node = node
         self._membership = tables.membership
+        self._classes = tables.classes
         self._calls = calls
         self._movers = movers
         self._ledger = ledger
@@ -132,11 +133,11 @@ class Scribe:
         if kind is ServiceKind.DETOKENIZER:
             entry.detokenizer = where
         entry.asked = Asked(where, kind, method, request)
-        left_ms = entry.left_ms(now)
+        left_ms, owed = entry.left_ms(now), self._classes.owed(entry.request.kind)
         if where == self._node and kind is not ServiceKind.DETOKENIZER:
-            call = self._movers.ask(service, method, request, left_ms, now, out, entry.shunned)
+            call = self._movers.ask(service, method, request, left_ms, now, out, entry.shunned, owed)
         else:
-            call = self._calls.make(where, service, method, request, left_ms, out)
+            call = self._calls.make(where, service, method, request, left_ms, out, owed)
         self._ledger.await_call(entry, call)
         return None
 

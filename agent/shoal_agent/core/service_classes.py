@@ -3,7 +3,7 @@
 A class is a promise of its ingress: of the requests of this class that came to me, at most ``epsilon`` end later than
 ``deadline_ms``. How well it is kept is one number per class, Z (see ``queues``). It lives at the ingress, and nowhere
 else: only there the whole trip of a request is seen, from its arrival to its last byte. What a service further on needs
-of it rides in the header of each request.
+of it rides in the header of each call (``movers``).
 """
 
 from collections.abc import Iterable
@@ -57,7 +57,6 @@ class Classes:
         """Z of a known class."""
         return self._queues[name].level
 
-    @property
-    def worst(self) -> float:
-        """The largest Z: what a service that all of them use is owed most."""
-        return max((queue.level for queue in self._queues.values()), default=0.0)
+    def owed(self, name: str) -> float:
+        """Z of the class of that name, for the calls of a request of it; 0 if there is none."""
+        return self._queues[name].level if name in self._queues else 0.0

@@ -34,8 +34,8 @@ def judged(
         return None
     kinds = _WITH_TEMPLATE if isinstance(request.prompt, ChatPrompt) else _WITH_TEMPLATE[1:]
     names = [service_name(kind, plan.model) for kind in kinds]
-    size = _bytes_of(request.prompt)
-    offers = [movers.best(name, size, now) for name in names if name in tables.services]
+    size, level = _bytes_of(request.prompt), tables.classes.level(promise.name)
+    offers = [movers.best(name, size, now, level) for name in names if name in tables.services]
     steps = [
         Step(tuple(range(index))[-1:], SLOT_MS * offer.transfer_slots, SLOT_MS * offer.wait_slots, 0.0)
         for index, offer in enumerate(offers)
@@ -43,7 +43,7 @@ def judged(
     return judge(
         promise,
         steps,
-        level=tables.classes.level(promise.name),
+        level=level,
         late_chance=0.0,
         pressure=sum(offer.pressure for offer in offers),
         work=1.0,

@@ -65,12 +65,12 @@ class Workshop:
         """How it stands with ``service`` here."""
         return self._benches.setdefault(service, Bench(service))
 
-    def run(self, effect: CallService, now: Instant, out: Outbox) -> None:
-        """A call that runs here."""
+    def run(self, effect: CallService, now: Instant, out: Outbox, owed: float = 0.0) -> None:
+        """A call that runs here; ``owed`` is Z of its request's class."""
         request = effect.request
         assert isinstance(request, bytes), "a call that may travel is packed"
         self._here[effect.call] = effect.service
-        self.bench(effect.service).begin(effect.call, work_of(len(request)), now)
+        self.bench(effect.service).begin(effect.call, work_of(len(request)), now, owed)
         out.add(effect)
         self._arm(now)
 
@@ -132,9 +132,7 @@ class Workshop:
         alive = [bench for bench in benches if bench.running]
         budgets = self._tables.budgets
         joules = budgets.core_energy(max(cores, 1), SLOT_S)
-        lights = [
-            replace(bench.light(self._keep(bench), now, self._tables.classes.worst), joules=joules) for bench in alive
-        ]
+        lights = [replace(bench.light(self._keep(bench), now), joules=joules) for bench in alive]
         if budgets.overdrawn:
             lights = [replace(light, least=min(light.least, 1)) for light in lights]
         room = float(max(cores, len(lights)))
@@ -146,7 +144,7 @@ class Workshop:
             kind = bench.service.partition(":")[0]
             pace = f"{bench.faded(now) * 1000:.2g} ms per KiB" if bench.pace_s else "pace unknown"
             idle_s = now - bench.spare_since
-            why = f"Q + W {light.pressure:.1f}, {pace}, {light.least} at the least"
+            why = f"Q + W {light.pressure:.1f}, Z {light.lateness:.1f}, {pace}, {light.least} at the least"
             if count > bench.running:
                 out.add(StartInstance(bench.service, count))
                 out.count("instances_started", kind, count - bench.running)

@@ -180,7 +180,7 @@ Steps = tuple[tuple[str, str], ...]
 class Ingress(Protocol):
     """What the API needs of the runtime: hand in a request, read its answers."""
 
-    async def run(self, steps: Steps, request: bytes, deadline_s: float) -> ErrandEnded:
+    async def run(self, steps: Steps, request: bytes, deadline_s: float, kind: str = "") -> ErrandEnded:
         """Have light services do ``steps`` one after another, each with the answer of the one before.
 
         Cancelled with its caller.

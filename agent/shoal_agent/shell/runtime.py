@@ -271,7 +271,7 @@ class Runtime:
 
     # --- the ingress port -------------------------------------------------------------------------------------------
 
-    async def run(self, steps: Steps, request: bytes, deadline_s: float) -> ErrandEnded:
+    async def run(self, steps: Steps, request: bytes, deadline_s: float, kind: str = "") -> ErrandEnded:
         """Have light services do ``steps`` one after another, each with the answer of the one before.
 
         Cancelled with its caller.
@@ -280,7 +280,7 @@ class Runtime:
         errand = self._errand_count
         waiting: asyncio.Future[ErrandEnded] = self._loop.create_future()
         self._errands[errand] = waiting
-        self.post(ErrandArrived(errand, steps, request, deadline_s))
+        self.post(ErrandArrived(errand, steps, request, deadline_s, kind))
         try:
             return await waiting
         finally:
