@@ -1,3 +1,4 @@
+from dataclasses import replace
 from math import inf, nan
 
 import pytest
@@ -23,12 +24,12 @@ def test_who_uses_half_of_a_node_pays_half():
     assert TERMS.price(3.0, HOUR_S / 2) == 0.25
 
 
-def test_levels_are_a_second_of_energy_and_bytes_and_a_minute_of_money():
+def test_a_level_is_what_is_allowed_in_a_second():
     budgets = Budgets(Terms(6.0, 1.2, 0.6, 1e6))
     for _ in range(12):
         budgets.step(seconds=5.0, joules=5.0 * 7.0, busy=1.0, moved_bytes=6e6)
     assert budgets.energy == pytest.approx(60 * 1.0 / 6.0)
-    assert budgets.money == pytest.approx(1.0)
+    assert budgets.money == pytest.approx(60.0)
     assert budgets.moved == pytest.approx(12.0)
     assert budgets.watts == pytest.approx(7.0)
 
@@ -61,6 +62,22 @@ def test_one_more_processor_is_charged_by_the_model_or_by_the_mean():
     measured.step(seconds=2.0, joules=24.0, busy=0.5)
     assert measured.core_energy(4, 0.1) == pytest.approx(12.0 / 4 * 0.1 / 6.0)
     assert Budgets(Terms()).core_energy(4, 0.1) == 0.0
+
+
+def test_one_more_processor_is_charged_by_the_price_of_the_node():
+    # 0.5 an hour for four processors; 0.6 an hour are allowed.
+    assert Budgets(TERMS).core_money(cores=4, seconds=0.1) == pytest.approx(0.5 / 4 * 0.1 / 0.6)
+    assert Budgets(Terms(price_per_hour=0.5)).core_money(4, 0.1) == 0.0
+
+
+def test_money_is_charged_where_nothing_tells_energy():
+    budgets = Budgets(replace(TERMS, money_per_hour=0.25))
+    budgets.step(seconds=10.0, joules=100.0, busy=1.0)
+    energy, money = budgets.energy, budgets.money
+    budgets.step(seconds=10.0, joules=None, busy=1.0)
+    assert budgets.energy == energy, "neither drawn nor allowed: nothing is known"
+    assert budgets.money == pytest.approx(2 * money)
+    assert budgets.watts == 0.0
 
 
 def test_a_minute_is_credit_and_more_is_overdrawn():

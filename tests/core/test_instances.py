@@ -134,8 +134,8 @@ def test_no_more_than_the_backlog_needs():
 
 
 def test_every_budget_that_is_owed_makes_instances_dearer():
-    light = replace(IDLE, backlog=6.0, pressure=7.0, joules=1.0, boot_bytes=1.0)
-    for owed in (Prices(1.0, money=3.0), Prices(1.0, energy=8.0), Prices(1.0, moved=8.0)):
+    light = replace(IDLE, backlog=6.0, pressure=7.0, joules=1.0, money=1.0, boot_bytes=1.0)
+    for owed in (Prices(1.0, money=8.0), Prices(1.0, energy=8.0), Prices(1.0, moved=8.0)):
         assert decide([light], FREE, Prices(1.0)) == (6,)
         assert decide([light], FREE, owed) == (0,)
 
@@ -174,7 +174,9 @@ def test_without_room_nothing_starts_and_nothing_breaks():
 
 
 @pytest.mark.parametrize("bad", [nan, inf, -1.0])
-@pytest.mark.parametrize("name", ["backlog", "pressure", "rate", "boot", "run", "boot_bytes", "joules", "lateness"])
+@pytest.mark.parametrize(
+    "name", ["backlog", "pressure", "rate", "boot", "run", "boot_bytes", "joules", "money", "lateness"]
+)
 def test_no_figure_that_is_none_becomes_a_service(name, bad):
     with pytest.raises(ValueError, match=name):
         replace(IDLE, **{name: bad})

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import shoal_agent
 import shoal_models
 import shoal_protocol
+from shoal_agent.core.budgets import Terms
 from shoal_agent.core.effects import Broadcast, Reject
 from shoal_agent.core.events import (
     BrokerConnected,
@@ -22,6 +23,7 @@ from shoal_agent.core.events import (
     PeerLost,
     PeerMisbehaved,
     PipelineEnded,
+    Sampled,
     TimePassed,
 )
 from shoal_agent.core.node import Node
@@ -30,7 +32,7 @@ from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_protocol.codec import HEADERS
 from shoal_protocol.headers import Activation, Credit, Header, Hello, Probe, ProbeAnswered
 from shoal_protocol.ids import Epoch, Incarnation, Instant, NodeId, SessionId
-from shoal_protocol.messages import Endpoint, Heartbeat, NodePhase
+from shoal_protocol.messages import Capacity, Endpoint, Heartbeat, Load, NodePhase
 from tests.support.cell import Cell
 from tests.support.protocol import MESSAGES, by, node_of, records, sealed
 from tests.support.protocol import STRANGER as OUTSIDER
@@ -39,6 +41,7 @@ from tests.support.toy import toy_tokens
 from tests.support.world import CLUSTER, TOY, World, world_of
 
 ROOT = Path(__file__).parents[2]
+START = Instant(5.0)
 
 
 def lone() -> Cell:
@@ -71,6 +74,17 @@ def test_a_run_of_a_pipeline_is_one_request_of_its_class():
     for kind, late in (("search", True), ("search", False), ("", True), ("unknown", True)):
         assert node.handle(PipelineEnded(kind, late), Instant(5.0)) == []
     assert dict(node.snapshot(Instant(5.0)).promises) == {"search": pytest.approx(0.5)}
+
+
+def test_hours_cost_money_also_where_nothing_tells_what_the_machine_draws():
+    world = World(1)
+    identity = Identity(world.names[0], Incarnation(1), world.cells[world.names[0]].key, world.roster)
+    terms = Terms(power_w=5.0, price_per_hour=1.0, money_per_hour=0.5)
+    node = Node(CoreConfig(CLUSTER, Endpoint("127.0.0.1", 1), "", 1, "test", terms=terms), identity, Random(1), START)
+    node.handle(Sampled(Capacity(1, 1, 1, 1, 1, ()), Load(1000, 1, None, 0, 0), 1, seconds=5.0), START)
+    budgets = dict(node.snapshot(START).budgets)
+    assert budgets["money"] == pytest.approx(5.0), "ten seconds of the allowance in five"
+    assert budgets["energy"] == 0.0
 
 
 def test_it_wakes_when_it_said_and_not_before():

@@ -228,3 +228,34 @@ def test_a_class_that_is_late_buys_its_services_instances(scene):
 def test_a_hot_node_is_given_no_processors_and_starts_nothing(scene):
     scene.cores = 0
     assert started(scene) == 1
+
+
+PRICE, ALLOWED = 3600.0, 1800.0
+"""Of an hour with all processors busy, and for an hour: half of the processors, on average."""
+
+
+def spent_per_hour(scene: Scene, slots: int, clients: int = 5) -> float:
+    """As many clients, each with its next call once it is answered; every instance does a call in a slot."""
+    spent = 0.0
+    for _ in range(clients - len(scene.line)):
+        scene.call()
+    for _ in range(slots):
+        running = scene.shop.bench(SERVICE).running
+        scene.answer(running)
+        for _ in range(running):
+            scene.call()
+        spent += PRICE * running / CORES
+        scene.tables.budgets.step(seconds=SLOT_S, joules=None, busy=running / CORES)
+        scene.slot()
+    return spent / slots
+
+
+def test_the_budget_of_money_holds_on_average():
+    free, paying = Scene(), Scene()
+    paying.tables.budgets = Budgets(Terms(price_per_hour=PRICE, money_per_hour=ALLOWED))
+    assert spent_per_hour(free, 100) > 0.9 * PRICE, "without a budget all processors are used"
+    spent_per_hour(paying, 2000)  # what is owed rises until it weighs as much as the queue
+    owed = paying.tables.budgets.money
+    # A start has its price, so spending swings about the budget, and once in some minutes around it.
+    assert spent_per_hour(paying, 5000) == pytest.approx(ALLOWED, rel=0.1)
+    assert paying.tables.budgets.money == pytest.approx(owed, rel=0.5), "a debt that grows on and on holds nothing"

@@ -55,5 +55,5 @@ def test_by_the_model_where_nothing_counts(tmp_path):
     assert meter.read(0.0, 11.0) == (0.0, 0.0), "a clock that goes back is no time"
 
 
-def test_with_neither_nothing_is_said(tmp_path):
-    assert Meter(None, 10.0, tmp_path).read(0.5, 12.0) == (0.0, 0.0)
+def test_with_neither_only_the_time_is_told(tmp_path):
+    assert Meter(None, 10.0, tmp_path).read(0.5, 12.0) == (None, 2.0)

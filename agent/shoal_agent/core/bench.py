@@ -142,7 +142,7 @@ class Bench:
         while self._line and busy < self.running:
             self._hands[self._line.popleft()].began = now
             busy += 1
-        if busy == self.running:
+        if busy >= self.running:
             self.spare_since = now
 
     @property
@@ -192,15 +192,16 @@ class Bench:
 
     def light(self, keep: int, now: Instant) -> Light:
         """As rule A sees it; at least ``keep`` run."""
+        busy = min(self.busy, self.running)  # more are at work where some are to stop when their call is over
         fewest = size(self._arrivals, self._service, DEADLINE_SLOTS, EPSILON)
         pace_s = self.faded(now)
         return Light(
             name=self.service,
             needs=(1.0,),
             running=self.running,
-            busy=self.busy,
-            settled=self.busy,
-            least=max(keep, fewest.instances if self.outstanding else 0),
+            busy=busy,
+            settled=busy,
+            least=max(keep, fewest.instances, 1) if self._hands else keep,
             backlog=self.backlog,
             pressure=self.pressure,
             rate=SLOT_S / pace_s / REFERENCE_WORK if pace_s > 0 else 1.0,

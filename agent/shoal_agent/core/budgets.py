@@ -4,12 +4,16 @@ Energy and money are budgets *on average*: queues E and K (see ``queues``) that 
 and make every instance dearer in rule A until it is not. Bytes moved, B, likewise. Joules are measured where the
 machine counts them, else calculated from a configured model ``idle_w + busy (busy_w - idle_w)``.
 
-A level of E or B is what is allowed in a second, of K in a minute: E and B stand beside the levels of work that waits a
-second, K stands beside V, and doubles all prices (V = 1) when a minute's money is owed.
+A level of each is what is allowed in a second: they stand beside the levels of work that waits a second. What one busy
+processor draws or costs in a slot is a level too (``core_energy``, ``core_money``); the product of both is what rule A
+takes off the worth of an instance.
+
+Energy is charged by what was measured; where nothing measures it and no model is configured, nothing is known of it and
+nothing charged. Money needs the share of busy processors only, and so is charged always.
 
 A deadline and a budget may not both be kept. Then the deadline has a credit of a minute (``CREDIT_S``): as long as less
 is owed, a service gets the instances that its promise needs, whatever they draw. Once more is owed the node is
-*overdrawn*, and every instance must be worth its price.
+*overdrawn*, and every instance must be worth its price, those at work too: they take no further call.
 
 Heat is no average: a processor that is too hot now slows down now. It is a limit: below ``limit_c - MARGIN_C`` all
 processors may be used, at the limit only those that are busy anyway, in between in proportion.
@@ -22,7 +26,6 @@ from shoal_agent.core.quantities import amount, positive
 from shoal_agent.core.queues import BudgetQueue
 
 MARGIN_C: Final = 10.0
-MINUTE_S: Final = 60.0
 CREDIT_S: Final = 60.0
 """Of allowance. A burst that is over within a minute is nobody's business; an hour of it is."""
 HOUR_S: Final = 3600.0
@@ -83,21 +86,22 @@ class Budgets:
 
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
-        self._energy = _queue(terms.power_w, 1.0)
-        self._money = _queue(None if terms.money_per_hour is None else terms.money_per_hour / HOUR_S, MINUTE_S)
-        self._moved = _queue(terms.moved_bytes_per_s, 1.0)
+        self._energy = _queue(terms.power_w)
+        self._money = _queue(None if terms.money_per_hour is None else terms.money_per_hour / HOUR_S)
+        self._moved = _queue(terms.moved_bytes_per_s)
         self.watts = 0.0
-        """The mean since the last step but one."""
+        """The mean since the last step but one; 0 if nothing tells."""
 
-    def step(self, *, seconds: float, joules: float, busy: float, moved_bytes: float = 0.0) -> None:
-        """So many seconds passed, with a share ``busy`` of the processors at work."""
+    def step(self, *, seconds: float, joules: float | None, busy: float, moved_bytes: float = 0.0) -> None:
+        """So many seconds passed, with a share ``busy`` of the processors at work; ``joules`` None: nothing tells."""
         # All are judged before one is stepped: a refused reading leaves no half of it behind.
         if amount("seconds", seconds) == 0:
             return
-        spent = amount("joules", joules), self._terms.price(busy, seconds), amount("moved_bytes", moved_bytes)
-        self.watts = joules / seconds
+        drawn = None if joules is None else amount("joules", joules)
+        spent = drawn, self._terms.price(busy, seconds), amount("moved_bytes", moved_bytes)
+        self.watts = 0.0 if drawn is None else drawn / seconds
         for queue, used in zip((self._energy, self._money, self._moved), spent, strict=True):
-            if queue is not None:
+            if queue is not None and used is not None:
                 queue.step(used, slots=seconds)
 
     @property
@@ -118,7 +122,7 @@ class Budgets:
     @property
     def overdrawn(self) -> bool:
         """Whether so much is owed that what was promised to clients has to wait."""
-        return self.energy > CREDIT_S or self.money > CREDIT_S / MINUTE_S
+        return self.energy > CREDIT_S or self.money > CREDIT_S
 
     def core_energy(self, cores: int, seconds: float) -> float:
         """What one more busy processor adds to E in ``seconds``, as a level: by the power model, else by the mean."""
@@ -128,6 +132,10 @@ class Budgets:
         watts = self.watts if power is None else power.busy_w - power.idle_w
         return watts / cores * seconds / self._energy.reference
 
+    def core_money(self, cores: int, seconds: float) -> float:
+        """What one more busy processor adds to K in ``seconds``, as a level."""
+        return 0.0 if self._money is None else self._terms.price(1.0, seconds) / cores / self._money.reference
+
     def coolness(self, millicelsius: int | None) -> float:
         """The share of the processors that may be used, by heat; all of them where nothing is sensed."""
         limit = self._terms.heat_limit_c
@@ -136,8 +144,8 @@ class Budgets:
         return min(max((limit - millicelsius / 1000) / MARGIN_C, 0.0), 1.0)
 
 
-def _queue(per_s: float | None, reference_s: float) -> BudgetQueue | None:
-    return None if per_s is None else BudgetQueue(per_s, per_s * reference_s)
+def _queue(per_s: float | None) -> BudgetQueue | None:
+    return None if per_s is None else BudgetQueue(per_s, per_s)
 
 
 def _level(queue: BudgetQueue | None) -> float:

@@ -28,8 +28,8 @@ class Sampled:
     capacity: Capacity
     load: Load
     wall_ms: int
-    joules: float = 0.0
-    """Drawn by the machine in the last ``seconds``, as it counts or by its power model; 0 if nothing is known."""
+    joules: float | None = None
+    """Drawn by the machine in the last ``seconds``, as it counts or by its power model; None if nothing is known."""
     seconds: float = 0.0
     """Since the reading before."""
 

@@ -4,8 +4,9 @@ What one slot with ``x`` instances of a service is worth, everything in levels (
 
     worth(x) = pressure * min(backlog, x rate)                the wait it ends
              - lateness * tails[x]                            requests that will be late: Z of the classes that use it
-             - (V + K) (boot (x - running)+ + run x)          money: boots belong in it, or the node starts and stops
-             - B boot_bytes (x - running)+ - E joules x       bytes to fetch, energy
+             - V (boot (x - running)+ + run x)                boots belong in it, or the node starts and stops
+             - B boot_bytes (x - running)+                    bytes to fetch
+             - (E joules + K money) x                         what one draws and costs in a slot
 
 This is the drift-plus-penalty bound of Neely, as far as it depends on this node's instances. The node wants the counts
 of the highest total worth that fit into its free memory and processors.
@@ -85,12 +86,15 @@ class Light:
     run: float
     boot_bytes: float = 0.0
     joules: float = 0.0
+    """That one draws in a slot, as a level of E."""
+    money: float = 0.0
+    """That one costs in a slot, as a level of K."""
     lateness: float = 0.0
     """Z of the classes that use it, by their share, times arrivals in a slot."""
     tails: tuple[float, ...] = (0.0,)
 
     def __post_init__(self) -> None:
-        for name in ("backlog", "pressure", "rate", "boot", "run", "boot_bytes", "joules", "lateness"):
+        for name in ("backlog", "pressure", "rate", "boot", "run", "boot_bytes", "joules", "money", "lateness"):
             amount(name, getattr(self, name))
         for need in self.needs:
             amount("needs", need)
@@ -107,9 +111,9 @@ def worth(light: Light, count: int, prices: Prices) -> float:
     return (
         light.pressure * min(light.backlog, count * light.rate)
         - light.lateness * late
-        - (prices.v + prices.money) * (light.boot * booted + light.run * count)
+        - prices.v * (light.boot * booted + light.run * count)
         - prices.moved * light.boot_bytes * booted
-        - prices.energy * light.joules * count
+        - (prices.energy * light.joules + prices.money * light.money) * count
     )
 
 

@@ -25,7 +25,7 @@ class Losses:
 
     def stay(self, light: Light, prices: Prices) -> int:
         """How many of those running must stay; to be asked once in every slot."""
-        price = (prices.v + prices.money) * light.boot + prices.moved * light.boot_bytes
+        price = prices.v * light.boot + prices.moved * light.boot_bytes
         lost = [*self._lost[: light.running], *([0.0] * (light.running - len(self._lost)))]
         for index in range(light.running):
             gain = worth(light, index + 1, prices) - worth(light, index, prices)

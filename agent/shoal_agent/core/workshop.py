@@ -131,10 +131,11 @@ class Workshop:
         """Rule A."""
         alive = [bench for bench in benches if bench.running]
         budgets = self._tables.budgets
-        joules = budgets.core_energy(max(cores, 1), SLOT_S)
-        lights = [replace(bench.light(self._keep(bench), now), joules=joules) for bench in alive]
+        joules, money = budgets.core_energy(max(cores, 1), SLOT_S), budgets.core_money(max(cores, 1), SLOT_S)
+        lights = [replace(bench.light(self._keep(bench), now), joules=joules, money=money) for bench in alive]
         if budgets.overdrawn:
-            lights = [replace(light, least=min(light.least, 1)) for light in lights]
+            # Whoever is busy without a break is never idle: it may go too, when its call is over.
+            lights = [replace(light, least=min(light.least, 1), busy=0, settled=0) for light in lights]
         room = float(max(cores, len(lights)))
         prices = Prices(V, money=budgets.money, energy=budgets.energy)
         lights = [bench.settled(light, prices) for bench, light in zip(alive, lights, strict=True)]

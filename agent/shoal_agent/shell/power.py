@@ -3,8 +3,8 @@
 Intel's and AMD's processors count their energy (RAPL); Linux shows the counters of each package in micro-joules under
 ``/sys/class/powercap``, to root alone unless an administrator lets others read them. They run over after
 ``max_energy_range_uj``, at most once in several minutes; the sensors read every five seconds. Where there is no counter
-that can be read, ``idle_w`` and ``busy_w`` and the share of busy processors stand in. Without either nothing is known,
-and nothing is said.
+that can be read, ``idle_w`` and ``busy_w`` and the share of busy processors stand in. Without either nothing is known
+of what it draws; the time that passed is told all the same, for money is counted by the hour.
 """
 
 from pathlib import Path
@@ -27,14 +27,14 @@ class Meter:
         self._last = {package: _counter(package) for package in self._packages}
         self._last_s = now_s
 
-    def read(self, busy: float, now_s: float) -> tuple[float, float]:
-        """Joules and seconds since the last reading; (0, 0) if nothing counts and there is no model."""
+    def read(self, busy: float, now_s: float) -> tuple[float | None, float]:
+        """Joules and seconds since the last reading; None for joules if nothing counts and there is no model."""
         seconds, self._last_s = max(now_s - self._last_s, 0.0), now_s
         counted = [self._since(package) for package in self._packages]
         if counted and None not in counted:
             return sum(joules for joules in counted if joules is not None), seconds
         if self._model is None:
-            return 0.0, 0.0
+            return None, seconds
         return self._model.joules(busy, seconds), seconds
 
     def _since(self, package: Path) -> float | None:
