@@ -216,6 +216,12 @@ class EngineSection(Section):
     kv_bytes_max: Bytes | None = None
 
 
+class PipelinesSection(Section):
+    """Where the manifests of pipelines lie: every ``*.toml`` of the folder is one."""
+
+    folder: Directory | None = None
+
+
 class LogSection(Section):
     """What is written to stderr."""
 
@@ -247,6 +253,7 @@ class Config(Section):
     engine: EngineSection = EngineSection()
     budget: BudgetSection = BudgetSection()
     classes: RequestClasses = ()
+    pipelines: PipelinesSection = PipelinesSection()
     log: LogSection = LogSection()
 
 

@@ -92,6 +92,7 @@ def test_the_example_shows_every_setting_and_its_true_default(tmp_path):
         config.content,
         config.budget,
         *config.classes,
+        config.pipelines,
         config.log,
     ):
         assert section.model_fields_set == set(type(section).model_fields)
@@ -101,7 +102,8 @@ def test_the_example_shows_every_setting_and_its_true_default(tmp_path):
     engine, node = plain.engine.model_copy(update=bounds), {"flight_bytes_max": 256 * 2**20}
     limits = {"power_w": 8.0, "idle_w": 4.0, "busy_w": 10.0, "heat_limit_c": 80.0}
     budget = plain.budget.model_copy(update={**limits, "price_per_hour": 0.2, "money_per_hour": 0.05})
-    changed = {"engine": engine, "node": plain.node.model_copy(update=node), "budget": budget}
+    pipelines = plain.pipelines.model_copy(update={"folder": tmp_path / "pipelines"})
+    changed = {"engine": engine, "node": plain.node.model_copy(update=node), "budget": budget, "pipelines": pipelines}
     assert config == plain.model_copy(update=changed)
 
 

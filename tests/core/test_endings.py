@@ -70,6 +70,19 @@ def test_what_ends_late_is_owed_to_its_class(reason, owed):
     assert classes.level("chat") == pytest.approx(owed)
 
 
+def test_a_step_of_something_larger_counts_to_no_class_by_itself():
+    world = world_of(2)
+    cell = world.cells[world.names[2]]
+    session = world.ask(cell.name, tokens_max=100)
+    world.run_until(lambda: len(cell.tokens(session)) >= 3)
+    ingress = cell.node._ingress
+    (entry,) = ingress._ledger.entries()
+    entry.request = replace(entry.request, kind="chat", part=True)
+    ingress._endings._classes = classes = Classes([RequestClass("chat", 20_000.0, 0.1)])
+    ingress._endings.finish(entry, FinishReason.FAILED, "", "", world.now, Outbox(cell.name))
+    assert classes.level("chat") == 0.0
+
+
 def test_a_request_that_never_began_is_late_too():
     world = world_of(2)
     cell = world.cells[world.names[2]]

@@ -71,6 +71,8 @@ class TwinIngress:
         self.errands: list[tuple[Steps, float]] = []
         self.fault: RejectCode | None = None
         """Why no errand is done."""
+        self.kinds: list[str] = []
+        """The classes of errands."""
         self.ends: list[tuple[str, bool]] = []
         """Runs of pipelines that are over: class, and whether it was late."""
 
@@ -88,16 +90,20 @@ class TwinIngress:
         )
 
     async def run(self, steps: Steps, request: bytes, deadline_s: float, kind: str = "") -> ErrandEnded:
-        """Embeds a text as (its length in bytes, 0), and turns anything else around."""
+        """Embeds a text as (its length in tokens, 0), encodes, and turns anything else around."""
         self.errands.append((steps, deadline_s))
+        self.kinds.append(kind)
         if self.fault is not None:
             return ErrandEnded(1, b"", self.fault, "it is not to be")
-        if steps[-1][1] != Method.EMBED:
+        methods = [method for _, method in steps]
+        if methods == [Method.ENCODE]:
+            return ErrandEnded(1, pack(self.tokenizer.encode(unpack(EncodeRequest, request))), None, "")
+        if methods[-1] != Method.EMBED:
             return ErrandEnded(1, request[::-1], None, "")
-        if steps[0][1] == Method.CHECK:
-            tokens = unpack(CheckRequest, request).tokens
-        else:
+        if methods[0] == Method.ENCODE:
             tokens = self.tokenizer.encode(unpack(EncodeRequest, request)).tokens
+        else:
+            tokens = unpack(CheckRequest, request).tokens
         return ErrandEnded(1, pack(EmbedAnswer((float(len(tokens)), 0.0), len(tokens))), None, "")
 
     def ended(self, kind: str, *, late: bool) -> None:

@@ -45,6 +45,7 @@ COMMANDS: Final[dict[str, Command]] = {
     "plan": Command("shoal_agent.cli.plan", "app", "Plan for a cluster on paper, or for the one that is there."),
     "recover": Command("shoal_agent.cli.recover", "recover", "Replace a plan whose voters are lost."),
     "model": Command("shoal_agent.cli.model", "app", "Import, list, show, verify and remove packages."),
+    "pipeline": Command("shoal_agent.cli.pipeline", "app", "Look over the manifest of a pipeline of services."),
     "keygen": Command("shoal_agent.cli.keys", "keygen", "Make the keys of a new node, and its enrolment."),
     "api-key": Command(
         "shoal_agent.cli.keys", "api_key", "Make a key for the API, and the hash the agents keep of it."

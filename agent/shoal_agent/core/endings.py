@@ -90,7 +90,7 @@ class Endings:
         if reason in (CloseReason.FINISHED, CloseReason.DEADLINE):
             self._lateness.ended(entry.plan.deployment, late=reason is CloseReason.DEADLINE)
         if reason is not CloseReason.CANCELLED:
-            self._classes.ended(entry.request.kind, late=reason is not CloseReason.FINISHED)
+            self._classes.ended(entry.request.promised, late=reason is not CloseReason.FINISHED)
         self._journey.leave(entry, reason, now, out)
 
     def forget(self, entry: Entry, out: Outbox) -> None:

@@ -296,6 +296,13 @@ class GenerationRequest:
     claim: Claim | None = None
     kind: str = ""
     """The request class that its client named; empty: none."""
+    part: bool = False
+    """It is a step of something larger, which itself answers for the promise of its class."""
+
+    @property
+    def promised(self) -> str:
+        """The class to which its end counts; empty: none."""
+        return "" if self.part else self.kind
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,18 +89,18 @@ class Ingress:
             return
         tenure = self._tenures.serving(request.deployment)
         if tenure is None:
-            self._tables.classes.ended(request.kind, late=True)
+            self._tables.classes.ended(request.promised, late=True)
             back = self._tables.restored is not None and now < self._tables.restored + COMING_BACK_S
             code = RejectCode.STARTING if back else RejectCode.NOT_READY
             self._endings.reject(request.session, code, "not every stage is ready yet", out)
             return
         if self.request_count >= REQUESTS_MAX:
-            self._tables.classes.ended(request.kind, late=True)
+            self._tables.classes.ended(request.promised, late=True)
             self._endings.reject(request.session, RejectCode.OVERLOADED, f"{REQUESTS_MAX} requests are in flight", out)
             return
         word = judged(request, tenure.plan, self._tables, self._movers, now)
         if isinstance(word, Refused):
-            self._tables.classes.ended(request.kind, late=True)
+            self._tables.classes.ended(request.promised, late=True)
             self._endings.reject(request.session, RejectCode.OVERLOADED, word.reason, out, word.retry_after_s)
             return
         deadline = Instant(now + request.deadline_s)

@@ -158,15 +158,17 @@ def joined(inputs: Mapping[str, bytes]) -> bytes:
 
 def waves(steps: Sequence[Step]) -> tuple[tuple[str, ...], ...]:
     """Which steps could be done at once, then which ones after them, and so on; those in a circle are left out."""
-    names = {step.name for step in steps}
+    left = {step.name: step for step in reversed(steps)}
     found: list[tuple[str, ...]] = []
-    done: set[str] = set()
     while True:
-        ready = tuple(step.name for step in steps if step.name not in done and not (names - done) & set(step.inputs))
+        ready = tuple(
+            step.name for step in steps if step.name in left and not any(each in left for each in step.inputs)
+        )
         if not ready:
             return tuple(found)
         found.append(ready)
-        done.update(ready)
+        for name in ready:
+            left.pop(name, None)
 
 
 # --- what can be wrong ------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from shoal_agent.core.council import RECORDS
 from shoal_agent.core.events import Restored, Sampled, ServicesAvailable, StopRequested
 from shoal_agent.core.flight import FLIGHT_VERSION, Departure
 from shoal_agent.core.node import Node
+from shoal_agent.core.pipeline import Pipeline
 from shoal_agent.core.service_classes import RequestClass
 from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_agent.shell import ort
@@ -47,6 +48,7 @@ from shoal_agent.shell.microbench import measure_speed
 from shoal_agent.shell.mqtt import MqttControlPlane
 from shoal_agent.shell.mqtt_address import broker_address
 from shoal_agent.shell.packages import Packages
+from shoal_agent.shell.pipeline_manifest import load_pipelines
 from shoal_agent.shell.power import Meter
 from shoal_agent.shell.recorder import FLIGHT_FILE, Recorder, RecordingSealer
 from shoal_agent.shell.relay import Relay
@@ -102,6 +104,7 @@ class _Ground:
     meter: Meter
     data_socket: socket.socket
     api_socket: socket.socket | None
+    pipelines: tuple[Pipeline, ...]
 
 
 async def run_agent(config: Config) -> None:
@@ -110,6 +113,7 @@ async def run_agent(config: Config) -> None:
     recorded = sealer if config.node.flight_bytes_max is None else RecordingSealer(sealer)
     roster = open_roster(config.cluster)
     member = member_in(roster, sealer, Role.AGENT)
+    pipelines = load_pipelines(config.pipelines.folder, [kind.name for kind in _promises(config)])
     log = Log(config.log, member.node)
     log.adopt_libraries()
     with StateDir.open(config.node.state_dir) as state:
@@ -120,7 +124,8 @@ async def run_agent(config: Config) -> None:
         store = Store(config.models.store_dir)
         clock = Clock()
         meter = Meter(config.budget.terms().power, clock.now())
-        ground = _Ground(config, identity, sealer, state, log, clock, store, sensors, meter, data_socket, api_socket)
+        sockets = (data_socket, api_socket)
+        ground = _Ground(config, identity, sealer, state, log, clock, store, sensors, meter, *sockets, pipelines)
         ort.configure(config.engine.threads or max(1, cores() - 1))
         speed = await _speed(state)
         async with _connected(ground, speed) as (runtime, node, tasks):
@@ -195,8 +200,8 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
         tasks.run("lock", LockWatch(lock_files(config.node.state_dir, os.environ), runtime.post).run())
         if ground.api_socket is not None:
             keys = ApiKeys(api_key_hashes(config.api))
-            kinds = _promises(config)
-            ports = ApiPorts(runtime, window.models, window.ready, window.state, window.explain, metrics, keys, kinds)
+            told = (window.models, window.ready, window.state, window.explain)
+            ports = ApiPorts(runtime, *told, metrics, keys, _promises(config), ground.pipelines)
             app = build_app(ports)
             tasks.serve(ApiServer(app, ground.api_socket))
         yield runtime, node, tasks

@@ -188,6 +188,16 @@ class Metrics:
             ["kind"],
             registry=self._registry,
         )
+        self._runs = Counter(
+            "shoal_pipeline_runs", "Runs of pipelines that entered here", ["pipeline", "how"], registry=self._registry
+        )
+        self._run = Histogram(
+            "shoal_pipeline_run_seconds",
+            "From the arrival of a pipeline's request to its answer",
+            ["pipeline"],
+            buckets=_FIRST_TOKEN_S,
+            registry=self._registry,
+        )
         self._first_token = Histogram(
             "shoal_first_token_seconds",
             "From the arrival of a request to its first token",
@@ -217,6 +227,12 @@ class Metrics:
     def answered(self, route: str, status: int) -> None:
         """The API began a response. ``route`` is one of the API's own paths, never a client's."""
         self._answers.labels(route, str(status)).inc()
+
+    def run_ended(self, pipeline: str, how: str, seconds: float) -> None:
+        """A run of a pipeline is over; only those that were answered tell how long it takes."""
+        self._runs.labels(pipeline, how).inc()
+        if how == "done":
+            self._run.labels(pipeline).observe(seconds)
 
     def first_token(self, seconds: float) -> None:
         """A stream's first token came."""

@@ -20,6 +20,7 @@ from shoal_agent.shell.api.claims import request_id_of
 from shoal_agent.shell.api.embeddings import Embeddings
 from shoal_agent.shell.api.errors import SERVER, ApiError
 from shoal_agent.shell.api.openai import REQUEST_ID, OpenAi
+from shoal_agent.shell.api.pipelines import Pipelines
 from shoal_agent.shell.api.ports import ApiPorts
 from shoal_agent.shell.api.streaming import ClientGone
 from shoal_agent.shell.metrics import Metrics
@@ -30,8 +31,9 @@ _CLIENT_CLOSED: Final = 499
 
 def build_app(ports: ApiPorts) -> ASGIApp:
     """The whole API over ``ports``."""
+    rooms = (OpenAi(ports), Embeddings(ports), Pipelines(ports), Admin(ports))
     app = Starlette(
-        routes=[*OpenAi(ports).routes(), *Embeddings(ports).routes(), *Admin(ports).routes()],
+        routes=[route for room in rooms for route in room.routes()],
         exception_handlers={
             ApiError: _api_error,
             ClientGone: _client_gone,

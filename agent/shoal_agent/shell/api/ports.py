@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
+from shoal_agent.core.pipeline import Pipeline
 from shoal_agent.core.service_classes import RequestClass
 from shoal_agent.shell.api.auth import ApiKeys
 from shoal_agent.shell.metrics import Metrics
@@ -50,3 +51,4 @@ class ApiPorts:
     keys: ApiKeys
     classes: tuple[RequestClass, ...] = ()
     """Kinds of requests that clients may name."""
+    pipelines: tuple[Pipeline, ...] = ()

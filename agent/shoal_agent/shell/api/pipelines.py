@@ -1,0 +1,136 @@
+"""Pipelines over HTTP: ``GET /shoal/v1/pipelines`` lists them, ``POST /shoal/v1/pipelines/{name}`` runs one.
+
+The body is the request: as it is, or a JSON object of texts if the pipeline takes its request in parts. The answer is
+told by its sort (``core/pipeline.py``): text as text, bytes as bytes, the rest as JSON::
+
+    tokens   {"tokens": [1, 2]}
+    vector   {"vector": [0.6, 0.8], "tokens": 2}
+    map      {"left": {"vector": ...}, "answer": "a text", "scan": {"base64": "..."}}
+
+Time and class are as for a chat (``promises``): the class that the client names, else the pipeline's own.
+"""
+
+import base64
+import json
+from typing import Any, Final
+
+import msgpack
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from shoal_agent.core.effects import Reject
+from shoal_agent.core.facts import RejectCode
+from shoal_agent.core.pipeline import PART, REQUEST, Pipeline, Sort
+from shoal_agent.core.services import EmbedAnswer, EncodeAnswer, unpack
+from shoal_agent.shell.api.body import read_body
+from shoal_agent.shell.api.errors import ApiError, invalid, rejected, unauthorized
+from shoal_agent.shell.api.ports import ApiPorts
+from shoal_agent.shell.api.promises import class_of, deadline_of
+from shoal_agent.shell.api.runs import Runs
+from shoal_agent.shell.api.streaming import unless_gone
+from shoal_agent.shell.pipeline_manifest import described
+from shoal_protocol.errors import MalformedMessage
+from shoal_protocol.ids import SessionId
+
+Json = dict[str, Any]
+_NOBODY: Final = SessionId(bytes(16))
+
+
+class Pipelines:
+    """The endpoints."""
+
+    def __init__(self, ports: ApiPorts) -> None:
+        self._keys = ports.keys
+        self._classes = ports.classes
+        self._pipelines = {pipeline.name: pipeline for pipeline in ports.pipelines}
+        self._runs = Runs(ports.ingress, ports.models, ports.metrics)
+
+    def routes(self) -> list[Route]:
+        """Every path of these."""
+        return [
+            Route("/shoal/v1/pipelines", self.listed, methods=["GET"]),
+            Route("/shoal/v1/pipelines/{name}", self.run, methods=["POST"]),
+        ]
+
+    async def listed(self, request: Request) -> Response:
+        """What there is, what each takes and gives."""
+        self._authorize(request)
+        return JSONResponse({"object": "list", "data": [described(each) for each in self._pipelines.values()]})
+
+    async def run(self, request: Request) -> Response:
+        """Answer one request."""
+        self._authorize(request)
+        pipeline = self._pipelines.get(request.path_params["name"])
+        if pipeline is None:
+            message = f"There is no pipeline {request.path_params['name'][:100]!r} here."
+            raise ApiError(404, message, code="pipeline_not_found")
+        kind = class_of(request, self._classes, pipeline.kind)
+        deadline_s = deadline_of(request) if kind is None else _within(request, kind.deadline_ms / 1000)
+        parts = parts_of(pipeline, await read_body(request))
+        name = "" if kind is None else kind.name
+        ended = await unless_gone(request.receive, self._runs.run(pipeline, parts, deadline_s, name))
+        if ended.code is not None:
+            raise rejected(Reject(_NOBODY, ended.code, ended.detail, ended.retry_after_s))
+        return _response(pipeline, ended.answer)
+
+    def _authorize(self, request: Request) -> None:
+        if self._keys.holder(request.headers.get("authorization")) is None:
+            raise unauthorized()
+
+
+def _within(request: Request, promised_s: float) -> float:
+    """All the time of its class, unless the client gives it less."""
+    return deadline_of(request, promised_s, promised_s)
+
+
+def parts_of(pipeline: Pipeline, body: bytes) -> dict[str, bytes]:
+    """What every input that is no step is; ApiError if the body is not what the pipeline takes."""
+    wanted = pipeline.parts
+    if not wanted:
+        return {REQUEST: body}
+    try:
+        given = json.loads(body)
+    except (ValueError, RecursionError) as fault:
+        raise ApiError(400, f"The body is not valid JSON. {fault}", code="invalid_json") from None
+    if not isinstance(given, dict) or set(given) != set(wanted):
+        raise invalid("body", f"The body is an object of these texts and no others: {', '.join(wanted)}.")
+    parts = {}
+    for name in wanted:
+        try:
+            parts[f"{PART}{name}"] = given[name].encode()
+        except (AttributeError, UnicodeEncodeError):
+            raise invalid(name, f"{name}: must be a text.") from None
+    return parts
+
+
+def _response(pipeline: Pipeline, answer: bytes) -> Response:
+    sort = pipeline.sort_of(pipeline.output)
+    if sort is Sort.BYTES:
+        return Response(answer, media_type="application/octet-stream")
+    try:
+        told = told_of(pipeline, pipeline.output, answer)
+    except (MalformedMessage, UnicodeDecodeError):
+        # A peer's service gave it; nobody looked at it on the way.
+        detail = "a service answered what makes no sense"
+        raise rejected(Reject(_NOBODY, RejectCode.INTERNAL, detail, None)) from None
+    if isinstance(told, str):
+        return Response(told, media_type="text/plain")
+    return JSONResponse(told)
+
+
+def told_of(pipeline: Pipeline, name: str, answer: bytes) -> str | Json:
+    """The answer of one step (or a part of the request), by its sort."""
+    match pipeline.sort_of(name):
+        case Sort.TEXT:
+            return answer.decode()
+        case Sort.TOKENS:
+            return {"tokens": list(unpack(EncodeAnswer, answer).tokens)}
+        case Sort.VECTOR:
+            embedded = unpack(EmbedAnswer, answer)
+            return {"vector": list(embedded.vector), "tokens": embedded.tokens}
+        case Sort.MAP:
+            inputs: dict[str, bytes] = msgpack.unpackb(answer)  # this node packed it
+            return {given: told_of(pipeline, given, raw) for given, raw in inputs.items()}
+        case Sort.BYTES:
+            return {"base64": base64.b64encode(answer).decode()}
