@@ -40,7 +40,6 @@ class Line:
     arrivals: asyncio.Queue[None] = field(default_factory=asyncio.Queue)
     requests: list[object] = field(default_factory=list)
     script: list[object] = field(default_factory=list)
-    ends: list[tuple[str, bool]] = field(default_factory=list)
     counted: list[tuple[str, str]] = field(default_factory=list)
     tokens: list[tuple[int, int]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
@@ -62,9 +61,6 @@ class Line:
         self.requests.append(request)
         for answer in self.script:
             yield answer
-
-    def ended(self, kind, *, late):
-        self.ends.append((kind, late))
 
     def run_ended(self, pipeline, how, seconds):
         assert seconds >= 0
@@ -100,7 +96,7 @@ async def test_branches_run_side_by_side_with_the_class_and_what_is_left_of_the_
     line.answer("b", b"2")
     line.answer("a", b"1")
     assert await run == Ended(joined({"a": b"1", "b": b"2"}))
-    assert (line.ends, line.counted) == ([("search", False)], [("pair", "done")])
+    assert line.counted == [("pair", "done")]
 
 
 async def test_the_first_that_fails_ends_the_run_and_cancels_what_runs(line, runs):
@@ -109,24 +105,23 @@ async def test_the_first_that_fails_ends_the_run_and_cancels_what_runs(line, run
     line.answer("b", code=RejectCode.OVERLOADED, detail="no room")
     assert await run == Ended(b"", RejectCode.OVERLOADED, "step 'b' (turn.b): no room", 1.0)
     assert line.cancelled == ["a"]
-    assert (line.ends, line.counted) == ([("search", True)], [("pair", "overloaded")])
+    assert line.counted == [("pair", "overloaded")]
 
 
-async def test_a_deadline_ends_it_and_counts_as_late(line, runs):
+async def test_a_deadline_ends_it_and_cancels_what_runs(line, runs):
     ended = await runs.run(PAIR, {"request": b"r"}, 0.02, "search")
     assert ended.code is RejectCode.DEADLINE
     assert "'a', 'b', 'both'" in ended.detail
     assert sorted(line.cancelled) == ["a", "b"]
-    assert line.ends == [("search", True)]
 
 
-async def test_who_leaves_is_late_for_nobody(line, runs):
+async def test_who_leaves_takes_the_steps_along(line, runs):
     run = asyncio.create_task(runs.run(PAIR, {"request": b"r"}, 5.0, "search"))
     await line.until_asked(2)
     run.cancel()
     await asyncio.gather(run, return_exceptions=True)
     assert sorted(line.cancelled) == ["a", "b"]
-    assert (line.ends, line.counted) == ([], [("pair", "cancelled")])
+    assert line.counted == [("pair", "cancelled")]
 
 
 async def test_two_classes_at_once_each_with_its_own_deadline(line, runs):
@@ -138,7 +133,6 @@ async def test_two_classes_at_once_each_with_its_own_deadline(line, runs):
     for waiting in slow.values():
         waiting.set_result(ErrandEnded(1, b"", None, ""))
     assert (await calm).code is None
-    assert line.ends == [("quick", True), ("calm", False)]
 
 
 async def test_runs_are_bounded(line, runs):
@@ -189,7 +183,7 @@ async def test_a_generation_is_a_chat_of_the_runs_class_that_counts_nothing_itse
     assert (request.deployment, request.tokens_max, request.kind, request.part) == (TINY, 8, "search", True)
     assert (request.promised, request.claim, request.sampling.temperature) == ("", None, 0.0)
     assert 4.0 < request.deadline_s <= 5.0
-    assert (line.tokens, line.ends) == ([(3, 2)], [("search", False)])
+    assert line.tokens == [(3, 2)]
 
 
 async def test_a_bare_prompt_is_no_chat(line, runs):

@@ -187,7 +187,7 @@ class Ingress(Protocol):
         """
 
     def ended(self, kind: str, *, late: bool) -> None:
-        """A pipeline's run is over; ``kind`` is its class."""
+        """A request that the API put together from several calls is over; ``kind`` is its class."""
 
     def generate(self, request: GenerationRequest, *, lingers: bool) -> AsyncGenerator[Answer, None]:
         """Yields Accept, Emit*, Finish or one Reject. Closing it early cancels the session, unless it ``lingers``."""

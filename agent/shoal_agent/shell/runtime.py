@@ -288,7 +288,7 @@ class Runtime:
                 self.post(ErrandCancelled(errand))
 
     def ended(self, kind: str, *, late: bool) -> None:
-        """A pipeline's run is over; ``kind`` is its class."""
+        """A request that the API put together from several calls is over; ``kind`` is its class."""
         self.post(PipelineEnded(kind, late))
 
     def generate(self, request: GenerationRequest, *, lingers: bool) -> AsyncGenerator[Answer, None]:

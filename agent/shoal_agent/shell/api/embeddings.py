@@ -4,7 +4,7 @@
 the deployment's model, wherever they are quickest. ``POST /shoal/v1/services/{service}/{method}`` passes the body on to
 a service as it is, and its answer back.
 
-A client may ask for less time than everybody has (``X-Deadline-S``).
+A client may name the class of its request, and ask for less time than everybody has (``promises``).
 """
 
 import asyncio
@@ -33,7 +33,7 @@ from shoal_agent.core.services import (
 from shoal_agent.shell.api.body import read_body
 from shoal_agent.shell.api.errors import ApiError, invalid_body, rejected, unauthorized, unknown_model
 from shoal_agent.shell.api.ports import ApiPorts, ServedModel
-from shoal_agent.shell.api.promises import deadline_of
+from shoal_agent.shell.api.promises import Promise, kept, promise_of
 from shoal_agent.shell.api.streaming import unless_gone
 from shoal_agent.shell.ports import Steps
 from shoal_protocol.ids import SessionId
@@ -73,6 +73,7 @@ class Embeddings:
     def __init__(self, ports: ApiPorts) -> None:
         self._keys = ports.keys
         self._models = ports.models
+        self._classes = ports.classes
         self._ingress = ports.ingress
         self._metrics = ports.metrics
 
@@ -88,14 +89,15 @@ class Embeddings:
             body = EmbeddingBody.model_validate_json(await read_body(request))
         except ValidationError as fault:
             raise invalid_body(fault) from None
-        model, deadline_s = self._served(body.model), deadline_of(request)
+        model, promise = self._served(body.model), promise_of(request, self._classes)
         room = asyncio.Semaphore(AT_ONCE)
 
         async def one(text: str | list[int]) -> EmbedAnswer:
             async with room:
-                return await self._vector(model, text, deadline_s)
+                return await self._vector(model, text, promise)
 
-        answers = await unless_gone(request.receive, _all(one, body.inputs()))
+        with kept(self._ingress, promise):
+            answers = await unless_gone(request.receive, _all(one, body.inputs()))
         tokens = sum(answer.tokens for answer in answers)
         self._metrics.used(tokens, 0)
         data = [
@@ -105,7 +107,7 @@ class Embeddings:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return JSONResponse({"object": "list", "model": model.id, "data": data, "usage": usage})
 
-    async def _vector(self, model: ServedModel, text: str | list[int], deadline_s: float) -> EmbedAnswer:
+    async def _vector(self, model: ServedModel, text: str | list[int], promise: Promise) -> EmbedAnswer:
         tokenizer = service_name(ServiceKind.TOKENIZER, model.model)
         embedder = service_name(ServiceKind.EMBEDDER, model.model)
         first, asked = (
@@ -114,18 +116,20 @@ class Embeddings:
             else (Method.CHECK, pack(CheckRequest(tuple(text))))
         )
         steps = ((tokenizer, str(first)), (embedder, str(Method.EMBED)))
-        return unpack(EmbedAnswer, await self._answer(steps, asked, deadline_s))
+        return unpack(EmbedAnswer, await self._answer(steps, asked, promise))
 
     async def service(self, request: Request) -> Response:
         """Any service that takes and gives bytes."""
         self._authorize(request)
-        body, deadline_s = await read_body(request), deadline_of(request)
+        body = await read_body(request)
+        promise = promise_of(request, self._classes)
         steps = ((request.path_params["service"], request.path_params["method"]),)
-        answer = await unless_gone(request.receive, self._answer(steps, body, deadline_s))
+        with kept(self._ingress, promise):
+            answer = await unless_gone(request.receive, self._answer(steps, body, promise))
         return Response(answer, media_type="application/octet-stream")
 
-    async def _answer(self, steps: Steps, request: bytes, deadline_s: float) -> bytes:
-        ended = await self._ingress.run(steps, request, deadline_s)
+    async def _answer(self, steps: Steps, request: bytes, promise: Promise) -> bytes:
+        ended = await self._ingress.run(steps, request, promise.left_s, promise.kind)
         if ended.code is not None:
             raise rejected(Reject(_NOBODY, ended.code, ended.detail, retry_after_s(ended.code)))
         return ended.result

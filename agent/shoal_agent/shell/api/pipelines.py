@@ -26,7 +26,7 @@ from shoal_agent.core.services import EmbedAnswer, EncodeAnswer, unpack
 from shoal_agent.shell.api.body import read_body
 from shoal_agent.shell.api.errors import ApiError, invalid, rejected, unauthorized
 from shoal_agent.shell.api.ports import ApiPorts
-from shoal_agent.shell.api.promises import class_of, deadline_of
+from shoal_agent.shell.api.promises import kept, promise_of
 from shoal_agent.shell.api.runs import Runs
 from shoal_agent.shell.api.streaming import unless_gone
 from shoal_agent.shell.pipeline_manifest import described
@@ -43,6 +43,7 @@ class Pipelines:
     def __init__(self, ports: ApiPorts) -> None:
         self._keys = ports.keys
         self._classes = ports.classes
+        self._ingress = ports.ingress
         self._pipelines = {pipeline.name: pipeline for pipeline in ports.pipelines}
         self._runs = Runs(ports.ingress, ports.models, ports.metrics)
 
@@ -65,23 +66,18 @@ class Pipelines:
         if pipeline is None:
             message = f"There is no pipeline {request.path_params['name'][:100]!r} here."
             raise ApiError(404, message, code="pipeline_not_found")
-        kind = class_of(request, self._classes, pipeline.kind)
-        deadline_s = deadline_of(request) if kind is None else _within(request, kind.deadline_ms / 1000)
         parts = parts_of(pipeline, await read_body(request))
-        name = "" if kind is None else kind.name
-        ended = await unless_gone(request.receive, self._runs.run(pipeline, parts, deadline_s, name))
-        if ended.code is not None:
-            raise rejected(Reject(_NOBODY, ended.code, ended.detail, ended.retry_after_s))
-        return _response(pipeline, ended.answer)
+        promise = promise_of(request, self._classes, pipeline.kind)
+        with kept(self._ingress, promise):
+            run = self._runs.run(pipeline, parts, promise.left_s, promise.kind)
+            ended = await unless_gone(request.receive, run)
+            if ended.code is not None:
+                raise rejected(Reject(_NOBODY, ended.code, ended.detail, ended.retry_after_s))
+            return _response(pipeline, ended.answer)
 
     def _authorize(self, request: Request) -> None:
         if self._keys.holder(request.headers.get("authorization")) is None:
             raise unauthorized()
-
-
-def _within(request: Request, promised_s: float) -> float:
-    """All the time of its class, unless the client gives it less."""
-    return deadline_of(request, promised_s, promised_s)
 
 
 def parts_of(pipeline: Pipeline, body: bytes) -> dict[str, bytes]:

@@ -1,21 +1,41 @@
 """How much time a request has: what its client says in the headers, and what its class was promised.
 
 ``X-Shoal-Class`` names a class that the operator defined, ``X-Deadline-S`` asks for less time than everybody has.
+
+How a chat kept the promise of its class, its ingress sees. What the API itself puts together from several calls, it has
+to say: one request ended, and whether it was late.
 """
 
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from starlette.requests import Request
 
 from shoal_agent.core.service_classes import RequestClass
 from shoal_agent.shell.api.errors import ApiError, invalid
+from shoal_agent.shell.ports import Ingress
 from shoal_protocol.limits import REQUEST_DEADLINE_S_MAX
 
 CLASS_HEADER: Final = "x-shoal-class"
 DEADLINE_HEADER: Final = "x-deadline-s"
 DEADLINE_S: Final = 60.0
 """Of a request that names none, and is no chat: an embedding takes milliseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Promise:
+    """What holds for one request. ``kind``: its class; empty: none. ``until``: by ``time.monotonic``."""
+
+    kind: str
+    until: float
+
+    @property
+    def left_s(self) -> float:
+        """What is left of its time."""
+        return max(0.0, self.until - time.monotonic())
 
 
 def class_of(request: Request, classes: Iterable[RequestClass], default: str = "") -> RequestClass | None:
@@ -34,15 +54,37 @@ def class_of(request: Request, classes: Iterable[RequestClass], default: str = "
     )
 
 
-def deadline_of(request: Request, most_s: float = REQUEST_DEADLINE_S_MAX, default_s: float = DEADLINE_S) -> float:
-    """Seconds that the client gives it, ``most_s`` at most; ``default_s`` if it does not say."""
+def promise_of(request: Request, classes: Iterable[RequestClass], default: str = "") -> Promise:
+    """The deadline of its class, or its client's if that is sooner; with neither, a minute from now."""
+    kind = class_of(request, classes, default)
+    most_s = REQUEST_DEADLINE_S_MAX if kind is None else kind.deadline_ms / 1000
+    unasked_s = DEADLINE_S if kind is None else most_s
     text = request.headers.get(DEADLINE_HEADER, "")
-    if not text:
-        return min(default_s, most_s)
+    deadline_s = min(_seconds(text), most_s) if text else unasked_s
+    return Promise("" if kind is None else kind.name, time.monotonic() + deadline_s)
+
+
+@contextmanager
+def kept(ingress: Ingress, promise: Promise) -> Iterator[None]:
+    """Count what is done within as one request of its class: late if it fails, or is done after its deadline.
+
+    Whose client leaves, and who is of no class, counts for nobody.
+    """
     try:
-        deadline_s = float(text)
+        yield
+    except ApiError:
+        if promise.kind:
+            ingress.ended(promise.kind, late=True)
+        raise
+    if promise.kind:
+        ingress.ended(promise.kind, late=not promise.left_s)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
     except ValueError:
-        deadline_s = 0.0
-    if not 0.0 < deadline_s <= REQUEST_DEADLINE_S_MAX:
+        seconds = 0.0
+    if not 0.0 < seconds <= REQUEST_DEADLINE_S_MAX:
         raise invalid("X-Deadline-S", f"X-Deadline-S: more than 0 and at most {REQUEST_DEADLINE_S_MAX:g} seconds")
-    return min(deadline_s, most_s)
+    return seconds

@@ -2,7 +2,7 @@
 
 A light service's step is an errand, so rule B places it as it places any other; a generation enters the ingress as a
 chat does. Both are given what is left of the deadline, and the class of the run, by which they are admitted and placed.
-To the promise of that class a run counts once, however many steps it has. What still runs when it is over is cancelled.
+What still runs when a run is over is cancelled.
 """
 
 import asyncio
@@ -69,10 +69,7 @@ class Runs:
             how = "done" if ended.code is None else ended.code.value
         finally:
             self._count -= 1
-            took_s = time.monotonic() - begun
-            self._metrics.run_ended(pipeline.name, how, took_s)
-            if how != CANCELLED:
-                self._ingress.ended(kind, late=ended.code is not None or took_s > deadline_s)
+            self._metrics.run_ended(pipeline.name, how, time.monotonic() - begun)
         return ended
 
     def _refused(self, pipeline: Pipeline) -> Ended | None:
