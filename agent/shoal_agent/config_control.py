@@ -7,20 +7,21 @@ from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from shoal_agent.config_values import Amount, Limit, Name, Section
+from shoal_agent.config_values import Amount, Bytes, Limit, Name, Section
 from shoal_agent.core.budgets import PowerModel, Terms
 from shoal_agent.core.service_classes import Classes, RequestClass
 from shoal_protocol.limits import REQUEST_DEADLINE_S_MAX
 
 
 class BudgetSection(Section):
-    """What the node may draw, cost, and how hot it may get; what is not set is not limited."""
+    """What the node may draw, cost and fetch on average, and how hot it may get; what is not set is not limited."""
 
     power_w: Limit | None = None
     idle_w: Amount | None = None
     busy_w: Amount | None = None
     price_per_hour: Amount = 0.0
     money_per_hour: Limit | None = None
+    moved_bytes_per_s: Bytes | None = None
     heat_limit_c: Limit | None = None
 
     @model_validator(mode="after")
@@ -37,6 +38,7 @@ class BudgetSection(Section):
             power_w=self.power_w,
             price_per_hour=self.price_per_hour,
             money_per_hour=self.money_per_hour,
+            moved_bytes_per_s=self.moved_bytes_per_s,
             heat_limit_c=self.heat_limit_c,
             power=model,
         )

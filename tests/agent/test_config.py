@@ -100,7 +100,7 @@ def test_the_example_shows_every_setting_and_its_true_default(tmp_path):
     plain = load_config(tmp_path / "agent.toml", environment=credentials, check_files=False)
     bounds = {"memory_bytes_max": 2 * 2**30, "kv_bytes_max": 512 * 2**20}
     engine, node = plain.engine.model_copy(update=bounds), {"flight_bytes_max": 256 * 2**20}
-    limits = {"power_w": 8.0, "idle_w": 4.0, "busy_w": 10.0, "heat_limit_c": 80.0}
+    limits = {"power_w": 8.0, "idle_w": 4.0, "busy_w": 10.0, "heat_limit_c": 80.0, "moved_bytes_per_s": 10**6}
     budget = plain.budget.model_copy(update={**limits, "price_per_hour": 0.2, "money_per_hour": 0.05})
     pipelines = plain.pipelines.model_copy(update={"folder": tmp_path / "pipelines"})
     changed = {"engine": engine, "node": plain.node.model_copy(update=node), "budget": budget, "pipelines": pipelines}

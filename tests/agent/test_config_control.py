@@ -12,8 +12,9 @@ CHAT = {"name": "chat", "deadline_ms": 20_000.0, "epsilon": 0.05}
 
 def test_sections_are_what_the_core_calls_them():
     assert BudgetSection().terms() == NO_TERMS
-    section = BudgetSection(power_w=8.0, idle_w=4.0, busy_w=10.0, price_per_hour=0.2, money_per_hour=0.1)
-    assert section.terms() == Terms(8.0, 0.2, 0.1, None, None, PowerModel(4.0, 10.0))
+    given = {"power_w": 8.0, "idle_w": 4.0, "busy_w": 10.0, "price_per_hour": 0.2, "money_per_hour": 0.1}
+    section = BudgetSection(**given, moved_bytes_per_s="1 MB")
+    assert section.terms() == Terms(8.0, 0.2, 0.1, 1e6, None, PowerModel(4.0, 10.0))
     assert ClassSection(**CHAT).promise() == RequestClass("chat", 20_000.0, 0.05)
 
 

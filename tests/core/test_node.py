@@ -79,12 +79,13 @@ def test_a_run_of_a_pipeline_is_one_request_of_its_class():
 def test_hours_cost_money_also_where_nothing_tells_what_the_machine_draws():
     world = World(1)
     identity = Identity(world.names[0], Incarnation(1), world.cells[world.names[0]].key, world.roster)
-    terms = Terms(power_w=5.0, price_per_hour=1.0, money_per_hour=0.5)
+    terms = Terms(power_w=5.0, price_per_hour=1.0, money_per_hour=0.5, moved_bytes_per_s=100.0)
     node = Node(CoreConfig(CLUSTER, Endpoint("127.0.0.1", 1), "", 1, "test", terms=terms), identity, Random(1), START)
-    node.handle(Sampled(Capacity(1, 1, 1, 1, 1, ()), Load(1000, 1, None, 0, 0), 1, seconds=5.0), START)
+    node.handle(Sampled(Capacity(1, 1, 1, 1, 1, ()), Load(1000, 1, None, 0, 0), 1, None, 5.0, 700), START)
     budgets = dict(node.snapshot(START).budgets)
     assert budgets["money"] == pytest.approx(5.0), "ten seconds of the allowance in five"
     assert budgets["energy"] == 0.0
+    assert budgets["moved"] == pytest.approx(2.0), "seven seconds' bytes in five"
 
 
 def test_it_wakes_when_it_said_and_not_before():

@@ -39,6 +39,7 @@ class Peers:
         self.most: Counter[NodeId] = Counter()
         self.most_peers = 0
         self.accused: list[NodeId] = []
+        self.booked: list[int] = []
         self.counts: Counter[tuple[str, str]] = Counter()
 
     async def place(self, peer: NodeId, order: Order) -> Delivery:
@@ -66,7 +67,7 @@ class Peers:
         return self.store.load(NAME).blobs
 
     async def pull(self, *sources: NodeId) -> None:
-        means = Means(self.target, self, Rate(0), self.offload, self.count, self.accused.append)
+        means = Means(self.target, self, Rate(0), self.offload, self.count, self.accused.append, self.booked.append)
         async with asyncio.timeout(WAIT_S):
             await Pull(means, self.store.load(NAME), self.refs, sources).run()
         assert not self.target.lacking(self.refs)
@@ -190,7 +191,7 @@ async def test_what_arrived_before_a_failure_is_not_fetched_again(peers):
         await peers.pull(PEERS[0])
     begun = peers.counts["content_bytes", "in"]
     await_refs = [ref for ref in peers.refs if peers.target.lacking((ref,))]
-    means = Means(peers.target, peers, Rate(0), peers.offload, peers.count, peers.accused.append)
+    means = Means(peers.target, peers, Rate(0), peers.offload, peers.count, peers.accused.append, peers.booked.append)
     await Pull(means, peers.store.load(NAME), await_refs, [PEERS[1]]).run()
     assert peers.counts["content_bytes", "in"] == peers.store.load(NAME).package_bytes
     assert begun > 0
@@ -215,7 +216,7 @@ async def test_what_another_process_fills_is_waited_for(peers, monkeypatch):
 async def test_what_is_whole_by_the_time_it_is_opened_is_not_fetched_again(peers):
     manifest = peers.store.load(NAME)
     ref = manifest.blocks[1].shards[0]
-    means = Means(peers.target, peers, Rate(0), peers.offload, peers.count, peers.accused.append)
+    means = Means(peers.target, peers, Rate(0), peers.offload, peers.count, peers.accused.append, peers.booked.append)
     late = Pull(means, manifest, [ref], [PEERS[0]])
     await Pull(means, manifest, [ref], [PEERS[0]]).run()
     await late.run()

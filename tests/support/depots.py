@@ -97,12 +97,13 @@ async def depot(
     disk_bytes_max: int = 0,
     catalog: CatalogSource | None = None,
     patience_s: float = 0.0,
+    moved_bytes_per_s: int = 0,
 ) -> AsyncIterator[Depot]:
     """A node; afterwards nothing of it is left."""
     async with station(one, *(other for other in roster if other != one)) as running:
         made = Depot(running, store)
         made.services = ServiceHost(running.tensors, running.post)
-        settings = ContentSettings(bytes_per_s_max, disk_bytes_max, patience_s)
+        settings = ContentSettings(bytes_per_s_max, disk_bytes_max, patience_s, moved_bytes_per_s)
         packages = Packages(store, made.services, running.post)
         made.content = Content(
             settings, store, packages.announce, made, catalog, made.send, running.post, made.count, made.say

@@ -1,8 +1,9 @@
 """Energy, money and heat of one node.
 
 Energy and money are budgets *on average*: queues E and K (see ``queues``) that rise while more is used than allowed,
-and make every instance dearer in rule A until it is not. Bytes moved, B, likewise. Joules are measured where the
-machine counts them, else calculated from a configured model ``idle_w + busy (busy_w - idle_w)``.
+and make every instance dearer in rule A until it is not. B is that of the bytes of packages that plans make the node
+fetch: what nobody waits for is not fetched while any are owed (no light service needs any). Joules are measured where
+the machine counts them, else calculated from a configured model ``idle_w + busy (busy_w - idle_w)``.
 
 A level of each is what is allowed in a second: they stand beside the levels of work that waits a second. What one busy
 processor draws or costs in a slot is a level too (``core_energy``, ``core_money``); the product of both is what rule A
@@ -22,6 +23,7 @@ processors may be used, at the limit only those that are busy anyway, in between
 from dataclasses import dataclass
 from typing import Final
 
+from shoal_agent.core.events import Sampled
 from shoal_agent.core.quantities import amount, positive
 from shoal_agent.core.queues import BudgetQueue
 
@@ -103,6 +105,11 @@ class Budgets:
         for queue, used in zip((self._energy, self._money, self._moved), spent, strict=True):
             if queue is not None and used is not None:
                 queue.step(used, slots=seconds)
+
+    def sampled(self, event: Sampled) -> None:
+        """The sensors were read."""
+        busy = event.load.cpu_permille / 1000
+        self.step(seconds=event.seconds, joules=event.joules, busy=busy, moved_bytes=event.moved_bytes)
 
     @property
     def energy(self) -> float:

@@ -32,6 +32,8 @@ class Sampled:
     """Drawn by the machine in the last ``seconds``, as it counts or by its power model; None if nothing is known."""
     seconds: float = 0.0
     """Since the reading before."""
+    moved_bytes: int = 0
+    """Of packages, fetched from peers meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)

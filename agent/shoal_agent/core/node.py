@@ -247,8 +247,8 @@ class Node:
                 if self._tables.phase is NodePhase.DRAINING:
                     self._tables.timers.clear(Routine.LEAVE)  # asked twice: at once
                 self._leave(now, out)
-            case Sampled(load=load):
-                self._tables.budgets.step(seconds=event.seconds, joules=event.joules, busy=load.cpu_permille / 1000)
+            case Sampled():
+                self._tables.budgets.sampled(event)
                 self._citizen.local(event, now, out)
             case _:
                 self._citizen.local(event, now, out)

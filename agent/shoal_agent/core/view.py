@@ -116,7 +116,7 @@ def view_of(
         host.kv_bytes,
         tuple(movers.workshop.loads(now)),
         movers.away_count,
-        (("energy", tables.budgets.energy), ("money", tables.budgets.money)),
+        (("energy", tables.budgets.energy), ("money", tables.budgets.money), ("moved", tables.budgets.moved)),
         tables.budgets.watts,
         tuple((name, tables.classes.level(name)) for name in tables.classes.names()),
     )

@@ -196,7 +196,7 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
         tasks.run("control plane", control.run())
         tasks.run("data plane", data.run())
         tasks.run("content", content.run())
-        tasks.run("sensors", _sense(ground, runtime, speed))
+        tasks.run("sensors", _sense(ground, runtime, speed, content))
         tasks.run("lock", LockWatch(lock_files(config.node.state_dir, os.environ), runtime.post).run())
         if ground.api_socket is not None:
             keys = ApiKeys(api_key_hashes(config.api))
@@ -232,7 +232,8 @@ def _content(
 ) -> Content:
     """Packages between nodes: what the data plane keeps from the core."""
     config, store = ground.config, ground.store
-    settings = ContentSettings(config.content.bytes_per_s_max, config.models.disk_bytes_max, SOURCES_S)
+    moved = config.budget.moved_bytes_per_s or 0
+    settings = ContentSettings(config.content.bytes_per_s_max, config.models.disk_bytes_max, SOURCES_S, moved)
     catalog = CatalogSource(store, child_environment(os.environ, store.root)) if config.content.catalog else None
     content = Content(
         settings,
@@ -319,16 +320,16 @@ def _tell_beginnings(ground: _Ground, runtime: Runtime, packages: Packages, spee
                 runtime.post(Restored(name, ground.state.restore(name) or b""))
 
 
-def _reading(ground: _Ground, speed: int) -> Sampled:
+def _reading(ground: _Ground, speed: int, moved_bytes: int = 0) -> Sampled:
     capacity, load = ground.sensors.capacity(speed, ort.providers()), ground.sensors.load()
     joules, seconds = ground.meter.read(load.cpu_permille / 1000, ground.clock.now())
-    return Sampled(capacity, load, wall_ms(), joules, seconds)
+    return Sampled(capacity, load, wall_ms(), joules, seconds, moved_bytes)
 
 
-async def _sense(ground: _Ground, runtime: Runtime, speed: int) -> None:
+async def _sense(ground: _Ground, runtime: Runtime, speed: int, content: Content) -> None:
     while True:
         await asyncio.sleep(SAMPLE_S)
-        runtime.post(_reading(ground, speed))
+        runtime.post(_reading(ground, speed, content.moved()))
 
 
 # --- living --------------------------------------------------------------------------------------------------------

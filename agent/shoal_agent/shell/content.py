@@ -11,6 +11,9 @@ be what the manifest says. A blob is visible when it is whole. Whatever is recei
 goes on where the last life stopped.
 
 At most one job fetches texts and one fetches weights at a time. Each load and each fetch of a model is answered once.
+
+*What is moved has a budget* on average, B of ``core/budgets.py``. What somebody waits for never waits for it, and is
+counted. Weights that are fetched ahead, which nobody waits for, are not begun before what was moved is paid off.
 """
 
 import asyncio
@@ -61,6 +64,8 @@ class ContentSettings:
     disk_bytes_max: int
     patience_s: float = 0.0
     """How long one who names no source waits to hear of one."""
+    moved_bytes_per_s: int = 0
+    """What may be fetched on average; 0: no budget."""
 
 
 class Content:
@@ -89,7 +94,9 @@ class Content:
         self._workers = ThreadPoolExecutor(max_workers=_WORKERS, thread_name_prefix="content")
         self._orders = Orders(send, count)
         self._server = ContentServer(store, send, Rate(settings.bytes_per_s_max), self._offload, count)
-        self._means = Means(store, self._orders, Rate(settings.bytes_per_s_max), self._offload, count, self._accuse)
+        rate = Rate(settings.bytes_per_s_max)
+        self._means = Means(store, self._orders, rate, self._offload, count, self._accuse, self._book)
+        self._budget, self._moved_bytes = Rate(settings.moved_bytes_per_s), 0
         self._sources = Sources(settings.patience_s)
         self._one_of_texts, self._one_of_weights = asyncio.Lock(), asyncio.Lock()
         self._models: set[Digest] = set()
@@ -142,6 +149,15 @@ class Content:
         fetching.cancel()
         self._post(BlocksFailed(span, "unloaded while it was being fetched"))
 
+    def moved(self) -> int:
+        """Bytes that were fetched from peers since this was asked before."""
+        moved, self._moved_bytes = self._moved_bytes, 0
+        return moved
+
+    def _book(self, size: int) -> None:
+        self._moved_bytes += size
+        self._budget.take(size, self._loop.time())
+
     def from_blocks(self, event: Event) -> None:
         """The blocks' Post: a span that could not be opened keeps nothing on the disk; the rest is passed on."""
         if isinstance(event, BlocksFailed):
@@ -176,6 +192,8 @@ class Content:
 
     async def _fetch_blocks(self, span: StageSpan, sources: Sequence[NodeId]) -> None:
         try:
+            while (wait_s := self._budget.wait_s(0, self._loop.time())) > 0:  # noqa: ASYNC110 - more is moved meanwhile
+                await asyncio.sleep(wait_s)
             await self._weights(span, sources)
         except _NOT_OURS as fault:
             blocks, reason = f"{span.first_block}-{span.last_block}", str(fault) or type(fault).__name__

@@ -53,7 +53,7 @@ HELD_TRIES: Final = 240
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What fetching needs of its surroundings. ``accuse`` takes the peer whose piece was wrong."""
+    """What fetching needs of its surroundings. ``accuse`` takes the peer whose piece was wrong, ``book`` what came."""
 
     store: Store
     orders: Orders
@@ -61,6 +61,7 @@ class Means:
     offload: Offload
     count: CountContent
     accuse: Callable[[NodeId], None]
+    book: Callable[[int], None]
 
 
 @dataclass(slots=True)
@@ -193,6 +194,7 @@ class Pull:
             return
         peer.strikes = peer.busy = 0
         means.count("content_bytes", "in", size)
+        means.book(size)
 
     def _failed(self, peer: _Peer, ref: BlobRef, fault: OrderFailed) -> None:
         if isinstance(fault, PeerLacks):
