@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from shoal_agent.core.pipeline import (
     GENERATE,
@@ -164,6 +166,27 @@ def test_what_is_no_pipeline_is_refused_with_its_place(steps, output, fault):
 def test_all_faults_come_together():
     steps = (brought("a", "b"), brought("b", "a"), brought("c", "nobody"), encode("c", "request.x"))
     assert len(faults_of(steps, "d")) == 4
+
+
+NAMES = st.sampled_from(["a", "b", "c", "request", "request.x", "nobody"])
+ANY = st.builds(
+    Step,
+    NAMES,
+    st.sampled_from(["turn", JOIN, GENERATE, "tokenizer", "sampler"]),
+    st.lists(NAMES, max_size=3).map(tuple),
+    st.sampled_from(["", "encode"]),
+    st.sampled_from([None, MODEL]),
+)
+
+
+@given(st.lists(ANY, max_size=5), NAMES)
+def test_whatever_is_written_is_judged_and_what_is_right_has_an_order(steps, output):
+    if not faults_of(steps, output):
+        pipeline = Pipeline("p", tuple(steps), output)
+        ordered = [name for wave in waves(steps) for name in wave]
+        assert sorted(ordered) == sorted(step.name for step in steps)
+        assert ordered[-1] == output
+        assert pipeline.sort_of(output) is pipeline.step(output).gives
 
 
 def test_a_join_is_bounded():

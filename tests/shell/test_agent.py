@@ -9,7 +9,9 @@ import socket
 import httpx
 import pytest
 
-from shoal_agent.errors import ExitCode
+from shoal_agent.config import load_config
+from shoal_agent.errors import ConfigError, ExitCode
+from shoal_agent.shell.agent import run_agent
 from shoal_agent.shell.broker import embedded_broker
 from shoal_agent.shell.clock import unix_s
 from shoal_agent.shell.cluster import local_cluster
@@ -98,6 +100,18 @@ async def test_a_port_in_use_is_said_before_anything_is_promised(lab):
         finally:
             await stop_agents([running])
     assert "in use" in lab.nodes[0].log.read_text()
+
+
+async def test_a_pipeline_that_is_none_is_told_before_anything_is_promised(tmp_path):
+    made = make_lab(LabSettings(tmp_path / "lab", 1, tmp_path / "models", ("mqtt://127.0.0.1:1",)), unix_s())
+    node = made.nodes[0]
+    (node.folder / "pipelines").mkdir()
+    (node.folder / "pipelines" / "bad.toml").write_text('name = "bad"\noutput = "nobody"\nsteps = []\nclass = "chat"')
+    node.config.write_text(node.config.read_text() + '\n[pipelines]\nfolder = "pipelines"\n')
+    with pytest.raises(ConfigError, match=r"bad\.toml has 2 faults") as caught:
+        await run_agent(load_config(node.config, environment={}))
+    assert "class: there is no request class 'chat' in the agent's configuration; known: none" in caught.value.message
+    assert not (node.folder / "state").exists()
 
 
 async def test_a_killed_host_comes_back_and_serves_the_plan_it_remembers(tmp_path, tiny_store):

@@ -22,7 +22,7 @@ from shoal_agent.core.facts import (
     RejectCode,
     TextPrompt,
 )
-from shoal_agent.core.pipeline import Generation, Pipeline, Step
+from shoal_agent.core.pipeline import Generation, Pipeline
 from shoal_agent.core.pipeline_run import RUNS_MAX, Begin, Ended, Order, PipelineRun
 from shoal_agent.core.services import ChatMessage, RenderRequest, ServiceKind, pack, service_name
 from shoal_agent.shell.api.claims import lone
@@ -65,7 +65,9 @@ class Runs:
         begun, how = time.monotonic(), CANCELLED
         self._count += 1
         try:
-            ended = self._refused(pipeline) or await self._drive(pipeline, request, begun + deadline_s, kind)
+            ended = self._refused(pipeline)
+            if ended is None:
+                ended = await self._drive(pipeline, request, begun + deadline_s, kind)
             how = "done" if ended.code is None else ended.code.value
         finally:
             self._count -= 1
@@ -83,7 +85,7 @@ class Runs:
         return None
 
     async def _drive(self, pipeline: Pipeline, request: Mapping[str, bytes], until: float, kind: str) -> Ended:
-        run = PipelineRun(pipeline, request, Instant(until))
+        run, names = PipelineRun(pipeline, request, Instant(until)), self._names(pipeline)
         tasks: dict[str, asyncio.Task[bytes | _Failed]] = {}
         orders = run.begin(Instant(time.monotonic()))
         try:
@@ -91,7 +93,7 @@ class Runs:
                 for order in orders:
                     if isinstance(order, Ended):
                         return order
-                    tasks[order.step.name] = asyncio.create_task(self._step(order, kind))
+                    tasks[order.step.name] = asyncio.create_task(self._step(order, names, kind))
                 left_s = max(0.0, until - time.monotonic())
                 await asyncio.wait(tasks.values(), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 orders = self._came(run, tasks, Instant(time.monotonic()))
@@ -117,19 +119,25 @@ class Runs:
 
     # --- one step ---------------------------------------------------------------------------------------------------
 
-    async def _step(self, order: Begin, kind: str) -> bytes | _Failed:
+    def _names(self, pipeline: Pipeline) -> dict[str, str]:
+        """What each step's service is called in full: that of a model has the model's digest in its name."""
+        digests = {model.id: model.model for model in self._models()}
+        return {
+            step.name: step.service
+            if step.model is None
+            else service_name(ServiceKind(step.service), digests[step.model])
+            for step in pipeline.steps
+            if step.generation is None
+        }
+
+    async def _step(self, order: Begin, names: Mapping[str, str], kind: str) -> bytes | _Failed:
         step = order.step
         if step.generation is not None:
             return await self._generated(order, step.generation, kind)
-        ended = await self._ingress.run(((self._service(step), step.method),), order.request, order.left_s, kind)
+        ended = await self._ingress.run(((names[step.name], step.method),), order.request, order.left_s, kind)
         if ended.code is not None:
             return _Failed(ended.code, ended.detail, retry_after_s(ended.code))
         return ended.result
-
-    def _service(self, step: Step) -> str:
-        """The full name: that of a model's service has the model in it."""
-        digests = {model.id: model.model for model in self._models()}
-        return step.service if step.model is None else service_name(ServiceKind(step.service), digests[step.model])
 
     async def _generated(self, order: Begin, how: Generation, kind: str) -> bytes | _Failed:
         own, model = lone(), order.step.model
