@@ -4,7 +4,7 @@
 then gets its texts: tokenizer, template, graphs. After that a node can plan for the model and serve it light services.
 *Loading blocks* gets the weights of a span first, if they are not here, and then lets the engine open them. Either way
 peers are asked first; the catalog is tried when no peer could give everything, because it means a download and minutes
-of converting.
+of converting. It is left as soon as a peer is named that was not asked yet.
 
 Nothing that a peer sends is believed: a manifest is decoded strictly and must hash to the model's digest, a piece must
 be what the manifest says. A blob is visible when it is whole. Whatever is received stays in the store, so a restart
@@ -227,8 +227,13 @@ class Content:
             return await self._offload(partial(self._store.find, model))
         except PackageNotFound:
             pass
-        reasons = []
         sources = await self._sources.of(model, sources)
+        await self._obtained(model, sources, partial(self._manifest_fetched, model))
+        return await self._offload(partial(self._store.find, model))
+
+    async def _manifest_fetched(self, model: Digest, sources: Sequence[NodeId]) -> str:
+        """Have the manifest of ``model`` from one of ``sources``; empty, or why that failed."""
+        reasons = []
         async with self._one_of_texts:
             for peer in dict.fromkeys(sources):
                 try:
@@ -238,9 +243,8 @@ class Content:
                     continue
                 await self._offload(partial(self._store.adopt, manifest))
                 self._say("info", "manifest fetched", {"model": manifest.name, "peer": peer})
-                return manifest
-        await self._from_catalog(model, "; ".join(reasons) or "no peer is known to have it")
-        return await self._offload(partial(self._store.find, model))
+                return ""
+        return "; ".join(reasons) or "no peer is known to have it"
 
     async def _manifest_of(self, peer: NodeId, model: Digest) -> Manifest:
         """What ``peer`` says the manifest is, verified. OrderFailed, ManifestInvalid."""
@@ -294,12 +298,30 @@ class Content:
         freed = await self._offload(partial(make_room, self._store, refs, self._settings.disk_bytes_max, in_use))
         fields: dict[str, str | int | float] = {"model": manifest.name, "blobs": len(refs), "bytes": size}
         self._say("info", "fetching", {**fields, "peers": len(sources), "evicted_bytes": freed})
+        await self._obtained(manifest.digest, sources, partial(self._pulled, manifest, refs))
+        self._say("info", "fetched", {**fields, "took_s": round(self._loop.time() - begun, 3)})
+
+    async def _pulled(self, manifest: Manifest, refs: Sequence[BlobRef], sources: Sequence[NodeId]) -> str:
+        """Have ``refs`` from ``sources``; empty, or why that failed."""
         try:
             await Pull(self._means, manifest, refs, sources).run()
         except FetchFailed as fault:
-            harm = await self._offload(partial(_first_harm, self._store, manifest, refs))
-            await self._from_catalog(manifest.digest, f"{harm}; {fault}")
-        self._say("info", "fetched", {**fields, "took_s": round(self._loop.time() - begun, 3)})
+            return f"{await self._offload(partial(_first_harm, self._store, manifest, refs))}; {fault}"
+        return ""
+
+    async def _obtained(
+        self, model: Digest, sources: Sequence[NodeId], ask: Callable[[Sequence[NodeId]], Awaitable[str]]
+    ) -> None:
+        """``ask`` the sources, then the catalog, then whoever is named while that is at work; FetchFailed.
+
+        Every one is asked once, so this ends however often they are named.
+        """
+        asked: set[NodeId] = set()
+        while reason := await ask(sources):
+            asked.update(sources)
+            sources = await self._sources.unless_named(model, asked, self._from_catalog(model, reason))
+            if not sources:
+                return
 
     async def _from_catalog(self, model: Digest, reason: str) -> None:
         """Import ``model`` here; FetchFailed, with the ``reason`` why no peer could give it, if that fails too."""

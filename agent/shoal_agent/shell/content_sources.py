@@ -4,11 +4,14 @@ A node that was killed while it fetched begins its next life with the plan it ha
 asks for what it lacks, and names no source. The catalog would be a download and minutes of converting for what a
 neighbour has, and would keep whatever is known a moment later from being asked. So who names nobody waits for a word
 about that model that does, for ``patience_s``: brokers hand out what nodes say of themselves within a second.
+
+Patience may end too soon: nobody tells a node of sources that hosts nothing any more, and a minute later it is to host
+again. So a word is listened for while the catalog is at work, too, and whoever is named then is asked instead.
 """
 
 import asyncio
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Container, Coroutine, Sequence
+from typing import Any, Final
 
 from shoal_protocol.ids import Digest, NodeId
 
@@ -41,12 +44,40 @@ class Sources:
         sources = sources or self._known.get(model, ())
         if sources or not self._patience_s:
             return sources
+        try:
+            async with asyncio.timeout(self._patience_s):
+                return await self._word(model)
+        except TimeoutError:
+            return sources
+
+    async def unless_named(
+        self, model: Digest, asked: Container[NodeId], work: Coroutine[Any, Any, None]
+    ) -> Sequence[NodeId]:
+        """Do ``work``, and name nobody; or leave it for whoever is named before it is done and is none of ``asked``."""
+        working, named = asyncio.ensure_future(work), asyncio.ensure_future(self._beside(model, asked))
+        try:
+            await asyncio.wait({working, named}, return_when=asyncio.FIRST_COMPLETED)
+            if named.done():
+                return named.result()
+            working.result()
+            return ()
+        finally:
+            for each in (working, named):
+                each.cancel()
+            await asyncio.gather(working, named, return_exceptions=True)
+
+    async def _beside(self, model: Digest, asked: Container[NodeId]) -> Sequence[NodeId]:
+        """Wait until somebody is named who is none of ``asked``; who that is."""
+        named = self._known.get(model, ())
+        while not (others := [node for node in named if node not in asked]):
+            named = await self._word(model)
+        return others
+
+    async def _word(self, model: Digest) -> Sequence[NodeId]:
+        """Who is named next."""
         waiting: asyncio.Future[Sequence[NodeId]] = asyncio.get_running_loop().create_future()
         self._waiting[waiting] = model
         try:
-            async with asyncio.timeout(self._patience_s):
-                return await waiting
-        except TimeoutError:
-            return sources
+            return await waiting
         finally:
             del self._waiting[waiting]
