@@ -23,6 +23,8 @@ NEWCOMER = 4
 BYTES_PER_S = 1_500_000
 """A stage of the model takes the newcomer one to two seconds."""
 CLIENTS = 2
+EDGE = 30
+"""So many tokens from its beginning and from its end a stream is in the middle."""
 STRUCK_S_MAX = 20.0
 BACK = count()
 
@@ -61,9 +63,24 @@ def phases_of(view):
 
 
 async def ask_on(survival, clients, stop):
+    """One stream after the other."""
     while not stop.is_set():
         clients.append(survival.ask(survival.cluster.agents[0]))
         await clients[-1].over()
+
+
+async def begin_readers(survival, clients, stop):
+    """They take turns: whenever it is, one of them is in the middle of its text."""
+    readers = []
+    for number in range(CLIENTS):
+        readers.append(asyncio.create_task(ask_on(survival, clients, stop)))
+        await asyncio.sleep(0)  # it asks
+        await clients[number].stream.reached(SHORT.tokens // CLIENTS)
+    return readers
+
+
+def in_the_middle(client):
+    return EDGE <= len(client.stream.tokens) <= SHORT.tokens - EDGE
 
 
 async def struck(survival, what, moment, victim_of):
@@ -72,14 +89,15 @@ async def struck(survival, what, moment, victim_of):
     before, hosts = (await cluster.view(witness)).epoch, await survival.hosts()
     newcomer = cluster.agents[NEWCOMER]
     clients, stop = [], asyncio.Event()
-    readers = [asyncio.create_task(ask_on(survival, clients, stop)) for _ in range(CLIENTS)]
+    readers = await begin_readers(survival, clients, stop)
     ordering = asyncio.create_task(order(survival, what, [*hosts[1:], newcomer]))
     try:
         async with asyncio.timeout(STRUCK_S_MAX):
             while True:
                 view = await cluster.view(witness)
                 phases = phases_of(view)
-                if view.epoch > before and moment(phases[view.epoch], phases[before], newcomer.node, hosts):
+                come = view.epoch > before and moment(phases[view.epoch], phases[before], newcomer.node, hosts)
+                if come and any(map(in_the_middle, clients)):
                     break
                 await asyncio.sleep(POLL_S / 5)
         victim = victim_of(newcomer, hosts)

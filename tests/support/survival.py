@@ -125,7 +125,17 @@ class Survival:
         newest = (await self.cluster.view(witness or self.agents[0])).newest
         assert newest is not None
         assert newest["route"] is not None, newest
+        tell(f"epoch {newest['epoch']}: {self._layout(newest)}")
         return [self.cluster.agent(node) for node in newest["route"]]
+
+    def _layout(self, deployment: dict[str, Any]) -> str:
+        """For whoever reads of a test that failed: which layout it met."""
+        backing = [[each["node"] for each in stage["standbys"]] for stage in deployment["stages"]]
+        stages = zip(deployment["route"], backing, strict=True)
+        return ", ".join(
+            f"{self.cluster.agent(node).name} backed by {[self.cluster.agent(each).name for each in standbys]}"
+            for node, standbys in stages
+        )
 
     async def standbys(self) -> list[list[Agent]]:
         """Who could take over each stage of the newest epoch, and has its blocks open."""
