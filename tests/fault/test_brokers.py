@@ -53,17 +53,6 @@ async def cluster(tiny_store, tmp_path_factory):
         yield made
 
 
-@pytest_asyncio.fixture(loop_scope="module")
-async def both(cluster):
-    """Two brokers before it, and after it again."""
-    yield
-    for broker in cluster.brokers:
-        if broker.process is None:
-            await broker.start()
-    await cluster.until(lambda view: view.brokers_up == len(cluster.brokers), cluster.agents, SETTLED_S_MAX)
-
-
-@pytest.mark.usefixtures("both")
 @pytest.mark.asyncio(loop_scope="module")
 async def test_one_broker_after_the_other_is_frozen_and_killed_and_nothing_happens(cluster):
     first, second = cluster.brokers
@@ -77,9 +66,9 @@ async def test_one_broker_after_the_other_is_frozen_and_killed_and_nothing_happe
     await goes_on(cluster, second.kill, brokers_up=1)
 
 
-@pytest.mark.usefixtures("both")
 @pytest.mark.asyncio(loop_scope="module")
 async def test_without_any_broker_a_dead_host_is_still_replaced(cluster, record_property):
+    """Whether the one that the test before killed is back makes no difference: both are killed, and both come back."""
     expected = await cluster.ask(cluster.agents[0])
     await asyncio.gather(*(broker.kill() for broker in cluster.brokers))
     await cluster.until(lambda view: view.brokers_up == 0, cluster.agents, BROKER_LOST_S_MAX)

@@ -21,6 +21,7 @@ from shoal_agent.shell.clock import wall_ms
 from shoal_agent.shell.cluster import local_cluster
 from shoal_agent.shell.identity import open_roster, open_sealer
 from shoal_agent.shell.lab import LabSettings
+from shoal_agent.shell.operator import DeployWish
 from shoal_agent.shell.tls import data_tls
 from shoal_models.package import Store
 from shoal_protocol.codec import encode_plan
@@ -32,6 +33,7 @@ from shoal_protocol.messages import Endpoint, Heartbeat, PlanAnnounced
 from shoal_protocol.sealing import Ed25519Sealer
 from shoal_protocol.topics import topic_for
 from tests.support.links import call
+from tests.support.processes import processes
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -200,7 +202,13 @@ async def test_a_damaged_shard_is_named_and_not_served(tiny_store, tmp_path, dam
         del data[-10:]
     shard.write_bytes(data)
     settings = LabSettings(tmp_path / "lab", 1, store.root, (), memory_bytes=10**9)
-    with pytest.raises(FailedError, match=manifest.blocks[1].name):
-        async with local_cluster(settings, "tiny", stages=1):
-            pytest.fail("a damaged package was served")
-    assert "Traceback" not in (tmp_path / "lab" / "node-1" / "agent.log").read_text()
+    async with processes(settings, brokers=1) as cluster:
+        (agent,) = cluster.agents
+        with agent.lab.config.open("a") as config:
+            config.write(
+                "\n[content]\ncatalog = false\n"
+            )  # importing all of it, to see that none is this one, takes long
+        await cluster.start(agent)
+        with pytest.raises(FailedError, match=manifest.blocks[1].name):
+            await cluster.deploy(DeployWish("tiny", stages=1, nodes=(agent.node,)))
+    assert "Traceback" not in agent.lab.log.read_text()

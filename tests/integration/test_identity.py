@@ -1,7 +1,10 @@
 """However many stages the model is cut into, over real processes and real sockets: the same tokens, one by one.
 
+All questions are asked at once, so that stages take turns between them.
 The reference is the unsplit model: all blocks in one graph, one plain onnxruntime session, nothing of the engine.
 """
+
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -45,9 +48,10 @@ def test_the_prompts_are_as_long_as_they_say(prompts):
 def test_tokens_equal_the_unsplit_models(stages, prompts, expected):
     with demo.running("--nodes", str(stages)) as cluster:
         assert len(cluster.printed["plan"]) == stages
-        answers = [cluster.greedy(prompt, TOKENS) for prompt in prompts]
-        last = cluster.printed["agents"][-1]["api"]
-        from_another_ingress = cluster.greedy(prompts[0], TOKENS, last)
+        asked = [(prompt, cluster.api) for prompt in prompts]
+        asked.append((prompts[0], cluster.printed["agents"][-1]["api"]))
+        with ThreadPoolExecutor(len(asked)) as threads:
+            *answers, from_another_ingress = threads.map(lambda each: cluster.greedy(each[0], TOKENS, each[1]), asked)
     assert answers == expected
     assert from_another_ingress == expected[0]
     assert max(len(tokens) for tokens in expected) == TOKENS
