@@ -40,6 +40,7 @@ What this does not know: queues in series (split the deadline and sum the epsilo
 ``2 * 50 / epsilon`` blocks are forgotten.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from math import erfc, exp, expm1, floor, inf, log, log1p, sqrt
@@ -159,6 +160,8 @@ class Blocks:
         self._points: list[tuple[float, float]] = []
         """The same as (block, share), rising; built when somebody asks."""
         self._count = self._sum = self._squares = 0.0
+        self.closed = 0
+        """Blocks ever: while it stays the same, so does all that these blocks tell."""
         self._work = self._filled = 0.0
 
     def slot(self, work: float, busy: float = 1.0) -> None:
@@ -170,6 +173,7 @@ class Blocks:
             self._work = self._filled = 0.0
 
     def _closed(self, block: float) -> None:
+        self.closed += 1
         if self._count >= self._kept_max:
             # Half of what was is forgotten at once, so that a new year is not judged by the last one's weather.
             self._bins = {key: (count / 2, total / 2) for key, (count, total) in self._bins.items() if count > SEEN_MIN}
@@ -291,8 +295,16 @@ def _excess(arrivals: Flow, service: Flow, instances: int, theta: float) -> tupl
 
 def tail(arrivals: Flow, service: Flow, instances: int, delay_slots: float, task: float = 0.0) -> float:
     """``Pr{D > delay}`` of tasks of so much work; 0: work flows in without being cut into tasks."""
-    pairs = zip_longest(_scales(arrivals), _scales(service))
-    return max(_tail(come or arrivals, gone or service, instances, delay_slots, task) for come, gone in pairs)
+    return _worst(_pairs(arrivals, service), instances, delay_slots, task)
+
+
+def _pairs(arrivals: Flow, service: Flow) -> list[tuple[Flow, Flow]]:
+    """Both at each length of blocks that is asked."""
+    return [(a or arrivals, s or service) for a, s in zip_longest(_scales(arrivals), _scales(service))]
+
+
+def _worst(pairs: Sequence[tuple[Flow, Flow]], instances: int, delay_slots: float, task: float) -> float:
+    return max(_tail(come, gone, instances, delay_slots, task) for come, gone in pairs)
 
 
 def _tail(arrivals: Flow, service: Flow, instances: int, delay_slots: float, task: float) -> float:
@@ -349,10 +361,10 @@ def size(
         return _guessed(arrivals, service, epsilon, instances_max)
     if arrivals.mean <= 0:
         return Size(0, service.mean, (0.0,), assured=True)
-    tails, enough = [1.0], None
+    tails, enough, pairs = [1.0], None, _pairs(arrivals, service)
     while len(tails) <= instances_max and (enough is None or len(tails) <= enough + SPARE):
         count = len(tails)
-        tails.append(min(tail(arrivals, service, count, delay_slots, task), tails[-1]))
+        tails.append(min(_worst(pairs, count, delay_slots, task), tails[-1]))
         if enough is None and tails[-1] <= epsilon:
             enough = count
     chosen = instances_max if enough is None else enough

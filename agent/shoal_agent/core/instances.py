@@ -94,14 +94,21 @@ class Light:
     tails: tuple[float, ...] = (0.0,)
 
     def __post_init__(self) -> None:
+        work = (self.backlog, self.pressure, self.rate, self.boot, self.run, self.lateness)
+        figures = (*work, self.boot_bytes, self.joules, self.money, *self.needs, *self.tails)
+        if not (min(figures) >= 0 and sum(figures) < inf):  # as it never is: and there are dozens in a slot
+            self._refuse()
+        if not 0 <= self.busy <= self.settled <= self.running <= INSTANCES_MAX or not 0 <= self.least <= INSTANCES_MAX:
+            raise ValueError(f"{self.name}: {self.busy}, {self.settled}, {self.running}, {self.least} are no counts")
+
+    def _refuse(self) -> None:
+        """Name the figure that is none; a sum that is NaN or infinite has one, unless it only ran over."""
         for name in ("backlog", "pressure", "rate", "boot", "run", "boot_bytes", "joules", "money", "lateness"):
             amount(name, getattr(self, name))
         for need in self.needs:
             amount("needs", need)
         for chance in self.tails:
             amount("tails", chance)
-        if not 0 <= self.busy <= self.settled <= self.running <= INSTANCES_MAX or not 0 <= self.least <= INSTANCES_MAX:
-            raise ValueError(f"{self.name}: {self.busy}, {self.settled}, {self.running}, {self.least} are no counts")
 
 
 def worth(light: Light, count: int, prices: Prices) -> float:

@@ -18,7 +18,7 @@ adds to the drift. Whoever runs the call has rule A weigh it (``bench``).
 """
 
 from collections.abc import Container
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from random import Random
 from typing import Final
 
@@ -89,7 +89,7 @@ class _Trip:
 
 def _task(owed: float) -> Task:
     """A call of whose class so much is owed."""
-    return replace(_PLAIN, urgency=1.0 + owed) if owed > 0 else _PLAIN
+    return Task(_PLAIN.deadline_slots, _PLAIN.v, 1.0 + owed, _PLAIN.bias) if owed > 0 else _PLAIN
 
 
 def is_light(service: str) -> bool:

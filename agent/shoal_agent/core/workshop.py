@@ -32,6 +32,9 @@ HABIT: Final = 3
 """Decisions of one kind in a row that are told as a move: one may be a trial."""
 DIGEST_PEERS: Final = 10
 """In a share of up to so many nodes each may tell every slot; in a larger one, so that as many are heard in total."""
+SIZED_SLOTS: Final = 50
+"""How often a service is asked what effective capacity it needs, in its turn, as in the experiments: the blocks that
+tell it are a thousand, of eight slots each."""
 STARTS: Final = 1
 """Of a service in a slot: the next one waits until the queue grew although the first is there (``instances``)."""
 V: Final = 1.0
@@ -57,13 +60,17 @@ class Workshop:
         self._told: dict[str, None] = {}
         """Services that others were told to be busy here."""
         self._told_at = Instant(0.0)
+        self._slots = 0
 
     def __len__(self) -> int:
         return len(self._here)
 
     def bench(self, service: str) -> Bench:
         """How it stands with ``service`` here."""
-        return self._benches.setdefault(service, Bench(service))
+        bench = self._benches.get(service)
+        if bench is None:
+            bench = self._benches[service] = Bench(service)
+        return bench
 
     def run(self, effect: CallService, now: Instant, out: Outbox, owed: float = 0.0) -> None:
         """A call that runs here; ``owed`` is Z of its request's class."""
@@ -114,6 +121,10 @@ class Workshop:
         benches = [self._benches[service] for service in sorted(self._benches)]
         for bench in benches:
             bench.step()
+        self._slots += 1
+        turn = self._slots % max(SIZED_SLOTS, len(benches))
+        if turn < len(benches):
+            benches[turn].size_anew()
         self._scale(benches, cores, now, out)
         digest = self._digest(benches, now)
         if any(bench.busy or bench.running > self._keep(bench) for bench in benches) or self._told:
@@ -132,7 +143,7 @@ class Workshop:
         alive = [bench for bench in benches if bench.running]
         budgets = self._tables.budgets
         joules, money = budgets.core_energy(max(cores, 1), SLOT_S), budgets.core_money(max(cores, 1), SLOT_S)
-        lights = [replace(bench.light(self._keep(bench), now), joules=joules, money=money) for bench in alive]
+        lights = [bench.light(self._keep(bench), now, joules, money) for bench in alive]
         if budgets.overdrawn:
             # Whoever is busy without a break is never idle: it may go too, when its call is over.
             lights = [replace(light, least=min(light.least, 1), busy=0, settled=0) for light in lights]
