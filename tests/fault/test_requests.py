@@ -3,9 +3,9 @@
 import pytest
 
 from shoal_agent.core import services
-from shoal_agent.core.effects import SendFrame
+from shoal_agent.core.effects import ErrandEnded, SendFrame
 from shoal_agent.core.endings import RETRY_AFTER_S
-from shoal_agent.core.events import CancelRequested, StopRequested
+from shoal_agent.core.events import CancelRequested, ErrandArrived, StopRequested
 from shoal_agent.core.facts import ChatPrompt, FinishReason, RejectCode, TextPrompt
 from shoal_agent.core.ingress import COMING_BACK_S
 from shoal_agent.core.ledger import BEGIN_S_MAX
@@ -129,6 +129,19 @@ def test_a_node_that_stops_finishes_what_it_has_and_takes_nothing_new(world):
     assert (refusal.code, refusal.retry_after_s) == (RejectCode.STOPPING, RETRY_AFTER_S)
     assert world.answer(ingress.name, streaming) == toy_tokens((1, 2, 3), 8, 100)
     world.run_until(lambda: ingress.dead)
+
+
+def test_a_node_that_said_goodbye_begins_nothing_while_its_process_ends(world):
+    ingress = world.cells[world.names[3]]
+    ingress.post(StopRequested())
+    world.run_until(lambda: ingress.dead)
+    ingress.dead = False
+    refusal = ingress.ending(world.ask(ingress.name))
+    assert (refusal.code, refusal.retry_after_s) == (RejectCode.STOPPING, RETRY_AFTER_S)
+    ingress.post(ErrandArrived(1, (("tokenizer", "encode"),), b"", 1.0))
+    (ended,) = [effect for effect in ingress.light if isinstance(effect, ErrandEnded)]
+    assert ended.code is RejectCode.STOPPING
+    ingress.dead = True
 
 
 def test_a_node_that_is_asked_twice_to_stop_leaves_nobody_without_an_ending(world):

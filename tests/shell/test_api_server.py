@@ -168,6 +168,28 @@ async def test_stopping_lets_a_stream_end_only_so_long(running):
         await asyncio.open_connection(*running.server.address)
 
 
+async def test_who_connected_just_before_it_stops_is_answered_and_then_let_go(running):
+    """The request was on its way; on a connection that was kept, it would be the client's to ask again."""
+    reader, writer = await running.connect()
+    kept_reader, kept_writer = await running.connect()
+    kept_writer.write(GET)
+    await asyncio.wait_for(kept_reader.readuntil(b"}"), 5)
+    running.server.stop()
+    assert await closed(kept_reader) == b""
+    writer.write(GET)
+    assert (await closed(reader)).startswith(b"HTTP/1.1 200")
+    await asyncio.wait_for(running.task, 5)
+
+
+async def test_who_connected_and_asks_nothing_holds_nobody_up(running, monkeypatch):
+    monkeypatch.setattr(server_module, "_LAST_CALL_S", 0.05)
+    reader, _ = await running.connect()
+    await asyncio.sleep(0)
+    running.server.stop()
+    assert await closed(reader) == b""
+    await asyncio.wait_for(running.task, server_module._STOP_S / 2)
+
+
 async def test_a_server_that_is_cancelled_listens_no_more():
     running = Running()
     reader, writer = await running.connect()

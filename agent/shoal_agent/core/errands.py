@@ -22,7 +22,6 @@ from shoal_agent.core.timers import ErrandDeadline
 from shoal_protocol.headers import ServiceFault
 from shoal_protocol.ids import SESSION_ID_BYTES, Instant, NodeId, SessionId
 from shoal_protocol.limits import REQUESTS_MAX
-from shoal_protocol.messages import NodePhase
 
 _CODES = {ServiceFault.REFUSED: RejectCode.BAD_PROMPT, ServiceFault.BUSY: RejectCode.OVERLOADED}
 
@@ -58,7 +57,7 @@ class Errands:
         """A client wants something."""
         assert event.steps, "an errand has something to do"
         assert event.errand not in self._errands, "errands are numbered"
-        if self._tables.phase is NodePhase.DRAINING:
+        if self._tables.leaving:
             out.add(ErrandEnded(event.errand, b"", RejectCode.STOPPING, "this node is stopping"))
             return
         if len(self._errands) >= REQUESTS_MAX:

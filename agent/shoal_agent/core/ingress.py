@@ -43,7 +43,6 @@ from shoal_protocol.headers import (
 from shoal_protocol.ids import Instant, NodeId, SessionId
 from shoal_protocol.journal import JournalServed
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, REQUESTS_MAX, STAGE_QUEUE_MAX
-from shoal_protocol.messages import NodePhase
 
 COMING_BACK_S: Final = 5.0
 """By then a node that came back has heard every host that speaks: hosts repeat what they say to whoever appears."""
@@ -73,7 +72,7 @@ class Ingress:
         """A client wants a generation: begin it, or say at once why not."""
         request = event.request
         assert request.tokens_max is None or request.tokens_max > 0, "the API asks for at least one token"
-        if self._tables.phase is NodePhase.DRAINING:
+        if self._tables.leaving:
             self._endings.reject(request.session, RejectCode.STOPPING, "this node is stopping", out)
             return
         if not self._tenures.known(request.deployment):

@@ -66,6 +66,11 @@ class Tables:
     timers: Timers = field(default_factory=Timers)
     story: Story = field(default_factory=Story)
 
+    @property
+    def leaving(self) -> bool:
+        """Asked to stop, or gone but for its last words: nothing is begun any more."""
+        return self.phase in (NodePhase.DRAINING, NodePhase.DISCONNECTED)
+
     def changed(self, now: Instant) -> None:
         """Something that this node's record tells has changed: publish it soon."""
         if Routine.RECORD_SOON not in self.timers:

@@ -1,9 +1,10 @@
 """Serves the API on a socket of its own, inside the agent's loop, and bounds what a client can cost.
 
-uvicorn speaks HTTP; two things it leaves to others are done here. It waits for ever for a client that sends its headers
+uvicorn speaks HTTP; what it leaves to others is done here. It waits for ever for a client that sends its headers
 slowly or never, so ``_TimedProtocol`` gives every request's headers ``API_HEADERS_S_MAX`` and closes connections beyond
-``API_CONNECTIONS_MAX`` at once. It takes over the process's signals, which belong to the agent, and wakes ten times a
-second; ``_TenantServer`` does neither.
+``API_CONNECTIONS_MAX`` at once. When uvicorn stops it closes connections that have asked nothing yet, though a request
+may be on its way: here they get a moment, and an answer. It takes over the process's signals, which belong to the
+agent, and wakes ten times a second; ``_TenantServer`` does neither.
 """
 
 import asyncio
@@ -21,6 +22,8 @@ from shoal_protocol.limits import API_CONNECTIONS_MAX, API_HEADERS_BYTES_MAX, AP
 
 _STOP_S: Final = 3
 """Streams get this long to end by themselves when the agent stops; then they are cancelled."""
+_LAST_CALL_S: Final = 0.5
+"""Who connected just before the agent stops may send a first request so much later, and is answered."""
 _DATE_S: Final = 1.0
 """How old the ``Date`` header may be."""
 
@@ -97,6 +100,7 @@ class _TimedProtocol(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - uvicorn's own arguments, passed on
         super().__init__(*args, **kwargs)
         self._headers_due: asyncio.TimerHandle | None = None
+        self._last_call = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         if len(self.connections) >= API_CONNECTIONS_MAX:
@@ -109,10 +113,20 @@ class _TimedProtocol(H11Protocol):
         if self.transport is None or self.transport.is_closing():
             return
         super().data_received(data)
+        if self._last_call and self.cycle is not None:
+            self.cycle.keep_alive = False
         if self.cycle is not None and not self.cycle.response_complete:
             self._headers_came()
         elif self._headers_due is None:
             self._await_headers()
+
+    def shutdown(self) -> None:
+        """The server stops."""
+        if self.cycle is not None or self.transport.is_closing():
+            super().shutdown()
+            return
+        self._last_call = True
+        self.loop.call_later(_LAST_CALL_S, self._give_up)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._headers_came()
