@@ -25,8 +25,8 @@ from shoal_agent.shell.cluster import local_cluster
 from shoal_agent.shell.lab import Lab, LabSettings, Running, make_lab, start_agent, stop_agents
 from tests.bench import client
 from tests.bench.variants import Model
-from tests.support.broker import free_port
 from tests.support.house import ROOT
+from tests.support.ports import fixed_port
 
 READY_S_MAX: Final = 60.0
 DEMO_S_MAX: Final = 180.0
@@ -49,7 +49,7 @@ async def resources(model: Model, folder: Path, *, idle_s: float, restarts: int,
 
 async def memory(model: Model, folder: Path) -> dict[str, Any]:
     """Resident bytes of an agent without a plan: its whole set, and the part that is its alone."""
-    port = free_port()
+    port = fixed_port()
     async with embedded_broker(folder / "broker") as broker:
         settings = LabSettings(folder / "lab", 1, model.store, (broker.url,), api_port=port)
         lab = make_lab(settings, unix_s())
@@ -84,7 +84,7 @@ async def idle(model: Model, folder: Path, span_s: float) -> dict[str, Any]:
 
 async def cold_start(model: Model, folder: Path, restarts: int) -> dict[str, Any]:
     """Seconds from the start of a process to readiness, its plan and blocks included; one agent, the whole model."""
-    port = free_port()
+    port = fixed_port()
     took: list[float] = []
     async with local_cluster(LabSettings(folder, 1, model.store, (), api_port=port), model.name, 1) as cluster:
         await _until(port, "/readyz", 200)

@@ -16,6 +16,7 @@ from shoal_agent.cli.demo import MODEL, Wishes, why_no_chaos
 from shoal_agent.cli.demo_ask import Answer, Question
 from shoal_agent.cli.demo_chaos import TOKENS_MIN
 from tests.support import demo
+from tests.support.ports import fixed_port
 
 pytestmark = pytest.mark.model
 
@@ -66,12 +67,6 @@ def command(*arguments: str) -> list[str]:
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=DEMO_S_MAX, check=False)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +142,7 @@ def test_why_nobody_is_killed(nodes, chaos, tokens, why):
 
 
 def test_a_demo_that_is_interrupted_in_the_middle_of_its_chaos_leaves_nothing(tmp_path):
-    port = free_port()
+    port = fixed_port()
     process = subprocess.Popen(
         command("--nodes", "3", "--port", str(port)),
         stdout=subprocess.DEVNULL,
@@ -184,7 +179,7 @@ def read_until(process, mark):
 
 @pytest.mark.long
 def test_a_kept_demo_ends_cleanly_twice_in_a_row():
-    port = free_port()
+    port = fixed_port()
     for number in (signal.SIGTERM, signal.SIGHUP):
         kept = demo.start("--nodes", "2", "--port", str(port))
         try:

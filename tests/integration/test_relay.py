@@ -22,7 +22,7 @@ from shoal_protocol.topics import RelayTopic, build, relay_filter
 from tests.support.broker import needs_mosquitto
 from tests.support.control import EVENT_S_MAX, Soonest, address_of
 from tests.support.links import Person, person, roster_of, station
-from tests.support.processes import fixed_ports
+from tests.support.ports import fixed_ports
 from tests.support.relays import PATIENT, Meter, Remote, arrived, reach, send
 
 pytestmark = needs_mosquitto

@@ -16,6 +16,7 @@ from shoal_agent.shell.broker import embedded_broker
 from shoal_agent.shell.clock import unix_s
 from shoal_agent.shell.cluster import local_cluster
 from shoal_agent.shell.lab import LabSettings, make_lab, start_agent, stop_agents
+from tests.support.ports import fixed_port
 
 WAIT_S = 30.0
 POLL_S = 0.05
@@ -24,10 +25,8 @@ POLL_S = 0.05
 @pytest.fixture
 async def lab(tmp_path, tiny_store):
     async with embedded_broker(tmp_path / "broker") as broker:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        settings = LabSettings(tmp_path / "lab", 1, tiny_store.root, (broker.url,), api_port=port, memory_bytes=10**9)
+        urls, port = (broker.url,), fixed_port()
+        settings = LabSettings(tmp_path / "lab", 1, tiny_store.root, urls, api_port=port, memory_bytes=10**9)
         yield make_lab(settings, unix_s())
 
 

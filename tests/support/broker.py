@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import getpass
 import shutil
-import socket
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import aiomqtt
 import pytest
 
 from tests.support.house import ROOT
+from tests.support.ports import fixed_port
 
 DEPLOY: Final = ROOT / "deploy"
 MOSQUITTO: Final = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin:/usr/local/sbin")
@@ -21,13 +21,6 @@ START_S_MAX: Final = 20.0
 CONNECT_S_MAX: Final = 10.0
 
 needs_mosquitto: Final = pytest.mark.skipif(MOSQUITTO is None, reason="needs mosquitto")
-
-
-def free_port() -> int:
-    """A TCP port on loopback that was free a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass(frozen=True)
@@ -80,7 +73,7 @@ def render(folder: Path, cluster: Path, port: int, operators: Sequence[str]) -> 
 async def running(folder: Path, cluster: Path, operators: Sequence[str] = ()) -> AsyncIterator[Broker]:
     """A broker for the time of the block; ``cluster`` holds its certificate for 127.0.0.1 (see ``fleet.found``)."""
     assert MOSQUITTO is not None, "guarded by needs_mosquitto"
-    port = free_port()
+    port = fixed_port()
     configuration = render(folder, cluster, port, operators)
     with (folder / "mosquitto.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(

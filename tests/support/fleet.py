@@ -19,8 +19,8 @@ import pytest
 
 from shoal_agent.cli.main import main
 from shoal_protocol.ids import NodeId
-from tests.support.broker import free_port
 from tests.support.house import ROOT
+from tests.support.ports import fixed_port
 
 
 def command(*arguments: str | Path) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def configure(fleet: Fleet, broker_urls: Sequence[str], store: Path) -> None:
             "advertise_host": "127.0.0.1",
         }
         text = (
-            fill(text, changes).replace("# port = 7600", "port = 0").replace("# port = 8600", f"port = {free_port()}")
+            fill(text, changes).replace("# port = 7600", "port = 0").replace("# port = 8600", f"port = {fixed_port()}")
         )
         text = text.replace("# threads = 0", "threads = 1")
         machine.config.write_text(_with_cluster(text, root_keys, broker_urls, "broker-client"))

@@ -1,7 +1,6 @@
 """Real agents over real brokers, each a process that a test may kill, freeze, start again and wall off.
 
-Ports are fixed before anything starts, so that an agent keeps its address through all its lives; they lie below those
-that kernels lend to outgoing connections, one of which might sit there when an agent comes back. With a wall, every
+Ports are fixed before anything starts, so that an agent keeps its address through all its lives. With a wall, every
 connection goes through a relay: an agent advertises a loopback address of its own (127.1.0.i) where a relay listens on
 the same port, and names each broker by an address that only this agent uses (127.2.b.i). Who dialled an agent's relay
 is told by the process that holds the source port.
@@ -14,7 +13,6 @@ import asyncio
 import contextlib
 import os
 import re
-import secrets
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -30,29 +28,15 @@ from shoal_agent.shell.broker import BrokerKind, RunningBroker, embedded_broker
 from shoal_agent.shell.clock import unix_s
 from shoal_agent.shell.lab import Lab, LabNode, LabSettings, Running, make_lab, start_agent, stop_agents
 from shoal_agent.shell.operator import DeployResult, DeployWish, deploy
-from shoal_agent.shell.sockets import PortInUseError, listen
 from shoal_agent.shell.store import StateDir
 from shoal_protocol.ids import NodeId
+from tests.support.ports import fixed_ports
 from tests.support.wall import Relay, Wall, Way
 
 SPEED_MACS_PER_S: Final = 10_000_000_000
 UP_S_MAX: Final = 60.0
 ANSWER_S_MAX: Final = 20.0
 POLL_S: Final = 0.05
-PORTS: Final = range(16_384, 32_768)
-
-
-def fixed_ports(count: int) -> list[int]:
-    """So many different ports on which nobody listens."""
-    found: list[int] = []
-    candidates = list(PORTS)
-    secrets.SystemRandom().shuffle(candidates)
-    for port in candidates:
-        with contextlib.suppress(PortInUseError), listen("127.0.0.1", port):
-            found.append(port)
-        if len(found) == count:
-            return found
-    raise AssertionError(f"{count} free ports are not to be had")
 
 
 @dataclass

@@ -22,7 +22,7 @@ from tests.bench import client
 from tests.bench.peers.build import Built
 from tests.bench.peers.kills import Told, llama_word, seen
 from tests.bench.variants import Sample
-from tests.support.processes import fixed_ports
+from tests.support.ports import fixed_ports
 
 HOST: Final = "127.0.0.1"
 HOSTS: Final = 2
