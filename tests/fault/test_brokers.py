@@ -22,8 +22,8 @@ from tests.support.repair import (
     tell,
 )
 
-WATCHED_S = 6.0
-"""Undisturbed for so long: more than it takes to find a host dead and to agree on another plan."""
+WATCHED_S = REPAIRED_S_MAX
+"""Undisturbed for so long: a host would be found dead, and another plan agreed on and brought to life."""
 BROKER_LOST_S_MAX = 10.0
 """An agent asks a broker for a sign of life every two seconds, and waits two for it."""
 PARTED_S_MAX = 30.0

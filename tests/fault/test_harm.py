@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import pytest_asyncio
 
 from shoal_models.package import Store
 from tests.support import survival as support
@@ -27,6 +28,18 @@ JUMPS = [
 ]
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def survival(tmp_path_factory):
+    """Five agents whose clocks can be set wrong. The test that fills a disk is the last to use them."""
+    folder = tmp_path_factory.mktemp("harm")
+    with pytest.MonkeyPatch.context() as patch:
+        path = os.pathsep.join([str(SKEWED), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+        patch.setenv("PYTHONPATH", path)
+        async with surviving(minnow_store(folder), folder, agents=5) as made:
+            await made.learn(SHORT)
+            yield made
+
+
 async def writing(survival, ingress):
     client = survival.ask(ingress, SHORT)
     await client.stream.reached(WRITTEN)
@@ -34,36 +47,39 @@ async def writing(survival, ingress):
     return client
 
 
-async def test_a_host_whose_disk_is_full_harms_no_stream_when_another_one_dies(tmp_path):
-    """It cannot write its vote down, so it must not vote; what it serves needs no disk."""
-    async with surviving(minnow_store(tmp_path), tmp_path, agents=5) as survival:
-        await survival.learn(SHORT)
-        hosts = await survival.hosts()
-        client = await writing(survival, next(agent for agent in survival.agents if agent not in hosts))
-        psutil.Process(hosts[0].pid).rlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
-        kill(hosts[1])()
-        await survival.whole(client, "a full disk, and another host killed")
-        assert resumed(client)
-
-
 @pytest.mark.parametrize("jumps", JUMPS)
-async def test_a_clock_that_jumps_harms_no_stream(tmp_path, monkeypatch, jumps):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(SKEWED), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep))
-    async with surviving(minnow_store(tmp_path), tmp_path) as survival:
-        await survival.learn(SHORT)
-        hosts = await survival.hosts()
-        outsider = next(agent for agent in survival.agents if agent not in hosts)
-        for who, jump_s in jumps.items():
-            victim = outsider if who == "ingress" else hosts[1]
-            client = await writing(survival, outsider)
-            (victim.lab.folder / "skew").write_text(str(jump_s))
-            await survival.whole(client, f"{who} jumps by {jump_s:g} s")
-            await survival.whole(await writing(survival, outsider), "begun while the clock was wrong")
-            (victim.lab.folder / "skew").unlink()
-        await survival.settled()
-        told = [view.state["rejected"] for view in await survival.cluster.views(*survival.agents)]
-        tell(f"words that were not heard: {told}")
-        assert sum(sum(each.values()) for each in told) > 0, "nobody noticed a wrong clock"
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_clock_that_jumps_harms_no_stream(survival, jumps):
+    hosts = await survival.hosts()
+    outsider = next(agent for agent in survival.agents if agent not in hosts)
+    before = await not_heard(survival)
+    for who, jump_s in jumps.items():
+        victim = outsider if who == "ingress" else hosts[1]
+        client = await writing(survival, outsider)
+        (victim.lab.folder / "skew").write_text(str(jump_s))
+        await survival.whole(client, f"{who} jumps by {jump_s:g} s")
+        await survival.whole(await writing(survival, outsider), "begun while the clock was wrong")
+        (victim.lab.folder / "skew").unlink()
+    await survival.settled()
+    assert await not_heard(survival) > before, "nobody noticed a wrong clock"
+
+
+async def not_heard(survival):
+    """Words that agents refused, all of them together."""
+    told = [view.state["rejected"] for view in await survival.cluster.views(*survival.agents)]
+    tell(f"words that were not heard: {told}")
+    return sum(sum(each.values()) for each in told)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_host_whose_disk_is_full_harms_no_stream_when_another_one_dies(survival):
+    """It cannot write its vote down, so it must not vote; what it serves needs no disk."""
+    hosts = await survival.hosts()
+    client = await writing(survival, next(agent for agent in survival.agents if agent not in hosts))
+    psutil.Process(hosts[0].pid).rlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
+    kill(hosts[1])()
+    await survival.whole(client, "a full disk, and another host killed")
+    assert resumed(client)
 
 
 async def rejected(survival, agent):

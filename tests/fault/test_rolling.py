@@ -88,8 +88,8 @@ async def roll(survival, rounds):
     return askers
 
 
-async def rolls(folder, rounds):
-    async with surviving(minnow_store(folder), folder, agents=4) as survival:
+async def rolls(folder, rounds, **sizes):
+    async with surviving(minnow_store(folder), folder, **sizes) as survival:
         await survival.learn(ANSWER)
         before = (await survival.cluster.view(survival.cluster.agents[0])).epoch
         askers = await roll(survival, rounds)
@@ -104,9 +104,9 @@ async def rolls(folder, rounds):
 
 
 async def test_every_agent_is_restarted_and_no_answer_is_missing(tmp_path):
-    await rolls(tmp_path, 1)
+    await rolls(tmp_path, 1, agents=3, stages=2)
 
 
 @pytest.mark.long
 async def test_every_agent_is_restarted_five_times_and_no_answer_is_missing(tmp_path):
-    await rolls(tmp_path, 5)
+    await rolls(tmp_path, 5, agents=4, stages=3)
