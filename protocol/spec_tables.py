@@ -15,10 +15,11 @@ from typing import Final
 
 from shoal_protocol import light, limits, messages
 from shoal_protocol.codec import HEADERS, KIND_OF, MESSAGES
+from shoal_protocol.content import ContentKind
 from shoal_protocol.envelope import ROLES, SealedStatement, Statement, payload_type
 from shoal_protocol.fields import field_coders
 from shoal_protocol.frames import PAYLOAD_KINDS, UNMETERED
-from shoal_protocol.headers import CloseReason, ContentKind, RefusalCode, Sampling, ServiceFault
+from shoal_protocol.headers import CloseReason, RefusalCode, Sampling, ServiceFault
 from shoal_protocol.relay import CircuitStatement, RelayKind
 from shoal_protocol.roster import Member, Role, RootSignature, Roster, SignedRoster
 from shoal_protocol.tensors import Dtype

@@ -12,13 +12,12 @@ each other and enough for the liars the terms allow, and a cause that fits the e
 
 from typing import Final, cast
 
+from shoal_protocol.content import ContentRequested, ContentServed
 from shoal_protocol.errors import LocalProtocolError, MalformedMessage, OversizedMessage
 from shoal_protocol.fields import Coder, decode, encode, record
 from shoal_protocol.headers import (
     Activation,
     CloseSession,
-    ContentRequested,
-    ContentServed,
     Credit,
     Gossip,
     HandedOver,

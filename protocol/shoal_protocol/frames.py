@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from typing import Final
 
 from shoal_protocol.codec import KIND_OF, decode_header, encode_header
+from shoal_protocol.content import ContentServed
 from shoal_protocol.errors import LocalProtocolError, MalformedMessage, OversizedMessage, RemoteProtocolError
 from shoal_protocol.headers import (
     Activation,
-    ContentServed,
     Credit,
     Gossip,
     Header,

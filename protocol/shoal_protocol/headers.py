@@ -11,7 +11,8 @@ of each stage; the ingress lays it anew when one is lost, each time as one more 
 from dataclasses import dataclass
 from enum import IntEnum
 
-from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, NodeId, SessionId
+from shoal_protocol.content import ContentHeader
+from shoal_protocol.ids import DeploymentId, Epoch, Incarnation, NodeId, SessionId
 from shoal_protocol.journal import JournalHeader
 from shoal_protocol.light import LightHeader
 from shoal_protocol.tensors import Dtype
@@ -46,13 +47,6 @@ class CloseReason(IntEnum):
     CANCELLED = 2
     DEADLINE = 3
     FAILED = 4
-
-
-class ContentKind(IntEnum):
-    """What a peer may be asked for."""
-
-    BLOB = 1
-    MANIFEST = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,8 +290,7 @@ class ProbeAnswered:
 class ServiceCall:
     """Run ``method`` of light service ``service`` (as ``tokenizer:0123456789abcdef``) on the payload, its msgpack.
 
-    ``owed_milli`` is the Z queue of the request's class at its ingress, in thousandths of a late request: what a
-    service far from any client knows of promises. 0: nothing is owed, or it is of no class.
+    ``owed_milli``: Z of the request's class at its ingress, in thousandths of a late request; 0: nothing, or no class.
     """
 
     call: int
@@ -354,26 +347,6 @@ class PingReported:
     reached: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ContentRequested:
-    """Send ``byte_count`` bytes from ``offset``; ``digest`` is a blob's own, or the model's whose manifest is meant."""
-
-    call: int
-    content: ContentKind
-    digest: Digest
-    offset: int
-    byte_count: int
-
-
-@dataclass(frozen=True, slots=True)
-class ContentServed:
-    """The payload is the piece of ``call``; ``total_bytes`` of the whole. ``error`` says why there is none."""
-
-    call: int
-    total_bytes: int
-    error: str
-
-
 Header = (
     Hello
     | Credit
@@ -392,8 +365,7 @@ Header = (
     | PingAnswered
     | PingRequested
     | PingReported
-    | ContentRequested
-    | ContentServed
+    | ContentHeader
     | Resume
     | PathBroken
     | KvRows

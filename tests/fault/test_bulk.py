@@ -4,8 +4,9 @@ import pytest
 
 from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.events import PeerLost
+from shoal_protocol.content import ContentServed
 from shoal_protocol.frames import is_metered
-from shoal_protocol.headers import Activation, CloseReason, CloseSession, ContentServed, Credit, Hello, KvRows, Probe
+from shoal_protocol.headers import Activation, CloseReason, CloseSession, Credit, Hello, KvRows, Probe
 from shoal_protocol.ids import DeploymentId, Epoch, NodeId, SessionId
 from shoal_protocol.limits import BULK_FRAMES_MAX, CONTENT_CHUNK_BYTES, CREDIT_BYTES
 from shoal_protocol.tensors import Dtype

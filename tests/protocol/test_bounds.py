@@ -1,7 +1,7 @@
 import dataclasses
 from typing import get_args, get_origin, get_type_hints
 
-from shoal_protocol import bounds, envelope, headers, journal, light, messages, relay, roster, votes
+from shoal_protocol import bounds, content, envelope, headers, journal, light, messages, relay, roster, votes
 from shoal_protocol.limits import INTEGER_MAX
 
 EXTRA = (
@@ -15,7 +15,7 @@ EXTRA = (
     votes.RecoveryStatement,
     relay.CircuitStatement,
 )
-ROOMS = (messages, headers, journal, light)
+ROOMS = (messages, headers, content, journal, light)
 RECORDS = (
     *EXTRA,
     *(cls for room in ROOMS for cls in vars(room).values() if dataclasses.is_dataclass(cls)),

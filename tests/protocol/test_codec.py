@@ -16,9 +16,10 @@ from shoal_protocol.codec import (
     encode_plan,
     message_type,
 )
+from shoal_protocol.content import ContentKind, ContentRequested
 from shoal_protocol.errors import LocalProtocolError, MalformedMessage, OversizedMessage
 from shoal_protocol.fields import encode, record
-from shoal_protocol.headers import ContentKind, ContentRequested, ServiceResult
+from shoal_protocol.headers import ServiceResult
 from shoal_protocol.ids import Epoch, digest_of, node_id_bytes
 from shoal_protocol.limits import (
     CONTENT_CHUNK_BYTES,

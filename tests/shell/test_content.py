@@ -21,9 +21,8 @@ from shoal_agent.shell.content import ACCUSATION
 from shoal_models.manifest import Manifest
 from shoal_models.package import Store
 from shoal_models.pieces import PIECE_BYTES
-from shoal_protocol.headers import ContentServed
 from shoal_protocol.ids import Digest
-from tests.support.depots import NAME, Depot, depot, introduce, span_of, wide_store
+from tests.support.depots import NAME, Depot, Dies, depot, introduce, poison, span_of, wide_store
 from tests.support.links import person
 
 WAIT_S = 15.0
@@ -71,25 +70,6 @@ async def loaded(one: Depot, span, sources) -> BlocksLoaded | BlocksFailed:
     one.station.events.clear()
     one.content.load(span, tuple(sources))
     return await answer(one, BlocksLoaded, BlocksFailed)
-
-
-def poison(_header: ContentServed, payload: bytes) -> bytes:
-    return payload[:-1] + bytes([payload[-1] ^ 1])
-
-
-class Dies:
-    """Says nothing any more after so many pieces, and rings."""
-
-    def __init__(self, pieces: int) -> None:
-        self.left = pieces
-        self.dead = asyncio.Event()
-
-    def __call__(self, _header: ContentServed, payload: bytes) -> bytes | None:
-        self.left -= 1
-        if self.left >= 0:
-            return payload
-        self.dead.set()
-        return None
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from shoal_agent.shell.content_orders import BUSY, Order, OrderFailed, Orders, PeerBusy, PeerLacks
-from shoal_protocol.headers import ContentKind, ContentRequested, ContentServed
+from shoal_protocol.content import ContentKind, ContentRequested, ContentServed
 from shoal_protocol.ids import Digest, NodeId
 
 ANNA, BERT = NodeId("a" * 32), NodeId("b" * 32)

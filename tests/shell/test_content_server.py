@@ -10,7 +10,7 @@ from shoal_agent.shell.content_server import ContentServer
 from shoal_agent.shell.rate import Rate
 from shoal_models.package import Store
 from shoal_models.pieces import PIECE_BYTES
-from shoal_protocol.headers import ContentKind, ContentRequested
+from shoal_protocol.content import ContentKind, ContentRequested
 from shoal_protocol.ids import Digest, NodeId
 from shoal_protocol.limits import CONTENT_QUEUE_MAX
 from tests.support.depots import NAME, wide_store

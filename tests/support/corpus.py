@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from shoal_protocol import headers
+from shoal_protocol import content, headers
 from shoal_protocol.codec import decode_plan, encode_plan
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.ids import DeploymentId, Epoch, Incarnation, NodeId, Sequence, SessionId, digest_of
@@ -126,8 +126,8 @@ def headers_of(session: SessionId, source: NodeId, wire: bytes, message: Control
         headers.PingAnswered(1),
         headers.PingRequested(1, source),
         headers.PingReported(1, source, reached=False),
-        headers.ContentRequested(1, headers.ContentKind.BLOB, MODEL, 0, 1024),
-        headers.ContentServed(1, 4096, ""),
+        content.ContentRequested(1, content.ContentKind.BLOB, MODEL, 0, 1024),
+        content.ContentServed(1, 4096, ""),
         headers.Resume(TOY, epoch, session, 1, 1, 3, 3),
         headers.PathBroken(session, 1, 0, source),
         headers.KvRows(TOY, epoch, session, 1, 2, 3, 0, 4, 64, 1000, source, 1),

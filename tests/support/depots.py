@@ -13,13 +13,12 @@ from shoal_agent.core.facts import StageSpan
 from shoal_agent.shell.catalog_source import CatalogSource
 from shoal_agent.shell.content import Content, ContentSettings
 from shoal_agent.shell.packages import Packages
-from shoal_agent.shell.ports import ContentHeader
 from shoal_agent.shell.services.host import ServiceHost
 from shoal_models.importing import import_gguf
 from shoal_models.manifest import Manifest
 from shoal_models.package import Store
 from shoal_models.ports import no_progress
-from shoal_protocol.headers import ContentServed
+from shoal_protocol.content import ContentHeader, ContentServed
 from shoal_protocol.ids import DeploymentId, Epoch, NodeId
 from tests.support.links import Person, Station, station
 from tests.support.models import measurement
@@ -125,3 +124,22 @@ def introduce(depots: Sequence[Depot]) -> None:
     """Everybody knows everybody's address."""
     for each in depots:
         each.station.addresses.update({other.node: other.station.endpoint for other in depots})
+
+
+def poison(_header: ContentServed, payload: bytes) -> bytes:
+    return payload[:-1] + bytes([payload[-1] ^ 1])
+
+
+class Dies:
+    """Says nothing any more after so many pieces, and rings."""
+
+    def __init__(self, pieces: int) -> None:
+        self.left = pieces
+        self.dead = asyncio.Event()
+
+    def __call__(self, _header: ContentServed, payload: bytes) -> bytes | None:
+        self.left -= 1
+        if self.left >= 0:
+            return payload
+        self.dead.set()
+        return None

@@ -7,7 +7,7 @@ from typing import Final, Union, get_args, get_origin, get_type_hints
 
 from hypothesis import strategies as st
 
-from shoal_protocol import bounds, headers, journal, messages
+from shoal_protocol import bounds, content, headers, journal, messages
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import seal
 from shoal_protocol.ids import (
@@ -251,8 +251,8 @@ HEADERS: Final[tuple[headers.Header, ...]] = (
     headers.PingAnswered(7),
     headers.PingRequested(8, node_of(WITNESS)),
     headers.PingReported(8, node_of(WITNESS), reached=True),
-    headers.ContentRequested(18, headers.ContentKind.BLOB, digest_of(b"weights"), 1 << 20, CONTENT_CHUNK_BYTES),
-    headers.ContentServed(18, 3 << 20, ""),
+    content.ContentRequested(18, content.ContentKind.BLOB, digest_of(b"weights"), 1 << 20, CONTENT_CHUNK_BYTES),
+    content.ContentServed(18, 3 << 20, ""),
     headers.Resume(TOY, Epoch(0), SESSION, 1, 3, 11, 9),
     headers.PathBroken(SESSION, 1, 3, node_of(STRANGER)),
     headers.KvRows(TOY, Epoch(0), SESSION, 1, 5, 5, 8, 4, 512, 29_000, node_of(AGENT), 3),
@@ -271,7 +271,7 @@ PAYLOADS: Final[dict[type, bytes]] = {
     headers.ServiceCall: b"\x91\xa2hi",
     headers.ServiceResult: b"\x91\x93\x01\x02\x03",
     headers.Gossip: sealed(MESSAGES[1], 4),
-    headers.ContentServed: bytes(range(32)),
+    content.ContentServed: bytes(range(32)),
     headers.KvRows: bytes(range(64)),
     journal.JournalWritten: seal_page(bytes(32), PAGE),
     journal.JournalServed: bind_pages((seal_page(bytes(32), PAGE),)),

@@ -11,7 +11,7 @@ from typing import Final
 
 from shoal_agent.core.effects import SendFrame
 from shoal_agent.core.events import EnvelopeReceived, FrameReceived, PeerLost
-from shoal_protocol import headers
+from shoal_protocol import content, headers
 from shoal_protocol.codec import encode_message, encode_plan
 from shoal_protocol.envelope import SealedStatement, Statement, payload_type, seal
 from shoal_protocol.errors import LocalProtocolError, RemoteProtocolError
@@ -46,7 +46,7 @@ PAYLOADS: Final = (
     headers.ServiceCall,
     headers.ServiceResult,
     headers.Gossip,
-    headers.ContentServed,
+    content.ContentServed,
 )
 OPERATORS_SAY: Final = (PlanAnnounced, RecoveryOrdered)
 NODES: Final = 4

@@ -76,11 +76,10 @@ from shoal_agent.core.timers import (
 from shoal_agent.core.view import NodeView, view_of
 from shoal_agent.core.voice import CoreConfig, Identity, Voice
 from shoal_agent.core.zones import Zones
+from shoal_protocol.content import ContentRequested, ContentServed
 from shoal_protocol.headers import (
     Activation,
     CloseSession,
-    ContentRequested,
-    ContentServed,
     Credit,
     Gossip,
     HandedOver,

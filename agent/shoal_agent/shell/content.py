@@ -31,14 +31,14 @@ from shoal_agent.shell.content_orders import CountContent, Delivery, Order, Orde
 from shoal_agent.shell.content_pull import PAUSE_S, Means, Pull
 from shoal_agent.shell.content_server import ContentServer
 from shoal_agent.shell.content_sources import Sources
-from shoal_agent.shell.ports import ContentHeader, Loader, Post
+from shoal_agent.shell.ports import Loader, Post
 from shoal_agent.shell.rate import Rate
 from shoal_models.budget import make_room, touch
 from shoal_models.errors import CorruptShard, FetchFailed, ManifestInvalid, ModelError, PackageNotFound
 from shoal_models.manifest import BlobRef, Manifest
 from shoal_models.package import Store
 from shoal_models.pieces import PIECE_BYTES
-from shoal_protocol.headers import ContentKind, ContentRequested
+from shoal_protocol.content import ContentHeader, ContentKind, ContentRequested
 from shoal_protocol.ids import Digest, NodeId
 from shoal_protocol.limits import CONTENT_STRIKES_MAX, MANIFEST_BYTES_MAX
 

@@ -10,8 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeVar
 
-from shoal_agent.shell.ports import ContentHeader
-from shoal_protocol.headers import ContentKind, ContentRequested, ContentServed
+from shoal_protocol.content import ContentHeader, ContentKind, ContentRequested, ContentServed
 from shoal_protocol.ids import Digest, NodeId
 from shoal_protocol.limits import CONTENT_ANSWER_S_MAX
 

@@ -36,7 +36,7 @@ from shoal_models.manifest import BlobRef, Manifest
 from shoal_models.package import Store
 from shoal_models.partial import PartialBlob
 from shoal_models.pieces import piece_span
-from shoal_protocol.headers import ContentKind
+from shoal_protocol.content import ContentKind
 from shoal_protocol.ids import Digest, NodeId
 from shoal_protocol.limits import CONTENT_BUSY_MAX, CONTENT_ORDERS_MAX, CONTENT_PEERS_MAX, CONTENT_STRIKES_MAX
 

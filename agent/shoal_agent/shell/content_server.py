@@ -19,7 +19,7 @@ from shoal_agent.shell.rate import Rate
 from shoal_models.errors import ModelError
 from shoal_models.package import Store
 from shoal_models.pieces import PIECE_BYTES
-from shoal_protocol.headers import ContentKind, ContentRequested, ContentServed
+from shoal_protocol.content import ContentKind, ContentRequested, ContentServed
 from shoal_protocol.ids import Digest, NodeId
 from shoal_protocol.limits import CONTENT_QUEUE_MAX, CONTENT_WAIT_S_MAX, REASON_CHARS_MAX
 

@@ -26,12 +26,13 @@ from shoal_agent.core.facts import LinkFault
 from shoal_agent.shell.faults import Fault, link_fault_of
 from shoal_agent.shell.link_ends import Here, Pace
 from shoal_agent.shell.links import Link
-from shoal_agent.shell.ports import ContentHeader, ContentPeer, Post, Relays, TensorTable
+from shoal_agent.shell.ports import ContentPeer, Post, Relays, TensorTable
 from shoal_agent.shell.sockets import port_of
 from shoal_agent.shell.tls import DataTls
 from shoal_agent.shell.ways import PATIENCE_S, Way
+from shoal_protocol.content import ContentHeader, ContentRequested, ContentServed
 from shoal_protocol.frames import Frame, Payload
-from shoal_protocol.headers import Activation, ContentRequested, ContentServed, KvRows
+from shoal_protocol.headers import Activation, KvRows
 from shoal_protocol.ids import Incarnation, NodeId
 from shoal_protocol.limits import (
     LINK_CLOSE_S_MAX,

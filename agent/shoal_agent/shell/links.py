@@ -33,9 +33,10 @@ from shoal_agent.shell.credit import ReceiveCredit, SendCredit
 from shoal_agent.shell.faults import Fault
 from shoal_agent.shell.link_ends import Events, Here, Pace, Wire
 from shoal_agent.shell.sockets import without_delay
+from shoal_protocol.content import ContentServed
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.frames import URGENT, Frame, FrameReader, Payload, encode_frame, is_metered
-from shoal_protocol.headers import ContentServed, Credit, Header, Hello, Probe, ProbeAnswered
+from shoal_protocol.headers import Credit, Header, Hello, Probe, ProbeAnswered
 from shoal_protocol.ids import Incarnation, NodeId
 from shoal_protocol.limits import (
     BULK_FRAMES_MAX,

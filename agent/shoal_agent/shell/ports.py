@@ -27,7 +27,7 @@ from shoal_agent.core.effects import (
 from shoal_agent.core.events import Event
 from shoal_agent.core.facts import GenerationRequest, StageSpan, TensorHandle
 from shoal_agent.shell.links import Link
-from shoal_protocol.headers import ContentRequested, ContentServed
+from shoal_protocol.content import ContentHeader
 from shoal_protocol.ids import Digest, Instant, NodeId, SessionId
 
 Post = Callable[[Event], None]
@@ -105,10 +105,6 @@ class DataPlane(Protocol):
     def send(self, effect: SendFrame) -> None: ...
 
     async def run(self) -> None: ...
-
-
-ContentHeader = ContentRequested | ContentServed
-"""Frames about files, which never reach the core."""
 
 
 class ContentPeer(Protocol):
