@@ -54,6 +54,7 @@ def test_nothing_is_violated():
         pytest.param("staging-failure", 2052, 3, id="the only node that could stand by had failed once"),
         pytest.param("liar", 2047, 4, id="a liar freed one voter of a round, and three are needed to leave it"),
         pytest.param("staging-failure", 2088, 3, id="the only host that was left had failed once"),
+        pytest.param("mixed", 5146, 3, id="whoever the operator could name was about to restart"),
     ],
 )
 def test_what_was_violated_once_is_not_again(scenario, seed, nodes):
@@ -112,6 +113,12 @@ def test_what_never_recovers_is_a_violation(monkeypatch):
     monkeypatch.setattr(playing, "CALM_S_MAX", 2.0)
     outcome = play("calm", 1, 3)
     assert ("drains", "never") in [(violation.oracle, violation.detail) for violation in outcome.violations]
+
+
+def test_nobody_to_name_in_the_place_of_lost_voters_is_a_violation(monkeypatch):
+    monkeypatch.setattr(playing, "CALM_S_MAX", 2.0)
+    monkeypatch.setattr(playing.World, "ready", lambda _world: [])
+    assert "nobody is left" in play("mixed", 5146, 3).violations[0].detail
 
 
 def test_a_broken_world_is_a_violation(monkeypatch):

@@ -111,8 +111,12 @@ def _attend(world: World, judge: Judge) -> None:
     plan = judge.agreed.newest(TOY)
     assert plan is not None, "deployed before the storm"
     left = [name for name in plan.voters if name not in world.lost]
-    if 2 * len(left) <= len(plan.voters) + plan.terms.faulty:
+    if 2 * len(left) > len(plan.voters) + plan.terms.faulty:
+        return
+    if _within(world, judge, CALM_S_MAX, lambda: bool(world.ready())):  # all who could be named may be restarting
         world.recover(plan)
+    else:
+        judge.add(UNDECIDED, world.agenda.now, "nobody is left whom an operator could name")
 
 
 def _watched(world: World, judge: Judge, seconds: float) -> None:

@@ -301,11 +301,14 @@ class World:
         zones = {member.node: member.zone for member in self.roster.members}
         return [name for name in self.machines if zones[name] == HOME]
 
-    def recover(self, known: Plan) -> None:
-        """The operator puts the living in the place of a plan whose voters are lost."""
+    def ready(self) -> list[NodeId]:
+        """Who lives, and is in the zone in which blocks may be hosted."""
         alive = [machine.name for machine in self.living()]
-        living = [name for name in self.homely() if name in alive]
-        self._order(recovery(self.settings, known, living, self._operator))
+        return [name for name in self.homely() if name in alive]
+
+    def recover(self, known: Plan) -> None:
+        """The operator puts those who are ``ready`` in the place of a plan whose voters are lost."""
+        self._order(recovery(self.settings, known, self.ready(), self._operator))
 
     def _order(self, message: PlanAnnounced | RecoveryOrdered) -> None:
         self._announced += 1
