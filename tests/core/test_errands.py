@@ -47,10 +47,10 @@ class Scene:
     def arrive(self, number: int = 1, steps=BOTH) -> list:
         return self.do(self.errands.arrived, ErrandArrived(number, steps, b"text", 5.0), NOW)
 
-    def answer(self, event) -> list:
-        event = self.movers.answered(event, NOW, Outbox(HERE))
+    def answer(self, event, now=NOW) -> list:
+        event = self.movers.answered(event, now, Outbox(HERE))
         assert self.errands.owns(event)
-        return self.do(self.errands.answered, event, NOW)
+        return self.do(self.errands.answered, event, now)
 
     def abroad(self, effects) -> tuple[NodeId, ServiceCall]:
         (frame,) = effects
@@ -103,6 +103,22 @@ def test_what_fails_here_is_told(scene, fault, code):
     (first,) = scene.arrive()
     (ended,) = scene.answer(ServiceFailed(first.call, "why", fault))
     assert ended == ErrandEnded(1, b"", code, "why")
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (ServiceFault.REFUSED, RejectCode.BAD_PROMPT),
+        (ServiceFault.BUSY, RejectCode.DEADLINE),
+        (ServiceFault.FAILED, RejectCode.DEADLINE),
+    ],
+)
+@pytest.mark.parametrize("steps", [BOTH[:1], BOTH[1:]], ids=["here", "abroad"])
+def test_who_was_too_late_may_say_so_before_our_alarm(scene, steps, fault, code):
+    (effect,) = scene.arrive(steps=steps)
+    call = effect.call if isinstance(effect, CallService) else effect.header.call
+    (ended,) = scene.answer(ServiceFailed(call, "no time for it", fault), Instant(NOW + 4.9995))
+    assert ended.code is code
 
 
 def test_who_is_busy_is_replaced_a_few_times(scene):

@@ -39,6 +39,11 @@ class _Errand:
     tried: list[NodeId] = field(default_factory=list)
 
 
+def _left_ms(errand: _Errand, now: Instant) -> int:
+    """What is left until its deadline, as others are told it."""
+    return max(0, int((errand.deadline - now) * 1000))
+
+
 class Errands:
     """All errands of this node's clients."""
 
@@ -70,7 +75,7 @@ class Errands:
 
     def _ask(self, errand: _Errand, now: Instant, out: Outbox) -> None:
         service, method = errand.asked.steps[errand.step]
-        tables, left_ms = self._tables, max(0, int((errand.deadline - now) * 1000))
+        tables, left_ms = self._tables, _left_ms(errand, now)
         owed = tables.classes.owed(errand.asked.kind)
         errand.where = None
         if service in tables.services:
@@ -96,7 +101,10 @@ class Errands:
         errand.call = None
         if isinstance(event, ServiceFailed):
             elsewhere = errand.where is not None and event.fault is not ServiceFault.REFUSED
-            if elsewhere and len(errand.tried) < ASKS_MAX:
+            if event.fault is not ServiceFault.REFUSED and _left_ms(errand, now) == 0:
+                # Others know the deadline in whole milliseconds: their "too late" may come before our own alarm.
+                self.expired(errand.asked.errand, out)
+            elif elsewhere and len(errand.tried) < ASKS_MAX:
                 self._ask(errand, now, out)
             else:
                 self._end(errand, b"", _CODES.get(event.fault, RejectCode.INTERNAL), event.reason, out)
