@@ -12,6 +12,7 @@ from shoal_agent.core.facts import Standing
 from shoal_agent.core.steering import EVALUATE_S, FETCH_S, Unwish, Wish
 from shoal_agent.core.timers import Routine
 from shoal_agent.core.validity import COOL_DOWN_S
+from shoal_protocol.ids import Epoch
 from shoal_protocol.messages import Cause, DeploymentPhase, NodePhase, Terms
 from tests.support.mind import Mind, hosts, wished
 from tests.support.opinion import SPEED, TOY, Opinion
@@ -218,6 +219,18 @@ def test_a_voter_that_does_not_know_the_model_fetches_it(mind):
     mind.think_for(FETCH_S + 6)
     assert len(mind.fetched) == 2
     assert set(mind.fetched[0].sources) == set(mind.me.names[1:])
+
+
+def test_a_plan_of_blocks_that_the_model_has_not_got_is_nothing_to_think_about(mind):
+    """Whoever signed it: its hosts refuse it, and nobody can price what would come after it."""
+    me = mind.me
+    first, last = me.head.plan.stages
+    me.head.plan = replace(me.head.plan, stages=(first, replace(last, last_block=len(me.facts.blocks))))
+    assert mind.stood(1, Standing.DEAD) == []
+    assert mind.think_for(FETCH_S + 6) == []
+    assert (mind.asked, mind.fetched) == ([], [])
+    assert mind.steering.account(me.head, mind.now).outlook is None
+    assert mind.steering.judge(replace(me.head.plan, epoch=Epoch(1)), mind.now)[0] is not True
 
 
 def test_the_planner_is_asked_for_one_problem_at_a_time(mind):

@@ -181,9 +181,14 @@ class Room:
     """Stages of earlier epochs of the same deployment, which serve until this one is ready."""
 
 
+def covers(plan: Plan, facts: ModelFacts) -> bool:
+    """Whether the stages are of just the blocks that the model has: a signature alone does not promise that."""
+    return plan.stages[-1].last_block == len(facts.blocks) - 1
+
+
 def faults_for_host(plan: Plan, node: NodeId, facts: ModelFacts, room: Room) -> list[str]:
     """Why ``node``, which is a host of ``plan``, cannot take its stage; empty if it can."""
-    if plan.stages[-1].last_block != len(facts.blocks) - 1:
+    if not covers(plan, facts):
         return [f"the plan ends at block {plan.stages[-1].last_block}, the model at {len(facts.blocks) - 1}"]
     faults = []
     if plan.context_tokens_max > facts.context_tokens_max:

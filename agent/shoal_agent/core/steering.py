@@ -36,7 +36,7 @@ from shoal_agent.core.events import Solved
 from shoal_agent.core.facts import ModelFacts, Standing
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.outlook import Outlooks
-from shoal_agent.core.plan import rendezvous_order, stage_of
+from shoal_agent.core.plan import covers, rendezvous_order, stage_of
 from shoal_agent.core.problem import Infeasible, Split, SplitProblem
 from shoal_agent.core.standbys import back_up
 from shoal_agent.core.tables import Tables
@@ -159,7 +159,7 @@ class Steering:
         case = self._case(head, now)
         if self._here not in head.plan.voters or self._tables.isolated:
             return self._withdraw(case, head)
-        facts = self._tables.models.get(head.plan.model)
+        facts = self._facts(head.plan)
         if facts is None:
             self._fetch(case, head.plan, now, out)
             return []
@@ -176,9 +176,14 @@ class Steering:
             trigger = Trigger(Cause.SLOW, (self._here,), slow)
         return Scene(case, head, trigger, self._outlooks.of(head.plan, facts, barred_by(case, head, trigger, now), now))
 
+    def _facts(self, plan: Plan) -> ModelFacts | None:
+        """Of its model; None if they are not here, or ``plan`` is of other blocks: nobody can price it."""
+        facts = self._tables.models.get(plan.model)
+        return facts if facts is not None and covers(plan, facts) else None
+
     def _fetch(self, case: Case, plan: Plan, now: Instant, out: Outbox) -> None:
         """A voter must know what it votes about."""
-        if case.fetched is not None and now < case.fetched + FETCH_S:
+        if plan.model in self._tables.models or (case.fetched is not None and now < case.fetched + FETCH_S):
             return
         case.fetched = now
         holders = self._tables.membership.holders(plan.model)
@@ -358,7 +363,7 @@ class Steering:
 
     def account(self, head: Tenure, now: Instant) -> Account:
         """How the deployment of ``head`` looks from here now, whether this node votes about it or not."""
-        case, facts = self._case(head, now), self._tables.models.get(head.plan.model)
+        case, facts = self._case(head, now), self._facts(head.plan)
         trigger = trigger_of(self._tables, self._here, head, self._gone_since, now)
         outlook = backing = None
         if facts is not None:
@@ -384,7 +389,7 @@ class Steering:
         if head is None:
             return False, "invalid: no such deployment here"
         case = self._case(head, now)
-        facts = self._tables.models.get(head.plan.model)
+        facts = self._facts(head.plan)
         trigger = trigger_of(self._tables, self._here, head, self._gone_since, now)
         outlook = None
         if facts is not None:
