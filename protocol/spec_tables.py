@@ -25,6 +25,7 @@ from shoal_protocol.roster import Member, Role, RootSignature, Roster, SignedRos
 from shoal_protocol.tensors import Dtype
 from shoal_protocol.topics import TREE
 from shoal_protocol.votes import RecoveryStatement, VoteStatement
+from shoal_protocol.widths import ActivationWidth
 
 SPEC: Final = Path(__file__).with_name("SPEC.md")
 PARTS: Final = (
@@ -46,6 +47,7 @@ ENUMS: Final[tuple[type[IntEnum], ...]] = (
     messages.Objective,
     messages.Cause,
     messages.SwitchMode,
+    ActivationWidth,
     Role,
     Dtype,
     RefusalCode,

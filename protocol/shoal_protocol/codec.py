@@ -6,8 +6,9 @@ word, refused by us and counted. How a single field is written is in ``fields``.
 
 Plans get their own pair of functions because a plan is named by the digest of its bytes: it travels inside
 ``PlanAnnounced``, ``Proposed``, ``Certified`` and ``RecoveryOrdered`` as an opaque byte string and is decoded where it
-is judged. Decoding promises its shape: at least one stage, block ranges contiguous from block 0, voters different from
-each other and enough for the liars the terms allow, and a cause that fits the epoch.
+is judged. Decoding promises its shape: at least one stage, block ranges contiguous from block 0, full width where
+tokens come in, voters different from each other and enough for the liars the terms allow, and a cause that fits the
+epoch.
 """
 
 from typing import Final, cast
@@ -63,6 +64,7 @@ from shoal_protocol.messages import (
     SynAck,
     VoteCast,
 )
+from shoal_protocol.widths import ActivationWidth
 
 MESSAGES: Final[tuple[type, ...]] = (
     NodeState,
@@ -217,3 +219,5 @@ def _check_stages(plan: Plan) -> None:
         if stage.node in stage.standbys or len(set(stage.standbys)) != len(stage.standbys):
             raise MalformedMessage(f"stage {index} names a node twice")
         next_block = stage.last_block + 1
+    if plan.stages[0].width is not ActivationWidth.F32:
+        raise MalformedMessage("no activations come to the first stage")

@@ -37,6 +37,8 @@ STAGES_MAX: Final = 64
 """Stages of one plan: more hops than this cost more than any model gains."""
 BLOCKS_MAX: Final = 1024
 """Blocks of one model: the deepest published decoder has a fifth of this."""
+LOSS_MICRONATS_MAX: Final = 10_000_000
+"""Of the quality that narrow activations may cost: ten nats are no answer any more."""
 STANDBYS_MAX: Final = 3
 """Standbys of one stage: each takes the stage's memory and its KV again; three survive more than a plan is asked to."""
 VOTERS_MAX: Final = 7

@@ -10,6 +10,7 @@ from enum import IntEnum
 
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, NodeId, Sequence
 from shoal_protocol.light import DigestTold
+from shoal_protocol.widths import ActivationWidth
 
 
 class NodePhase(IntEnum):
@@ -112,10 +113,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class LinkMeasured:
-    """The link to ``peer`` as its owner measured it; ``rtt_us`` is the best of the last pings.
-
-    ``relayed``: there is no direct one, frames go sealed through the brokers.
-    """
+    """The link to ``peer`` as its owner measured it, best of the last pings; ``relayed``: sealed, through brokers."""
 
     peer: NodeId
     rtt_us: int
@@ -345,7 +343,8 @@ class Terms:
 
     ``sessions`` of the full context each host keeps KV for; the session whose time is compared has ``prompt_tokens``
     and ``answer_tokens``; ``zones`` are the trust zones that may host (empty: any); ``faulty`` voters may lie; it takes
-    ``operators_min`` operators to recover it; a new plan must be ``gain_permille`` better; each stage has ``standbys``.
+    ``operators_min`` operators to recover it; a new plan must be ``gain_permille`` better; each stage has ``standbys``;
+    narrow activations may cost ``loss_micronats`` in all (KL to the whole model, as manifests certify it).
     """
 
     objective: Objective = Objective.LATENCY
@@ -359,11 +358,12 @@ class Terms:
     operators_min: int = 1
     gain_permille: int = 200
     standbys: int = 1
+    loss_micronats: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PlanStage:
-    """One stage: ``node``, its primary, holds blocks ``first_block..last_block``, both included.
+    """One stage: ``node``, the primary, holds blocks ``first_block..last_block`` (included); input comes in ``width``.
 
     So do ``standbys``, best first: a session that loses the primary goes on with one of them, within the epoch.
     """
@@ -372,6 +372,7 @@ class PlanStage:
     first_block: int
     last_block: int
     standbys: tuple[NodeId, ...] = ()
+    width: ActivationWidth = ActivationWidth.F32
 
 
 @dataclass(frozen=True, slots=True)

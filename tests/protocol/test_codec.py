@@ -25,12 +25,14 @@ from shoal_protocol.limits import (
     CONTENT_CHUNK_BYTES,
     ENVELOPE_BYTES_MAX,
     HEADER_BYTES_MAX,
+    LOSS_MICRONATS_MAX,
     PLAN_BYTES_MAX,
     RECOVERY_EPOCH_MAX,
     SESSIONS_MAX,
     STAGES_MAX,
 )
 from shoal_protocol.messages import Cause, Heartbeat, Plan, PlanStage, Terms
+from shoal_protocol.widths import ActivationWidth
 from tests.support import protocol as samples
 
 KINDS = {
@@ -155,8 +157,8 @@ def test_our_own_text_beyond_its_bound_is_our_mistake():
         encode_header(ServiceResult(1, "x" * 2000, None))
 
 
-def stages(*spans, standbys=()):
-    return tuple(PlanStage(samples.node_of(samples.AGENT), first, last, standbys) for first, last in spans)
+def stages(*spans, standbys=(), width=ActivationWidth.F32):
+    return tuple(PlanStage(samples.node_of(samples.AGENT), first, last, standbys, width) for first, last in spans)
 
 
 def unchecked(plan: Plan) -> bytes:
@@ -176,6 +178,7 @@ BROKEN = [
     stages(*[(block, block) for block in range(STAGES_MAX + 1)]),
     stages((0, 4), standbys=(samples.node_of(samples.AGENT),)),
     stages((0, 4), standbys=(samples.node_of(samples.WITNESS),) * 2),
+    stages((0, 4), width=ActivationWidth.F16),
 ]
 
 
@@ -186,8 +189,8 @@ def test_a_plan_that_does_not_cover_blocks_in_order_or_names_a_node_twice_is_ref
         encode_plan(plan)
     row = msgpack.unpackb(encode_plan(samples.PLAN))
     row[STAGES] = [
-        [node_id_bytes(stage.node), stage.first_block, stage.last_block, [*map(node_id_bytes, stage.standbys)]]
-        for stage in broken
+        [node_id_bytes(s.node), s.first_block, s.last_block, [*map(node_id_bytes, s.standbys)], s.width.value]
+        for s in broken
     ]
     with pytest.raises(MalformedMessage, match=r"stage|array"):
         decode_plan(msgpack.packb(row))
@@ -241,6 +244,7 @@ def test_a_plan_beyond_its_size_is_our_mistake():
         {"faulty": 3},
         {"stages_min": 0},
         {"gain_permille": 1001},
+        {"loss_micronats": LOSS_MICRONATS_MAX + 1},
     ],
     ids=str,
 )

@@ -88,6 +88,7 @@ from shoal_protocol.sealing import Ed25519Sealer
 from shoal_protocol.tensors import Dtype
 from shoal_protocol.topics import topic_for
 from shoal_protocol.votes import sign_recovery, sign_vote
+from shoal_protocol.widths import ActivationWidth
 
 CLUSTER: Final = ClusterId("5a" * 16)
 WALL_MS: Final = 1_760_000_000_000
@@ -130,10 +131,10 @@ PLAN: Final = Plan(
     context_tokens_max=8192,
     stages=(
         PlanStage(node_of(AGENT), 0, 4, (node_of(WITNESS), node_of(STRANGER))),
-        PlanStage(node_of(WITNESS), 5, 5, (node_of(AGENT),)),
-        PlanStage(node_of(STRANGER), 6, 31),
+        PlanStage(node_of(WITNESS), 5, 5, (node_of(AGENT),), ActivationWidth.F16),
+        PlanStage(node_of(STRANGER), 6, 31, width=ActivationWidth.I8X32),
     ),
-    terms=Terms(Objective.THROUGHPUT, 1, 4, 3, 512, 256, ("home", "lab"), 0, 1, 150, 2),
+    terms=Terms(Objective.THROUGHPUT, 1, 4, 3, 512, 256, ("home", "lab"), 0, 1, 150, 2, 250_000),
     voters=(node_of(AGENT), node_of(WITNESS)),
     score_us=41_200,
     reason="three nodes, 41.2 ms a token",
@@ -381,7 +382,8 @@ def plans(draw: st.DrawFn) -> Plan:
     stages, first = [], 0
     for width in widths:
         node, *standbys = draw(st.lists(values(NodeId), min_size=1, max_size=1 + STANDBYS_MAX, unique=True))
-        stages.append(PlanStage(node, first, first + width - 1, tuple(standbys)))
+        narrow = draw(values(ActivationWidth)) if first else ActivationWidth.F32
+        stages.append(PlanStage(node, first, first + width - 1, tuple(standbys), narrow))
         first += width
     return dataclasses.replace(drawn, epoch=epoch, terms=terms, voters=tuple(voters), stages=tuple(stages))
 
