@@ -58,7 +58,7 @@ def _median_us(
 ) -> list[int]:
     """One time per block, in order; the first round warms up and does not count."""
     groups = [_structure(block) for block in blocks]
-    feeds = [_feeds(block, tokens) for block in blocks]
+    feeds = [feeds_of(block, tokens) for block in blocks]
     times_ns: dict[bytes, list[int]] = {group: [] for group in groups}
     for round_ in range(rounds + 1):
         for group, session, feed in zip(groups, sessions, feeds, strict=True):
@@ -77,7 +77,7 @@ def _structure(block: BuiltBlock) -> bytes:
     return graph
 
 
-def _feeds(block: BuiltBlock, tokens: int) -> Mapping[str, Array]:
+def feeds_of(block: BuiltBlock, tokens: int) -> Mapping[str, Array]:
     """Inputs for the first ``tokens`` positions of a text; values do not change the time, zeros are denormal-free."""
     sizes = {"tokens": tokens, "capacity": tokens}
     feeds = {port.name: np.zeros(_fixed(port.shape, sizes), _NUMPY[port.dtype]) for port in block.inputs}

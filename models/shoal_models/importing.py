@@ -10,19 +10,20 @@ The converter includes the libraries that write the graph and the tokenizer: ``c
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from shoal_models.blocks import BuiltBlock, build_embed, build_head, build_layer, neck, store_shared
+from shoal_models.certify import certify
 from shoal_models.costs import measure_costs
 from shoal_models.durable import file_sha256
 from shoal_models.importers.gguf import read_llama
 from shoal_models.importers.gguf_file import Value, read_gguf
 from shoal_models.llama import LlamaShape, LlamaSource
-from shoal_models.manifest import Block, Boundary, Cost, Dimensions, Manifest, Numeric, Pieces, Source
+from shoal_models.manifest import Block, Boundary, Certificate, Cost, Dimensions, Manifest, Numeric, Pieces, Source
 from shoal_models.package import Store
 from shoal_models.pieces import PIECE_BYTES, piece_count, piece_digests
-from shoal_models.ports import BlockRunner, Clock, Progress
+from shoal_models.ports import BlockRunner, BlockSession, Clock, Progress
 from shoal_models.tokenizer import read_text_interface
 from shoal_protocol.ids import parse_deployment_id
 from shoal_protocol.limits import GRAPH_BYTES_MAX, TEXT_BYTES_MAX, TOKENIZER_BYTES_MAX
@@ -35,6 +36,20 @@ class Measurement:
     runner: BlockRunner
     clock_ns: Clock
     macs_per_s: Callable[[], int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Once:
+    """Opens each block once, for all that measure."""
+
+    runner: BlockRunner
+    opened: dict[bytes, BlockSession] = field(default_factory=dict)
+
+    def open(self, graph: bytes, blobs: Path) -> BlockSession:
+        """The block of ``graph``, opened."""
+        if graph not in self.opened:
+            self.opened[graph] = self.runner.open(graph, blobs)
+        return self.opened[graph]
 
 
 def import_gguf(
@@ -64,7 +79,9 @@ def import_gguf(
         template = None if text.chat_template is None else store.put(text.chat_template.encode())
         built = _convert(store, source, numeric, progress)
         context = source.shape.context_tokens_max
-        costs = measure_costs(built, store.blobs, context, measurement.runner, measurement.clock_ns, progress)
+        once = _Once(measurement.runner)
+        costs = measure_costs(built, store.blobs, context, once, measurement.clock_ns, progress)
+        certificates = certify(built, store.blobs, text.tokenizer_json, context, once, progress)
         manifest = Manifest(
             format="shoal-model",
             version=1,
@@ -76,7 +93,7 @@ def import_gguf(
             dimensions=_dimensions(source.shape),
             context_tokens_max=context,
             reference_macs_per_s=measurement.macs_per_s(),
-            boundary=_boundary(source.shape),
+            boundary=_boundary(source.shape, certificates),
             blocks=tuple(_stored(store, block, cost) for block, cost in zip(built, costs, strict=True)),
             tokenizer=tokenizer,
             chat_template=template,
@@ -143,7 +160,12 @@ def _dimensions(shape: LlamaShape) -> Dimensions:
     )
 
 
-def _boundary(shape: LlamaShape) -> Boundary:
-    """Only full width is certified until narrower ones are measured on this model."""
+def _boundary(shape: LlamaShape, certificates: tuple[Certificate, ...]) -> Boundary:
     port = neck("hidden", shape)
-    return Boundary(dtype=port.dtype, shape=port.shape, bytes_per_token=4 * shape.hidden, certified_widths=("f32",))
+    return Boundary(
+        dtype=port.dtype,
+        shape=port.shape,
+        bytes_per_token=4 * shape.hidden,
+        certified_widths=("f32",),
+        certificates=certificates,
+    )

@@ -11,12 +11,13 @@ is fixed, a name (``tokens``, ``capacity``) is filled in when the block runs.
 
 *What the digest covers*: everything that decides what the model answers, and nothing that was measured. Two machines
 that convert one source with one converter measure different costs, and yet hold the same model: a plan that one
-proposes must find the other. So the digest is BLAKE2b-256 of the canonical form without ``cost`` and
-``reference_macs_per_s``, which stay in the file.
+proposes must find the other. So the digest is BLAKE2b-256 of the canonical form without ``cost``, ``certificates``
+and ``reference_macs_per_s``, which stay in the file.
 
 Whoever has a manifest from somebody else can therefore verify by its digest every name, shape, graph, shard and piece
-of one, but not its measurements: those are the sender's word, and bounded. They weigh in a planner and nowhere else,
-so a lie costs a bad balance and never a wrong answer; who does not trust the sender measures again.
+of one, but not its measurements: those are the sender's word, and bounded. Costs weigh in a planner and nowhere else,
+so a lie costs a bad balance. Certificates count only where an operator allows some loss, and each voter goes by its
+own: a lie then costs more of the quality than was allowed. Who does not trust the sender measures again.
 """
 
 import json
@@ -24,7 +25,14 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
 
 from shoal_models.errors import ManifestInvalid
 from shoal_models.pieces import piece_count
@@ -32,12 +40,14 @@ from shoal_protocol.ids import DIGEST_BYTES, Digest, digest_of
 from shoal_protocol.limits import (
     BLOCK_US_MAX,
     BLOCKS_MAX,
+    LOSS_MICRONATS_MAX,
     MACS_PER_S_MAX,
     MANIFEST_BYTES_MAX,
     SHARDS_PER_BLOCK_MAX,
     TENSOR_RANK_MAX,
     TEXT_BYTES_MAX,
 )
+from shoal_protocol.widths import GROUP_VALUES
 
 FORMAT_VERSION: Final = 1
 
@@ -51,7 +61,13 @@ Shape = Annotated[tuple[Dimension, ...], Field(max_length=TENSOR_RANK_MAX)]
 ElementType = Literal["f32", "f16", "i64", "i32", "u8", "i8"]
 Numeric = Literal["int8", "fp32", "int4"]
 
-_MEASURED: Final[dict[str, Any]] = {"reference_macs_per_s": True, "blocks": {"__all__": {"cost": True}}}
+NarrowWidth = Literal["f16", "i8x32", "i8"]
+
+_MEASURED: Final[dict[str, Any]] = {
+    "reference_macs_per_s": True,
+    "boundary": {"certificates": True},
+    "blocks": {"__all__": {"cost": True}},
+}
 """What differs between two imports of one source, and is no part of the model's name."""
 
 
@@ -131,6 +147,14 @@ class Pieces(_Record):
     digests: Annotated[tuple[Hex, ...], Field(min_length=2)]
 
 
+class Certificate(_Record):
+    """A narrower width in which a boundary may travel, and what one such cut costs; see ``certify``."""
+
+    width: NarrowWidth
+    loss_micronats: Annotated[int, Field(gt=0, le=LOSS_MICRONATS_MAX)]
+    """KL to the answers of the model as it is. Never 0: who allows no loss gets no narrow width."""
+
+
 class Boundary(_Record):
     """The neck between any two neighbouring blocks."""
 
@@ -138,7 +162,17 @@ class Boundary(_Record):
     shape: Shape
     bytes_per_token: Positive
     certified_widths: Annotated[tuple[Literal["f32", "f16", "i8"], ...], Field(min_length=1)]
-    """Element types in which this value may travel without harm to the answers."""
+    """Element types in which this value may travel as it is."""
+    certificates: tuple[Certificate, ...] = ()
+    """Narrower widths, as they were measured. No part of the digest; none in packages from before they were."""
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A package without certificates reads as it always did."""
+        tree: dict[str, Any] = handler(self)
+        if not tree.get("certificates", True):
+            del tree["certificates"]
+        return tree
 
 
 class Dimensions(_Record):
@@ -263,6 +297,11 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
             yield f"blocks.{index}.outputs.0", f"is not what blocks.{index + 1} takes"
     if (blocks[0].outputs[0].dtype, blocks[0].outputs[0].shape) != (manifest.boundary.dtype, manifest.boundary.shape):
         yield "boundary", "is not what blocks.0 gives"
+    narrow = [certificate.width for certificate in manifest.boundary.certificates]
+    if len(set(narrow)) != len(narrow):
+        yield "boundary.certificates", "one width is certified twice"
+    if "i8x32" in narrow and manifest.dimensions.hidden % GROUP_VALUES:
+        yield "boundary.certificates", f"i8x32 takes a multiple of {GROUP_VALUES} values"
     if manifest.dimensions.heads % manifest.dimensions.kv_heads:
         yield "dimensions.kv_heads", "does not divide heads"
     names = [block.name for block in blocks]

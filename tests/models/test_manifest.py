@@ -45,7 +45,7 @@ def test_encoding_and_parsing_are_inverse(manifest):
 
 def unmeasured(data: bytes) -> bytes:
     tree = json.loads(data)
-    del tree["reference_macs_per_s"]
+    del tree["reference_macs_per_s"], tree["boundary"]["certificates"]
     for block in tree["blocks"]:
         del block["cost"]
     return encoded(tree)
@@ -55,9 +55,27 @@ def test_the_digest_is_of_all_but_the_measurements(manifest):
     assert manifest.digest == digest_of(unmeasured(manifest.encode()))
 
 
-@pytest.mark.parametrize("path", ["reference_macs_per_s", "blocks.0.cost.decode_us", "blocks.5.cost.prefill_us"])
+def test_a_package_without_certificates_reads_as_before_there_were_any(manifest):
+    """Not to the byte only: it is the same model as one imported today."""
+    tree = json.loads(manifest.encode())
+    del tree["boundary"]["certificates"]
+    old = Manifest.parse(encoded(tree))
+    assert old.boundary.certificates == ()
+    assert old.encode() == encoded(tree)
+    assert old.digest == manifest.digest
+
+
+MEASURED = [
+    "reference_macs_per_s",
+    "blocks.0.cost.decode_us",
+    "blocks.5.cost.prefill_us",
+    "boundary.certificates.0.loss_micronats",
+]
+
+
+@pytest.mark.parametrize("path", MEASURED)
 def test_another_measurement_is_the_same_model(manifest, path):
-    other = Manifest.parse(encoded(bend(json.loads(manifest.encode()), path, 123_456_789)))
+    other = Manifest.parse(encoded(bend(json.loads(manifest.encode()), path, 3_456_789)))
     assert other != manifest
     assert other.digest == manifest.digest
 
@@ -109,6 +127,7 @@ def test_what_it_says_of_the_tiny_model(manifest):
     assert manifest.boundary.shape == (1, "tokens", 64)
     assert manifest.boundary.bytes_per_token == 256
     assert manifest.boundary.certified_widths == ("f32",)
+    assert [each.width for each in manifest.boundary.certificates] == ["f16", "i8x32", "i8"]
     assert manifest.special_tokens.bos is None
     assert manifest.special_tokens.eos == (0, 2)
 
@@ -137,6 +156,9 @@ def test_shared_blobs_count_once_in_the_package_and_in_each_block(manifest):
         ("blocks.2.extra", 1, "not permitted"),
         ("tokenizer", ..., "required"),
         ("boundary.certified_widths", ["f64"], "f32"),
+        ("boundary.certificates.0.width", "f8", "f16"),
+        ("boundary.certificates.0.loss_micronats", 0, "greater than 0"),
+        ("boundary.certificates.0.loss_micronats", 10_000_001, "less than or equal"),
         ("context_tokens_max", -1, "greater than 0"),
     ],
 )
