@@ -4,8 +4,10 @@ import json
 
 import pytest
 
+from shoal_agent.cli.deploy import micronats
 from shoal_agent.config import load_operator_config
 from shoal_agent.errors import ExitCode
+from shoal_protocol.limits import LOSS_MICRONATS_MAX
 from shoal_protocol.messages import DeploymentPhase
 from tests.support.broker import needs_mosquitto
 from tests.support.commands import running_shoal, shoal
@@ -25,6 +27,11 @@ async def deploy(fleet, *arguments):
     return await running_shoal("deploy", "tiny", "--config", fleet.operator_config, *arguments)
 
 
+@pytest.mark.parametrize(("nats", "wire"), [(0.0, 0), (0.29, 290_000), (1e-7, 0), (10.0, LOSS_MICRONATS_MAX)])
+def test_a_loss_is_told_in_nats(nats, wire):
+    assert micronats(nats) == wire
+
+
 @needs_mosquitto
 async def test_a_model_is_deployed_over_a_real_broker(fleet, tmp_path, tiny_store):
     async with cluster(fleet, tmp_path, tiny_store) as hosts:
@@ -35,6 +42,7 @@ async def test_a_model_is_deployed_over_a_real_broker(fleet, tmp_path, tiny_stor
         assert (told["deployment"], told["epoch"], told["context_tokens_max"]) == ("tiny", 0, 64)
         assert {stage["node"] for stage in told["stages"]} == {host.node for host in hosts} == set(told["nodes_heard"])
         assert told["stages"][0]["first_block"] == 0
+        assert {stage["width"] for stage in told["stages"]} == {"f32"}, "no loss is allowed unless one is named"
         assert all(len(stage["standbys"]) == 1 and stage["node"] not in stage["standbys"] for stage in told["stages"])
         assert told["stages"][-1]["last_block"] == len(tiny_store.load("tiny").blocks) - 1
         assert all(host.plans[0].model.hex() == told["model"] for host in hosts)
@@ -47,7 +55,7 @@ async def test_a_model_is_deployed_over_a_real_broker(fleet, tmp_path, tiny_stor
 @needs_mosquitto
 async def test_a_dry_run_shows_the_plan_to_people(fleet, tmp_path, tiny_store):
     async with cluster(fleet, tmp_path, tiny_store) as hosts:
-        code, out, err = await deploy(fleet, "--stages", "2", "--dry-run")
+        code, out, err = await deploy(fleet, "--stages", "2", "--dry-run", "--loss", "0.2")
         assert code == 0, err
         assert "tiny: epoch 0, planned, not announced" in out
         assert "stage 1  " in out

@@ -18,11 +18,13 @@ from shoal_agent.core.decision import (
     same_cuts,
     staging_ms,
 )
+from shoal_agent.core.facts import Width
 from shoal_agent.core.planner import split_model
-from shoal_agent.core.problem import Candidate, Split, problem_of, stages_of
+from shoal_agent.core.problem import Candidate, Link, Links, Split, problem_of, stages_of
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.limits import STAGING_MS_MAX
 from shoal_protocol.messages import PlanStage, Terms
+from shoal_protocol.widths import ActivationWidth
 from tests.support.toy import toy_facts
 
 A, B, C, D, E = (NodeId(letter * 32) for letter in "abcde")
@@ -181,6 +183,26 @@ def test_a_redistribution_keeps_the_cuts():
     assert (len(merged.blocks), merged.stages_min, merged.stages_max) == (2, 2, 2)
     split = redistributed(asked, held, split_model(merged))
     assert [(stage.node, stage.first_block, stage.last_block) for stage in split.stages] == [(C, 0, 3), (A, 4, 5)]
+
+
+NARROW = (HELD[0], replace(HELD[1], width=ActivationWidth.F16), replace(HELD[2], width=ActivationWidth.I8))
+WIDTHS = (Width("f32"), Width("f16", 500, 0, 0, 3), Width("i8", 250, 4, 0, 40))
+
+
+def test_who_takes_a_stage_over_takes_its_input_as_it_was():
+    base = replace(problem(A, C, D), widths=WIDTHS)
+    assert stages_of(refilled(base, NARROW)) == (NARROW[0], replace(NARROW[1], node=D), NARROW[2])
+    backed = (NARROW[0], replace(NARROW[1], standbys=(D,)), NARROW[2])
+    assert [stage.width for stage in stages_of(promoted(base, backed))] == [stage.width for stage in NARROW]
+
+
+def test_a_redistribution_takes_the_widths_that_are_best_where_it_goes():
+    base = replace(problem(A, B, C), widths=WIDTHS, loss_max=3)
+    fast = tuple(replace(c, speed_macs_per_s=10**9 * (1 + (c.node == C))) for c in base.candidates)
+    asked = replace(base, candidates=fast, links=Links(Link(500, 10**3)))
+    held = (PlanStage(A, 0, 3), replace(NARROW[1], node=B, first_block=4, last_block=5, width=ActivationWidth.F32))
+    split = redistributed(asked, held, split_model(same_cuts(asked, held)))
+    assert [stage.width for stage in stages_of(split)] == [ActivationWidth.F32, ActivationWidth.F16]
 
 
 def hold_of(*evaluations):

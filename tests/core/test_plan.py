@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from shoal_agent.core.facts import StageSpan
+from shoal_agent.core.facts import StageSpan, Width
 from shoal_agent.core.plan import (
     GENESIS_PARENT,
     Room,
@@ -10,6 +10,7 @@ from shoal_agent.core.plan import (
     faults_for_host,
     faults_of,
     faults_of_successor,
+    faults_of_widths,
     kv_bytes_per_token,
     rendezvous_order,
     resident_bytes,
@@ -25,8 +26,11 @@ from shoal_agent.core.plan import (
 )
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, node_id_of
 from shoal_protocol.messages import Plan, PlanStage, Terms
+from shoal_protocol.widths import ActivationWidth
 from tests.support.protocol import AGENT, OBSERVER, OPERATOR, STRANGER, WITNESS, node_of, trusted_roster
 from tests.support.toy import MODEL, toy_facts
+
+F32, F16, I8 = ActivationWidth.F32, ActivationWidth.F16, ActivationWidth.I8
 
 ROSTER = trusted_roster()
 HOST, OTHER = node_of(AGENT), node_of(WITNESS)
@@ -39,6 +43,43 @@ NEEDED = 5 * 1000 + 5 * 64 * 512
 def test_stages_and_spans():
     assert [stage_of(PLAN, node) for node in (HOST, OTHER, node_of(STRANGER))] == [0, 1, None]
     assert span_of(PLAN, 1) == StageSpan(DeploymentId("toy"), Epoch(0), MODEL, 5, 7)
+
+
+WIDTHS = (Width("f32"), Width("f16", 500, 0, 0, 100), Width("i8", 250, 4, 0, 400))
+CERTIFIED = replace(FACTS, widths=WIDTHS)
+
+
+def narrowed(loss: int, *widths: ActivationWidth) -> Plan:
+    stages = [PlanStage(HOST, 0, 4), PlanStage(OTHER, 5, 6), PlanStage(node_of(STRANGER), 7, 7)]
+    after = [replace(stage, width=width) for stage, width in zip(stages[1:], widths, strict=True)]
+    return replace(PLAN, stages=(stages[0], *after), terms=Terms(loss_micronats=loss))
+
+
+def test_a_stage_gives_what_the_next_one_takes():
+    plan = narrowed(0, F16, I8)
+    spans = [span_of(plan, stage) for stage in range(3)]
+    assert [(span.takes, span.gives) for span in spans] == [(F32, F16), (F16, I8), (I8, F32)]
+
+
+@pytest.mark.parametrize(
+    ("loss", "widths", "faults"),
+    [
+        (0, (F32, F32), []),
+        (500, (F16, I8), []),
+        (499, (F16, I8), ["narrow activations cost 500 micronats, the terms allow 499"]),
+        (0, (F32, F16), ["narrow activations cost 100 micronats, the terms allow 0"]),
+        (999, (F16, ActivationWidth.I8X32), ["I8X32 into stage 2: no certificate of it here"]),
+    ],
+)
+def test_narrow_activations_are_certified_and_within_the_budget(loss, widths, faults):
+    plan = narrowed(loss, *widths)
+    assert faults_of_widths(plan, CERTIFIED) == faults
+    assert faults_for_host(plan, HOST, CERTIFIED, Room(10**9, 10**9)) == faults
+
+
+def test_a_package_from_before_certificates_travels_as_it_is():
+    assert faults_of_widths(narrowed(10**6, F32, F32), FACTS) == []
+    assert faults_of_widths(narrowed(10**6, F32, F16), FACTS) == ["F16 into stage 2: no certificate of it here"]
 
 
 def test_standbys_have_stages_too():

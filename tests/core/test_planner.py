@@ -6,7 +6,7 @@ from itertools import permutations
 
 import pytest
 
-from shoal_agent.core.facts import BlockFacts
+from shoal_agent.core.facts import BlockFacts, Width
 from shoal_agent.core.planner import Genesis, plan_genesis, split_model
 from shoal_agent.core.problem import (
     CANDIDATES_EXACT_MAX,
@@ -17,7 +17,6 @@ from shoal_agent.core.problem import (
     Rival,
     Split,
     SplitProblem,
-    Width,
     Workload,
 )
 from shoal_protocol.ids import DeploymentId, Digest, NodeId

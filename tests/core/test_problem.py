@@ -1,9 +1,12 @@
 from dataclasses import replace
 
+from shoal_agent.core.costs import price
+from shoal_agent.core.facts import Width
 from shoal_agent.core.planner import split_model
-from shoal_agent.core.problem import LAN, Candidate, Link, Links, Split, Workload, problem_of, stages_of
+from shoal_agent.core.problem import LAN, LOSS_STEPS, Candidate, Link, Links, Split, Workload, problem_of, stages_of
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import Objective, PlanStage, Terms
+from shoal_protocol.widths import ActivationWidth
 from tests.support.toy import toy_facts
 
 A, B = (NodeId(letter * 32) for letter in "ab")
@@ -17,6 +20,37 @@ def test_terms_and_facts_make_a_problem():
     assert (problem.blocks, problem.reference_macs_per_s, problem.shared_bytes) == (facts.blocks, 10**9, 7)
     assert problem.workload == Workload(300, 3, 100, 50)
     assert (problem.objective, problem.stages_min, problem.stages_max) == (Objective.THROUGHPUT, 2, 5)
+
+
+NARROW = (Width("f32"), Width("f16", 500, 0, 0, 101), Width("i8", 250, 4, 0, 400))
+
+
+def test_without_a_budget_of_quality_there_is_nothing_to_choose():
+    certified = replace(toy_facts(8), widths=NARROW)
+    assert problem_of(certified, Terms(), 512, CANDIDATES) == problem_of(toy_facts(8), Terms(), 512, CANDIDATES)
+
+
+def test_losses_are_counted_in_parts_of_the_budget_and_rounded_up():
+    problem = problem_of(replace(toy_facts(8), widths=NARROW), Terms(loss_micronats=3200), 512, CANDIDATES)
+    assert problem.loss_max == LOSS_STEPS == 32
+    assert [width.loss for width in problem.widths] == [0, 2, 4]
+    assert [replace(width, loss=0) for width in problem.widths] == [replace(width, loss=0) for width in NARROW]
+
+
+def test_a_narrow_cut_is_planned_where_links_are_slow_and_priced_as_it_was_planned():
+    facts = replace(toy_facts(8), widths=NARROW)
+    facts = replace(facts, blocks=tuple(replace(block, boundary_bytes_per_token=4096) for block in facts.blocks))
+    slow = Links(Link(500, 10**6))
+    chosen = {}
+    for loss in (0, 100, 101, 400):
+        problem = problem_of(facts, Terms(stages_min=2, loss_micronats=loss), 512, CANDIDATES, slow)
+        split = split_model(problem)
+        assert price(problem, stages_of(split)).score_us == split.score_us
+        chosen[loss] = [stage.width for stage in stages_of(split)]
+    full = ActivationWidth.F32
+    assert chosen[0] == chosen[100] == [full, full]
+    assert chosen[101] == [full, ActivationWidth.F16]
+    assert chosen[400] == [full, ActivationWidth.I8]
 
 
 def test_equal_questions_are_equal():

@@ -1,8 +1,8 @@
 """Budgets that bite; that the answers are the best there are is held against brute force in tests/property."""
 
-from shoal_agent.core.facts import BlockFacts
+from shoal_agent.core.facts import BlockFacts, Width
 from shoal_agent.core.figures import Figures
-from shoal_agent.core.problem import Candidate, Link, Links, SplitProblem, Width, Workload
+from shoal_agent.core.problem import Candidate, Link, Links, SplitProblem, Workload
 from shoal_agent.core.search import Run, cheapest
 from shoal_agent.core.tight import cheapest_within, has_room, keeps_budgets, tail_from
 

@@ -4,7 +4,7 @@ from itertools import combinations, pairwise, permutations, product
 from random import Random
 
 from shoal_agent.core.costs import price
-from shoal_agent.core.facts import BlockFacts
+from shoal_agent.core.facts import BlockFacts, Width
 from shoal_agent.core.planner import split_model
 from shoal_agent.core.problem import (
     Candidate,
@@ -13,7 +13,6 @@ from shoal_agent.core.problem import (
     Links,
     Split,
     SplitProblem,
-    Width,
     Workload,
     stages_of,
 )
@@ -169,7 +168,7 @@ def agrees(problem):
     loss = {width.name: width.loss for width in problem.widths} | {"": 0}
     spent = sum(loss[stage.width] for stage in answer.stages)
     assert problem.loss_max is None or spent <= problem.loss_max
-    assert price(problem, stages_of(answer), [s.width for s in answer.stages]).score_us == best_us
+    assert price(problem, stages_of(answer)).score_us == best_us
     folded = len({stage.node for stage in answer.stages}) < len(answer.stages)
     return "u" if folded else "one" if len(answer.stages) == 1 else "chain"
 

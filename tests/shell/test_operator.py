@@ -1,12 +1,13 @@
 """The operator against hosts that speak the real envelopes on the real topics; only the broker is a function call."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived, TimePassed
-from shoal_agent.core.facts import BlockFacts, ModelFacts
+from shoal_agent.core.facts import BlockFacts, ModelFacts, Width
 from shoal_agent.core.gate import Gate
 from shoal_agent.errors import ConfigError, ExitCode, FailedError, NoPlanError, TimedOutError, UnavailableError
 from shoal_agent.shell import desk as desk_module
@@ -27,6 +28,7 @@ from shoal_protocol.messages import (
 )
 from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
 from shoal_protocol.sealing import Ed25519Sealer
+from shoal_protocol.widths import ActivationWidth
 from tests.support.hosts import Host
 
 CLUSTER = ClusterId("c" * 32)
@@ -74,9 +76,9 @@ class Scene:
             for said in host.answer(broadcast.wire):
                 self.hear(said)
 
-    async def found(self, **wish):
+    async def found(self, facts=FACTS, **wish):
         founding = Founding(
-            self.operator, DeployWish("tiny", **wish), FACTS, PACKAGE, self.desk, self.publish, self.told.append
+            self.operator, DeployWish("tiny", **wish), facts, PACKAGE, self.desk, self.publish, self.told.append
         )
         return await asyncio.wait_for(founding.run(), 20)
 
@@ -132,6 +134,15 @@ async def test_a_dry_run_says_nothing(scene):
     assert not result.active
     assert len(result.plan.stages) == 2
     assert scene.published == []
+
+
+@pytest.mark.parametrize(("loss", "width"), [(0, "F32"), (99, "F32"), (100, "F16"), (199, "F16")])
+async def test_cuts_are_as_narrow_as_the_budget_allows(scene, loss, width):
+    scene.arrive()
+    certified = replace(FACTS, widths=(Width("f32"), Width("f16", 500, 0, 0, 100)))
+    plan = (await scene.found(certified, stages=2, dry_run=True, loss_micronats=loss)).plan
+    assert plan.terms.loss_micronats == loss
+    assert [stage.width for stage in plan.stages] == [ActivationWidth.F32, ActivationWidth[width]]
 
 
 async def test_the_plan_carries_the_terms_and_who_decides_the_next(scene):

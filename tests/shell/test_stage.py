@@ -7,10 +7,13 @@ import pytest
 from shoal_agent.shell import ort
 from shoal_agent.shell.ort import Cancel, EngineError, open_block
 from shoal_agent.shell.stage import OpenBlock, Stage, _chain
+from shoal_protocol.tensors import payload_of
+from shoal_protocol.widths import ActivationWidth, narrow, row_bytes, widen
 from tests.support.chain import Chain
 
 TOKENS = [7, 100, 31, 250, 18, 9, 77, 310, 4, 4, 19]
 CANCEL = Cancel()
+NARROW = [width for width in ActivationWidth if width is not ActivationWidth.F32]
 
 
 @pytest.fixture(scope="module")
@@ -27,8 +30,8 @@ def blocks(tiny_store, manifest):
 
 @pytest.fixture
 def make(blocks, manifest):
-    def stage(first: int = 0, last: int = 5, tokens_max: int = 32) -> Stage:
-        return Stage(blocks[first : last + 1], manifest.dimensions.vocabulary, tokens_max)
+    def stage(first: int = 0, last: int = 5, tokens_max: int = 32, **widths: ActivationWidth) -> Stage:
+        return Stage(blocks[first : last + 1], manifest.dimensions.vocabulary, tokens_max, **widths)
 
     return stage
 
@@ -89,6 +92,29 @@ def test_outputs_belong_to_the_caller(make, count):
     run(stage, ids(*[77] * count), 3 * count)
     assert all(np.array_equal(output, copy) for output, copy in zip(outputs, copies, strict=True))
     assert not np.shares_memory(outputs[0], outputs[1])
+
+
+@pytest.mark.parametrize("width", NARROW)
+def test_narrow_stages_give_and_take_what_travels(make, width):
+    """Each converts its own end, and nothing else differs from stages at full width."""
+    first, second = make(0, 2, gives=width), make(3, 5, takes=width)
+    plain_first, plain_second = make(0, 2), make(3, 5)
+    for position, tokens in ((0, TOKENS), (11, [3]), (12, [9])):
+        sent = run(first, ids(*tokens), position)
+        hidden = run(plain_first, ids(*tokens), position)
+        assert payload_of(sent).nbytes == len(tokens) * row_bytes(width, 64) < hidden.nbytes
+        assert payload_of(sent).tobytes() == payload_of(narrow(hidden, width)).tobytes()
+        expected = run(plain_second, widen(sent, width, hidden.shape), position)
+        data = memoryview(b"!" + payload_of(sent).tobytes())[1:]
+        assert np.array_equal(run(second, data, position, len(tokens)), expected)
+        assert np.array_equal(run(second, sent, position, len(tokens)), expected), "again, from a stage beside it"
+
+
+@pytest.mark.parametrize("width", NARROW)
+def test_full_width_does_not_pass_for_a_narrow_one(make, width):
+    stage = make(3, 5, takes=width)
+    with pytest.raises(EngineError, match=f"{row_bytes(width, 64)} are {width.name}"):
+        run(stage, np.ones((1, 1, 64), np.float32), count=1)
 
 
 def test_inputs_may_be_read_only_unaligned_or_bytes(make):

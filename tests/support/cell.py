@@ -70,7 +70,9 @@ from shoal_protocol.ids import (
     SessionId,
 )
 from shoal_protocol.sealing import Ed25519Sealer
+from shoal_protocol.tensors import Dtype
 from shoal_protocol.topics import agent_filters, home_shard
+from shoal_protocol.widths import DTYPE_OF
 from tests.support.toy import ToyServices
 
 E = TypeVar("E")
@@ -278,7 +280,7 @@ class Cell:
         is_head = held.span.last_block == len(self.world.facts.blocks) - 1
         result = out[-1:].tobytes() if is_head else out.tobytes()
         output = self.put(result) if effect.want_logits or not is_head else None
-        shape = (1, len(out), 2)
+        shape = (1, len(out), {Dtype.F32: 2, Dtype.F16: 4, Dtype.I8: 8}[DTYPE_OF[held.span.gives]])
         self.post(StageFinished(effect.session, effect.stage, effect.position, output, shape, took_s))
 
     def export(self, effect: ExportKv) -> None:

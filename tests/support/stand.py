@@ -10,6 +10,7 @@ from typing import Final
 
 from shoal_agent.core.effects import ExportKv, ImportKv, RunStage, SendFrame
 from shoal_agent.core.events import Event, FrameReceived
+from shoal_agent.core.facts import Width
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.plan import primaries_of
 from shoal_agent.core.resume import Reach, starts_of
@@ -33,6 +34,7 @@ from shoal_protocol.headers import (
 from shoal_protocol.ids import Epoch, NodeId, SessionId, digest_of
 from shoal_protocol.messages import Plan
 from shoal_protocol.tensors import Dtype
+from shoal_protocol.widths import ActivationWidth
 from tests.support.cell import Cell
 from tests.support.toy import GREEDY
 from tests.support.world import TOY, World
@@ -53,15 +55,30 @@ def ids(tokens: tuple[int, ...] | list[int]) -> bytes:
 
 
 class Stand:
-    """Hosts of the toy's stages, an ingress, and a stranger; ``backed``: each host stands by for the one before."""
+    """Hosts of the toy's stages, an ingress, and a stranger; ``backed``: each host stands by for the one before.
 
-    def __init__(self, stages: int = 2, *, backed: bool = False, **options: int) -> None:
+    Activations travel in ``width``, which the toy certifies at no loss to speak of.
+    """
+
+    def __init__(
+        self,
+        stages: int = 2,
+        *,
+        backed: bool = False,
+        width: ActivationWidth = ActivationWidth.F32,
+        **options: int,
+    ) -> None:
         self.world = World(stages + 2, **options)
+        self.world.facts = replace(self.world.facts, widths=(Width(width.name.lower(), loss=1),))
         self.world.start()
         self.by_hand, *self.hosts, self.stranger = self.world.names
         self.first, self.last = self.hosts[0], self.hosts[-1]
         standbys = tuple((node,) for node in [*self.hosts[1:], self.first]) if backed else ()
-        self.world.deploy(self.hosts, standbys=standbys)
+        plan = self.world.plan(self.hosts, standbys=standbys)
+        first, *others = plan.stages
+        narrow = (first, *(replace(stage, width=width) for stage in others))
+        self.world.announce(replace(plan, stages=narrow, terms=replace(plan.terms, loss_micronats=stages)))
+        self.world.run_until(self.world.serving)
         self.world.run(1.0)
         self.log_start = len(self.world.log)
 

@@ -14,8 +14,9 @@ from shoal_agent.core.problem import CANDIDATES_EXACT_MAX
 from shoal_agent.shell.explanation import stage_json
 from shoal_agent.shell.operator import DeployResult, DeployWish
 from shoal_agent.shell.operator import deploy as found
-from shoal_protocol.limits import STANDBYS_MAX
-from shoal_protocol.messages import Objective
+from shoal_protocol.limits import LOSS_MICRONATS_MAX, STANDBYS_MAX
+from shoal_protocol.messages import Objective, PlanStage
+from shoal_protocol.widths import ActivationWidth
 
 
 class Aim(StrEnum):
@@ -23,6 +24,21 @@ class Aim(StrEnum):
 
     LATENCY = "latency"
     THROUGHPUT = "throughput"
+
+
+Loss = Annotated[
+    float,
+    typer.Option(
+        min=0.0,
+        max=LOSS_MICRONATS_MAX / 1_000_000,
+        help="Nats of quality (KL) that narrow activations may cost in all; 0: they travel as they are.",
+    ),
+]
+
+
+def micronats(nats: float) -> int:
+    """As the wire has it."""
+    return round(nats * 1_000_000)
 
 
 def deploy(
@@ -39,6 +55,7 @@ def deploy(
     standbys: Annotated[
         int, typer.Option(min=0, max=STANDBYS_MAX, help="Nodes that can take a stage's place, where memory permits.")
     ] = 1,
+    loss: Loss = 0.0,
     faulty: Annotated[int, typer.Option(min=0, max=2, help="Voters that may lie: 1 takes 4 voters, 2 take 7.")] = 0,
     gain: Annotated[int, typer.Option(min=0, max=100, help="Percent a new plan must be better by.")] = 20,
     operators: Annotated[int, typer.Option(min=1, help="Operators it takes to recover it if its voters are lost.")] = 1,
@@ -68,12 +85,18 @@ def deploy(
         gain * 10,
         operators,
         standbys,
+        micronats(loss),
     )
     result = asyncio.run(found(settings, wish, progress))
     if as_json:
         print_json(describe(result))
     else:
         print(table(result))
+
+
+def _as(part: PlanStage) -> str:
+    """How its input travels, where that is not as usual."""
+    return "" if part.width is ActivationWidth.F32 else f" as {part.width.name.lower()}"
 
 
 def _listed(text: str) -> tuple[str, ...]:
@@ -91,7 +114,7 @@ def describe(result: DeployResult) -> dict[str, Any]:
         "active": result.active,
         "score_us": result.split.score_us,
         "stages": [
-            {**stage_json(stage), "standbys": list(part.standbys)}
+            {**stage_json(stage), "width": part.width.name.lower(), "standbys": list(part.standbys)}
             for stage, part in zip(result.split.stages, result.plan.stages, strict=True)
         ],
         "reason": result.plan.reason,
@@ -109,7 +132,7 @@ def table(result: DeployResult) -> str:
         standbys = ", ".join(node[:8] for node in part.standbys) or "none"
         lines.append(
             f"  stage {index}  {stage.node}  blocks {stage.first_block}-{stage.last_block}  "
-            f"{stage.time_us / 1000:.2f} ms (+{stage.link_us / 1000:.2f} ms link)  "
+            f"{stage.time_us / 1000:.2f} ms (+{stage.link_us / 1000:.2f} ms link{_as(part)})  "
             f"{stage.memory_bytes / 2**20:.0f} MiB  standby {standbys}"
         )
     lines += [f"  {result.plan.reason}"] if result.plan.reason else []

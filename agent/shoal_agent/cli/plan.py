@@ -14,7 +14,7 @@ from rich.box import SIMPLE
 from rich.console import Console
 from rich.table import Table
 
-from shoal_agent.cli.deploy import Aim
+from shoal_agent.cli.deploy import Aim, Loss, micronats
 from shoal_agent.cli.model import StoreOption, open_store
 from shoal_agent.cli.output import AsJson, print_json, progress
 from shoal_agent.cli.plan_backbone import backbone
@@ -30,7 +30,6 @@ from shoal_agent.shell.model_facts import facts_of
 from shoal_agent.shell.scene import Scene, heard_scene, scene_of
 from shoal_agent.shell.sketch import load_sketch
 from shoal_agent.shell.survey import Package
-from shoal_agent.shell.widths import widths_of
 from shoal_models.errors import ModelError
 from shoal_models.manifest import Manifest
 from shoal_protocol.ids import NodeId
@@ -70,9 +69,7 @@ def plan(
     u_shape: Annotated[bool, typer.Option("--u-shape", help="The ingress may hold the first and last blocks.")] = False,
     trusted: Annotated[str, typer.Option(help="Trusted zones, with commas; the ingress's own if not given.")] = "",
     private: Annotated[int, typer.Option(min=0, help="So many first blocks, and the last, in trusted zones only.")] = 0,
-    loss: Annotated[
-        int | None, typer.Option(min=0, max=1000, help="Tokens in 1000 that narrow activations may change.")
-    ] = None,
+    loss: Loss = 0.0,
     price: Annotated[list[str] | None, typer.Option(help="NODE=PRICE an hour; may be repeated.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -86,14 +83,14 @@ def plan(
     manifest = _manifest(model, store, settings)
     scene = _scene(cluster, settings, manifest, ingress, _prices(price or []))
     zones = scene.trusted(tuple(part.strip() for part in trusted.split(",") if part.strip()))
-    terms = DeploymentTerms(Objective[objective.name], stages or 1, stages or CANDIDATES_EXACT_MAX, sessions)
+    terms = DeploymentTerms(
+        Objective[objective.name], stages or 1, stages or CANDIDATES_EXACT_MAX, sessions, loss_micronats=micronats(loss)
+    )
     facts = facts_of(manifest)
     tokens = min(context_tokens or CONTEXT_TOKENS, facts.context_tokens_max)
     problem = replace(
         problem_of(facts, terms, tokens, scene.candidates, scene.links),
         ingress=scene.ingress,
-        widths=widths_of(manifest),
-        loss_max=loss,
         zones=_guarded(len(facts.blocks), private, zones),
         u_shape=u_shape,
     )

@@ -25,7 +25,8 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import Final
 
-from shoal_agent.core.problem import AS_IT_IS, Candidate, Split, SplitProblem, SplitStage, Width
+from shoal_agent.core.facts import Width
+from shoal_agent.core.problem import AS_IT_IS, Candidate, Split, SplitProblem, SplitStage
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import Objective, PlanStage
 
@@ -141,28 +142,28 @@ def widths_of(problem: SplitProblem) -> tuple[Width, ...]:
     return tuple(width for width in widths if problem.loss_max is None or width.loss <= problem.loss_max)
 
 
-def price(problem: SplitProblem, stages: Sequence[PlanStage], widths: Sequence[str] = ()) -> Split | None:
+def price(problem: SplitProblem, stages: Sequence[PlanStage]) -> Split | None:
     """What these stages cost in ``problem``; None if a host is no usable candidate.
 
-    ``widths`` name how the input of each stage travels; none named: as it is. Whether the stages fit is not asked: of a
-    plan that runs the answer is known, and of another each host knows it best.
+    Whether the stages fit is not asked, nor whether their widths may be: of a plan that runs the answer is known, and
+    of another each host knows it best. A width that ``problem`` does not have counts as the full one.
     """
     known = {c.node: c for c in problem.candidates if usable(c)}
     if any(stage.node not in known for stage in stages):
         return None
     costs, memory = Costs(problem), Memory(problem)
-    width_of = {width.name: width for width in (AS_IT_IS, *problem.widths)}
-    named = widths or [""] * len(stages)
+    width_of = {width.wire: width for width in (AS_IT_IS, *problem.widths)}
     per_token = 1000 * problem.workload.answer_tokens
     priced: list[SplitStage] = []
     legs: list[int] = []
-    for index, (stage, name) in enumerate(zip(stages, named, strict=True)):
+    for index, stage in enumerate(stages):
+        width = width_of.get(stage.width, AS_IT_IS) if index else AS_IT_IS
         start, end, before = stage.first_block, stage.last_block + 1, stages[index - 1].node
-        link_ns = costs.hop(before, stage.node, start, width_of[name]) if index else costs.enter(stage.node)
+        link_ns = costs.hop(before, stage.node, start, width) if index else costs.enter(stage.node)
         stage_ns = costs.stage(known[stage.node], start, end)
         legs += [link_ns, stage_ns]
         needed, times_us = memory.needed(start, end), (stage_ns // per_token, link_ns // per_token)
-        priced.append(SplitStage(stage.node, start, end - 1, *times_us, needed, name))
+        priced.append(SplitStage(stage.node, start, end - 1, *times_us, needed, width.name))
     legs.append(costs.leave(stages[-1].node))
     whole = sum(legs) if problem.objective is Objective.LATENCY else max(legs)
     return Split(tuple(priced), whole // per_token)

@@ -35,7 +35,7 @@ from typing import Final
 
 from shoal_agent.core.costs import Memory, idle_permille, price, trusted, usable
 from shoal_agent.core.facts import BlockFacts
-from shoal_agent.core.problem import Candidate, Split, SplitProblem
+from shoal_agent.core.problem import Candidate, Split, SplitProblem, stages_of
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.limits import STAGING_MS_MAX
 from shoal_protocol.messages import PlanStage, SwitchMode
@@ -156,8 +156,8 @@ def _joined(blocks: Sequence[BlockFacts]) -> BlockFacts:
 
 def redistributed(problem: SplitProblem, held: Sequence[PlanStage], answer: Split) -> Split:
     """The ``answer`` to ``same_cuts``, told and priced in the blocks of ``problem``."""
-    nodes = [stage.node for stage in answer.stages]
-    split = price(problem, [replace(stage, node=node) for stage, node in zip(held, nodes, strict=True)])
+    found = zip(held, stages_of(answer), strict=True)
+    split = price(problem, [replace(stage, node=other.node, width=other.width) for stage, other in found])
     assert split is not None, "an answer names candidates only"
     return split
 

@@ -11,6 +11,7 @@ from typing import Final, NewType
 from shoal_protocol.headers import Sampling
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, SessionId
 from shoal_protocol.messages import Plan
+from shoal_protocol.widths import ActivationWidth
 
 TensorHandle = NewType("TensorHandle", int)
 """Key into the shell's tensor table. Whoever receives one owns it and must pass it on or release it."""
@@ -38,6 +39,31 @@ class BlockFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Width:
+    """An element type in which activations may cross a cut: a narrow one takes less of a link, and some of the truth.
+
+    ``size_permille`` and ``codec_ps_per_byte`` are of a byte as the block hands it over; ``codec_ps_per_byte`` is what
+    both ends take to convert it. ``loss`` is what one cut in this width takes of the quality; losses of cuts add up.
+    """
+
+    name: str
+    size_permille: int = 1000
+    extra_bytes_per_token: int = 0
+    codec_ps_per_byte: int = 0
+    loss: int = 0
+
+    @property
+    def wire(self) -> ActivationWidth:
+        """How a plan says it."""
+        return on_wire(self.name)
+
+
+def on_wire(name: str) -> ActivationWidth:
+    """The width that is called ``name``; without a name, as it is."""
+    return ActivationWidth[name.upper()] if name else ActivationWidth.F32
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFacts:
     """What the core must know of a package to plan it and to admit sessions."""
 
@@ -48,6 +74,8 @@ class ModelFacts:
     context_tokens_max: int
     shared_bytes: int = 0
     """What the blocks of one host share: it takes this much once, however many of them it holds."""
+    widths: tuple[Width, ...] = ()
+    """How its activations may travel, as the package certifies it; ``loss`` is in micronats."""
 
 
 class LinkFault(StrEnum):
@@ -335,10 +363,12 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class StageSpan:
-    """A contiguous run of blocks of one epoch, on this node."""
+    """A contiguous run of blocks of one epoch, on this node; in which width its input comes and its output leaves."""
 
     deployment: DeploymentId
     epoch: Epoch
     model: Digest
     first_block: int
     last_block: int
+    takes: ActivationWidth = ActivationWidth.F32
+    gives: ActivationWidth = ActivationWidth.F32

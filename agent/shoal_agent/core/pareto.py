@@ -27,9 +27,9 @@ from shoal_agent.core.exposure import Exposed, profile
 from shoal_agent.core.figures import Figures
 from shoal_agent.core.orders import strongest
 from shoal_agent.core.problem import CANDIDATES_EXACT_MAX, Candidate, Split, SplitProblem
-from shoal_agent.core.search import Run, source_of
+from shoal_agent.core.search import Run, source_of, stages_of_runs
 from shoal_protocol.ids import NodeId
-from shoal_protocol.messages import Objective, PlanStage
+from shoal_protocol.messages import Objective
 
 PRICE_MICRO_MAX: Final = 10**10
 """Ten thousand of whatever currency, an hour: more is a slip of the keyboard."""
@@ -157,7 +157,6 @@ def _figures_of(
 
 
 def _told(problem: SplitProblem, figures: Figures, runs: Sequence[Run]) -> Split:
-    stages = [PlanStage(figures.nodes[run.node].node, run.start, run.end - 1) for run in runs]
-    split = price(problem, stages, [figures.widths[run.width].name if run.start else "" for run in runs])
+    split = price(problem, stages_of_runs(figures, runs))
     assert split is not None, "only candidates are searched"
     return split

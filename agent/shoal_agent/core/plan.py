@@ -19,6 +19,7 @@ from shoal_protocol.ids import DIGEST_BYTES, DeploymentId, Digest, Epoch, NodeId
 from shoal_protocol.limits import STAGES_MAX, VOTERS_MAX
 from shoal_protocol.messages import Plan
 from shoal_protocol.roster import Role, TrustedRoster
+from shoal_protocol.widths import ActivationWidth
 
 GENESIS_PARENT: Final = Digest(bytes(DIGEST_BYTES))
 """What stands where a first plan has no parent."""
@@ -76,9 +77,10 @@ def concerned_by(plan: Plan) -> tuple[NodeId, ...]:
 
 
 def span_of(plan: Plan, stage: int) -> StageSpan:
-    """The blocks of one stage."""
+    """The blocks of one stage, and how its input and its output travel."""
     part = plan.stages[stage]
-    return StageSpan(plan.deployment, plan.epoch, plan.model, part.first_block, part.last_block)
+    gives = ActivationWidth.F32 if stage + 1 == len(plan.stages) else plan.stages[stage + 1].width
+    return StageSpan(plan.deployment, plan.epoch, plan.model, part.first_block, part.last_block, part.width, gives)
 
 
 def resident_bytes(facts: ModelFacts, *spans: StageSpan) -> int:
@@ -190,12 +192,23 @@ def faults_for_host(plan: Plan, node: NodeId, facts: ModelFacts, room: Room) -> 
     """Why ``node``, which is a host of ``plan``, cannot take its stage; empty if it can."""
     if not covers(plan, facts):
         return [f"the plan ends at block {plan.stages[-1].last_block}, the model at {len(facts.blocks) - 1}"]
-    faults = []
+    faults = faults_of_widths(plan, facts)
     if plan.context_tokens_max > facts.context_tokens_max:
         faults.append(f"context of {plan.context_tokens_max} tokens, the model has {facts.context_tokens_max}")
     stage = stage_of(plan, node)
     assert stage is not None, "only hosts are asked"
     return faults + faults_of_spans(plan, [span_of(plan, stage)], facts, room)
+
+
+def faults_of_widths(plan: Plan, facts: ModelFacts) -> list[str]:
+    """Which activations of ``plan`` may not travel as it says, by what the package certifies on this very node."""
+    losses = {width.wire: width.loss for width in facts.widths} | {ActivationWidth.F32: 0}
+    narrow = [(index, stage.width) for index, stage in enumerate(plan.stages)]
+    faults = [f"{width.name} into stage {at}: no certificate of it here" for at, width in narrow if width not in losses]
+    loss = sum(losses.get(width, 0) for _, width in narrow)
+    if loss > plan.terms.loss_micronats:
+        faults.append(f"narrow activations cost {loss} micronats, the terms allow {plan.terms.loss_micronats}")
+    return faults
 
 
 def faults_of_spans(plan: Plan, spans: Sequence[StageSpan], facts: ModelFacts, room: Room) -> list[str]:

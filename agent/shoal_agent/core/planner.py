@@ -35,12 +35,12 @@ from shoal_agent.core.problem import (
     SplitProblem,
     stages_of,
 )
-from shoal_agent.core.search import Found, Run, cheapest
+from shoal_agent.core.search import Found, Run, cheapest, stages_of_runs
 from shoal_agent.core.standbys import back_up
 from shoal_agent.core.tight import cheapest_within, keeps_budgets
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId
 from shoal_protocol.limits import REASON_CHARS_MAX
-from shoal_protocol.messages import Plan, PlanStage, Terms
+from shoal_protocol.messages import Plan, Terms
 
 Hosts = tuple[NodeId, ...]
 
@@ -145,9 +145,7 @@ def _solve(problem: SplitProblem, shortlist: list[Candidate]) -> Split | None:
 
 def _told(problem: SplitProblem, figures: Figures, runs: Sequence[Run], rivals: tuple[Rival, ...]) -> Split:
     """``runs`` with their prices."""
-    stages = [PlanStage(figures.nodes[run.node].node, run.start, run.end - 1) for run in runs]
-    widths = [figures.widths[run.width].name if run.start else "" for run in runs]
-    split = price(problem, stages, widths)
+    split = price(problem, stages_of_runs(figures, runs))
     assert split is not None, "only candidates are searched"
     return replace(split, rivals=rivals)
 

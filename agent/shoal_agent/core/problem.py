@@ -5,10 +5,10 @@ again need not think again, and the effect that asks for a solution can cross th
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
-from shoal_agent.core.facts import BlockFacts, ModelFacts
+from shoal_agent.core.facts import BlockFacts, ModelFacts, Width, on_wire
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import Objective, PlanStage, Terms
 
@@ -31,21 +31,8 @@ class Candidate:
     """The trust zone it stands in."""
 
 
-@dataclass(frozen=True, slots=True)
-class Width:
-    """An element type in which activations may cross a cut: a narrow one takes less of a link, and some of the truth.
-
-    ``size_permille`` and ``codec_ps_per_byte`` are of a byte as the block hands it over; ``codec_ps_per_byte`` is what
-    both ends take to convert it. ``loss`` is what one cut in this width takes of the quality; losses of cuts add up.
-    """
-
-    name: str
-    size_permille: int = 1000
-    extra_bytes_per_token: int = 0
-    codec_ps_per_byte: int = 0
-    loss: int = 0
-
-
+LOSS_STEPS: Final = 32
+"""In so many parts of a deployment's budget of quality losses are counted: the search keeps a row for every sum."""
 AS_IT_IS: Final = Width("")
 """What a cut carries if nobody names another width: the block's own output."""
 
@@ -178,7 +165,11 @@ def problem_of(
     candidates: tuple[Candidate, ...],
     links: Links = Links(),
 ) -> SplitProblem:
-    """How ``facts`` are split among ``candidates`` under the ``terms`` of a deployment."""
+    """How ``facts`` are split among ``candidates`` under the ``terms`` of a deployment.
+
+    Without a budget of quality there is nothing to choose: activations travel as they are.
+    """
+    narrow = terms.loss_micronats > 0
     return SplitProblem(
         facts.blocks,
         facts.reference_macs_per_s,
@@ -190,9 +181,16 @@ def problem_of(
         terms.stages_max,
         None,
         facts.shared_bytes,
+        _in_steps(facts.widths, terms.loss_micronats) if narrow else (),
+        LOSS_STEPS if narrow else None,
     )
+
+
+def _in_steps(widths: tuple[Width, ...], budget: int) -> tuple[Width, ...]:
+    """``widths`` with their losses in LOSS_STEPS of the ``budget``, rounded up."""
+    return tuple(replace(width, loss=-(-width.loss * LOSS_STEPS // budget)) for width in widths)
 
 
 def stages_of(split: Split) -> tuple[PlanStage, ...]:
     """``split`` as a plan has it."""
-    return tuple(PlanStage(stage.node, stage.first_block, stage.last_block) for stage in split.stages)
+    return tuple(PlanStage(s.node, s.first_block, s.last_block, width=on_wire(s.width)) for s in split.stages)

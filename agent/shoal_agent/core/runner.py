@@ -13,13 +13,15 @@ Input of the attempt that was just opened may overtake the word to go on, becaus
 waits, and is judged when it is known where to go on. A prompt's chunk of which the first part is here already is run
 as a whole: with the same boundaries the kernels do the same arithmetic, so what is written twice is written the same.
 
+An output is narrowed, if the plan says so, by whoever made it, before anybody gets it: what is retained are the bytes
+that were sent, and a stage on the same node is handed the very same. So a repetition is one whatever the width.
+
 The next run is asked for before the last one's output is sent: the engine should not wait for us.
 """
 
 from array import array
 from collections import deque
 from dataclasses import dataclass
-from math import prod
 from typing import Final
 
 from shoal_agent.core import services
@@ -36,11 +38,11 @@ from shoal_agent.core.tables import Tables
 from shoal_protocol.headers import Activation, RefusalCode, ServiceFault, SessionRefused, Token
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, STAGE_QUEUE_MAX
-from shoal_protocol.tensors import Dtype
+from shoal_protocol.tensors import Dtype, TensorSpec
+from shoal_protocol.widths import DTYPE_OF
 
 WAITING_TOKENS_MAX: Final = STAGE_QUEUE_MAX * PREFILL_CHUNK_TOKENS
 """Of one session at one stage: the longest prompt there is."""
-_FLOAT_BYTES: Final = 4
 _OPENING: Final = -1
 """In place of a position: the sampler was asked to open a session, not to draw."""
 
@@ -208,7 +210,7 @@ class Runner:
                 self._draw(hosted, done.position + done.token_count, event.output, out)
             return
         assert event.output is not None, "only a head may have no output"
-        size = prod(event.shape) * _FLOAT_BYTES
+        size = TensorSpec(DTYPE_OF[hosted.span.gives], event.shape).byte_count
         output = Output(done.position, done.token_count, done.last, event.shape, event.output, size)
         if going:
             self._send(hosted, output, now, out)
@@ -238,7 +240,7 @@ class Runner:
             output.token_count,
             output.last,
             hosted.left_ms(now),
-            Dtype.F32,
+            DTYPE_OF[hosted.span.gives],
             output.shape,
             hosted.attempt,
         )
@@ -343,7 +345,7 @@ def _fault(hosted: Hosted, header: Activation, payload: Payload, now: Instant) -
         return RefusalCode.OUT_OF_ORDER, f"{hosted.waiting_tokens} tokens wait already"
     if now >= hosted.deadline:
         return RefusalCode.DEADLINE, "the deadline has passed"
-    wanted = Dtype.F32 if header.stage else Dtype.I64
+    wanted = DTYPE_OF[hosted.span.takes] if header.stage else Dtype.I64
     if header.dtype is not wanted:
         return RefusalCode.OUT_OF_ORDER, f"stage {header.stage} takes {wanted.name}, not {header.dtype.name}"
     return None

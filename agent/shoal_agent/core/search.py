@@ -25,13 +25,13 @@ also goes once the stage from it is longer than all there is to pay at the next,
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import add
 from typing import Final
 
 from shoal_agent.core.figures import FASTEST, UNREACHED, Figures
 from shoal_agent.core.problem import SplitProblem
-from shoal_protocol.messages import Objective
+from shoal_protocol.messages import Objective, PlanStage
 
 U_STAGES_MIN: Final = 3
 """A head, something between, a tail."""
@@ -48,6 +48,13 @@ class Run:
     start: int
     end: int
     width: int = 0
+
+
+def stages_of_runs(figures: Figures, runs: Sequence[Run]) -> list[PlanStage]:
+    """``runs`` as a plan has them."""
+    nodes, widths = figures.nodes, figures.widths
+    first, *others = [PlanStage(nodes[run.node].node, run.start, run.end - 1) for run in runs]
+    return [first, *(replace(s, width=widths[r.width].wire) for s, r in zip(others, runs[1:], strict=True))]
 
 
 @dataclass(frozen=True, slots=True)

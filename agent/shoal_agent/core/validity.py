@@ -7,6 +7,7 @@ proposal waits, so it asks to be asked again.
     follows the head          same deployment, terms, model, context; my head is its parent
     covers the model          from block 0 to the last
     hosts                     agents of the roster, in an allowed zone, not gone; silent primaries: not yet
+    widths                    certified by my manifest, and all losses within the terms; without it: not yet
     me, if I am a host        my memory with all I hold, my disk for what I lack, my operator's lock
     me, as a standby          my memory for all my stages in the end; until then I do without
     voters                    hosts first, as many as there should be, none gone
@@ -21,7 +22,7 @@ Repairs are judged by what is broken, never by how good they are: a slow plan th
 arithmetic is on integers.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from shoal_agent.core.causes import Trigger, is_gone, standbys_there
@@ -35,6 +36,7 @@ from shoal_agent.core.plan import (
     faults_of,
     faults_of_spans,
     faults_of_successor,
+    faults_of_widths,
     resident_bytes,
     servers_of,
     span_of,
@@ -49,6 +51,7 @@ from shoal_agent.core.tenure import Tenure
 from shoal_agent.core.voice import Voice
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.messages import Cause, Plan
+from shoal_protocol.widths import ActivationWidth
 
 COOL_DOWN_S: Final = 60.0
 """After a certificate nobody gains anything for so long: the figures of the new plan have to come in first."""
@@ -83,6 +86,7 @@ class Validity:
         answers = (
             self._form(plan, sight.head),
             self._hosts(plan),
+            self._widths(plan),
             self._myself(plan),
             self._voters(plan, sight),
             self._cause(plan, sight, now),
@@ -112,6 +116,15 @@ class Validity:
                 return False, f"host-gone: {node[:8]}"
         silent = [stage.node for stage in plan.stages if self._silent(stage.node)]
         return (None, f"host-silent: {silent[0][:8]}") if silent else YES
+
+    def _widths(self, plan: Plan) -> Answer:
+        """Who does not have the manifest cannot tell whether narrow activations may be; nobody needs it for others."""
+        facts = self._tables.models.get(plan.model)
+        if facts is None:
+            narrow = any(stage.width is not ActivationWidth.F32 for stage in plan.stages)
+            return (None, "model-missing: this node cannot judge narrow activations yet") if narrow else YES
+        faults = faults_of_widths(plan, facts)
+        return (False, f"width: {faults[0]}") if faults else YES
 
     def _silent(self, node: NodeId) -> bool:
         return node != self._here and self._tables.membership.standing(node) is Standing.SUSPECT
@@ -188,7 +201,7 @@ class Validity:
                 return self._better(plan, sight, plan.terms.gain_permille) if hold[0] is True else hold
 
     def _backed(self, plan: Plan, head: Tenure) -> Answer:
-        before, after = ([(s.node, s.first_block, s.last_block) for s in p.stages] for p in (head.plan, plan))
+        before, after = ([replace(stage, standbys=()) for stage in p.stages] for p in (head.plan, plan))
         if before != after:
             return False, "invalid: THIN leaves the stages as they are"
         if head.served is None:

@@ -44,7 +44,7 @@ class _Session:
     """One session on one stage. ``stage`` is made by the first run or import, in a lane."""
 
     blocks: tuple[OpenBlock, ...]
-    first_block: int
+    span: StageSpan
     vocabulary: int
     tokens_max: int
     kv_bytes: int
@@ -59,12 +59,13 @@ class _Session:
 
     def places(self, copy: Copy) -> range:
         """Where the blocks of ``copy`` stand in the stage."""
-        return range(copy.first_block - self.first_block, copy.last_block - self.first_block + 1)
+        return range(copy.first_block - self.span.first_block, copy.last_block - self.span.first_block + 1)
 
     def made(self) -> Stage:
         """In a lane: the stage, from now on."""
         if self.stage is None:
-            self.stage = Stage(self.blocks, self.vocabulary, self.tokens_max)
+            span = self.span
+            self.stage = Stage(self.blocks, self.vocabulary, self.tokens_max, span.takes, span.gives)
         return self.stage
 
     def free(self) -> None:
@@ -101,7 +102,7 @@ class Engine:
         assert key not in self._ending, "and not again before its last answer"
         held = self._blocks.of(span)
         kv_bytes = tokens_max * sum(each.block.kv_bytes_per_token for each in held.blocks)
-        self._sessions[key] = _Session(held.blocks, span.first_block, held.vocabulary, tokens_max, kv_bytes)
+        self._sessions[key] = _Session(held.blocks, span, held.vocabulary, tokens_max, kv_bytes)
 
     # --- runs -------------------------------------------------------------------------------------------------------
 

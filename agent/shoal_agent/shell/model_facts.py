@@ -21,6 +21,7 @@ from collections import Counter
 from typing import Final
 
 from shoal_agent.core.facts import BlockFacts, ModelFacts
+from shoal_agent.shell.widths import widths_of
 from shoal_models.manifest import Block, Hex, Manifest, Numeric
 
 _REPACKED_PERMILLE: Final[dict[Numeric, int]] = {"int8": 1300, "int4": 1450, "fp32": 1010}
@@ -48,6 +49,7 @@ def facts_of(manifest: Manifest) -> ModelFacts:
         manifest.reference_macs_per_s,
         manifest.context_tokens_max,
         sum(shared.values()),
+        widths_of(manifest),
     )
 
 

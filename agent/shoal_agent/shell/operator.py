@@ -60,6 +60,8 @@ class DeployWish:
     """Operators it takes to recover the deployment when its voters are lost."""
     standbys: int = 1
     """Nodes that can take the place of each stage's own, where there is memory for them."""
+    loss_micronats: int = 0
+    """What narrow activations may cost in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,7 @@ def terms_of(wish: DeployWish) -> Terms:
         operators_min=wish.operators_min,
         gain_permille=wish.gain_permille,
         standbys=wish.standbys,
+        loss_micronats=wish.loss_micronats,
     )
 
 

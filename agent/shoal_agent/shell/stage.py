@@ -10,6 +10,9 @@ token only the input and two integers change. A prompt chunk gets a chain of its
 What a run returns is the caller's: the chain's last buffer if the chain is used once, a copy (4 us for 49,152 logits)
 if it is used again. Inputs are copied in (0.3 us per token): they may lie unaligned in what a socket received.
 
+Hidden states may come and leave narrower than they are computed with. They are converted here, so whoever keeps an
+output to send it again keeps what was sent.
+
 Bytes and hidden states come from peers, so their size is checked here, and token ids against the vocabulary: the
 runtime answers one outside it with zeros, silently.
 """
@@ -24,6 +27,7 @@ from shoal_agent.shell.kv import KvCache, dtype_of, fixed
 from shoal_agent.shell.ort import Binding, BlockSession, Cancel, EngineError, Value, value_of
 from shoal_agent.shell.ports import Array
 from shoal_models.manifest import Block, Port
+from shoal_protocol.widths import ActivationWidth, narrow, row_bytes, widen
 
 LENGTH_INPUTS: Final = ("seqlens_k", "total_sequence_length")
 """The two inputs that say how much of the KV is valid."""
@@ -40,13 +44,23 @@ class OpenBlock:
 class Stage:
     """A run of blocks for one session of at most ``tokens_max`` positions. Not thread-safe: one run at a time.
 
-    ``vocabulary``: number of tokens of the model. Raises EngineError, and OSError if there is no memory for the KV.
+    ``vocabulary``: number of tokens of the model. Hidden states come in the width ``takes`` and leave in ``gives``.
+    Raises EngineError, and OSError if there is no memory for the KV.
     """
 
-    def __init__(self, blocks: Sequence[OpenBlock], vocabulary: int, tokens_max: int) -> None:
+    def __init__(
+        self,
+        blocks: Sequence[OpenBlock],
+        vocabulary: int,
+        tokens_max: int,
+        takes: ActivationWidth = ActivationWidth.F32,
+        gives: ActivationWidth = ActivationWidth.F32,
+    ) -> None:
         self._blocks = tuple(block.block for block in blocks)
         self._vocabulary = vocabulary
         self._tokens_max = tokens_max
+        self._takes = takes
+        self._gives = gives
         self._has_head = self._blocks[-1].kind == "head"
         self._lengths = {
             LENGTH_INPUTS[0]: value_of(np.zeros(1, np.int32)),
@@ -58,7 +72,7 @@ class Stage:
         self._bound: list[Value] = []
 
     def blank(self, token_count: int) -> Array:
-        """Input of zeros for ``token_count`` positions."""
+        """Input of zeros for ``token_count`` positions, at full width."""
         return np.zeros_like(_buffer(self._blocks[0].inputs[0], token_count).array)
 
     def run(
@@ -66,9 +80,10 @@ class Stage:
     ) -> Array | None:
         """Run over ``token_count`` positions from ``position`` on.
 
-        ``data``: ids int64 [1, n] if the stage begins with the embedding, else hidden states float32 [1, n, H], or the
-        bytes of either. Returns hidden [1, n, H], or logits [1, 1, V] of the last position, or None if the stage ends
-        with the head and no logits are wanted. EngineError: refused, failed or cancelled.
+        ``data``: ids int64 [1, n] if the stage begins with the embedding, else hidden states [1, n, H] as they travel
+        (see ``widths``), or the bytes of either. Returns hidden [1, n, H] as they travel, or logits [1, 1, V] of the
+        last position, or None if the stage ends with the head and no logits are wanted. EngineError: refused, failed
+        or cancelled.
         """
         assert position >= 0, "positions count from 0"
         assert 0 < token_count <= self._tokens_max - position, "the session was opened for fewer positions"
@@ -87,6 +102,8 @@ class Stage:
         if skip_head:
             return None
         output = chain[-1].array
+        if self._gives is not ActivationWidth.F32:
+            return narrow(output, self._gives)
         return output.copy() if chain is self._single else output
 
     def _bind_state(self, index: int, session: BlockSession) -> Binding:
@@ -112,9 +129,14 @@ class Stage:
 
     def _read(self, data: Array | bytes | memoryview, target: Array) -> None:
         """Copy ``data`` into the first buffer of the chain; EngineError unless it is just that."""
-        byte_count = len(data) if isinstance(data, bytes) else data.nbytes
-        if byte_count != target.nbytes:
-            raise EngineError(f"{byte_count} bytes came, {target.nbytes} are {target.dtype} {target.shape}")
+        byte_count, wanted = len(data) if isinstance(data, bytes) else data.nbytes, target.nbytes
+        if self._takes is not ActivationWidth.F32:
+            wanted = row_bytes(self._takes, target.shape[-1]) * target.shape[-2]
+        if byte_count != wanted:
+            raise EngineError(f"{byte_count} bytes came, {wanted} are {self._takes.name} {target.dtype} {target.shape}")
+        if self._takes is not ActivationWidth.F32:
+            target[...] = widen(data, self._takes, target.shape)
+            return
         if isinstance(data, np.ndarray) and data.dtype != target.dtype:
             raise EngineError(f"{data.dtype} came, the stage takes {target.dtype}")
         values = data if isinstance(data, np.ndarray) else np.frombuffer(data, target.dtype)

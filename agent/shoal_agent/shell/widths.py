@@ -1,29 +1,37 @@
 """In which widths a model's activations may travel, for planning: what its manifest certifies, and what each costs.
 
-    width   bytes of f32    converting, both ends     tokens whose first choice changes, per cut
-    f32     all             none                      none
-    f16     half            measured below            3 in 1000
-    i8      a quarter, and 4 bytes of scale a token   73 in 1000
+    width   bytes of f32                                  converting, both ends
+    f32     all                                           none
+    f16     half                                          1.1 ns a byte of f32, and 6 us a run
+    i8x32   a quarter, and an eighth of that in steps     0.8 ns, and 22 us
+    i8      a quarter, and 4 bytes of step a token        0.4 ns, and 22 us
 
-Converting was measured with numpy over 128 x 576 values (SmolLM2's neck): 1.0 ns a byte of f32 for f16 and back, 1.6
-for i8, best of 300 runs. The last column is a public measurement of another model (Qwen2.5-0.5B, bf16 and int8 with one
-scale per token): an assumption, until an importer measures each model. Packages certify f32 alone today, so there is
-nothing to choose for them.
+Converting was measured with numpy over 1 and 128 rows of 576 values (SmolLM2's neck), best of 300 runs. A run is
+counted for every token, for that is what answering takes; a prompt's rows are converted together. So a narrow model
+gains by narrow activations only on links that are slow: 1.7 kB less are 17 us of gigabit Ethernet. What each width
+loses is the certificate's to say.
 """
 
 from typing import Final
 
-from shoal_agent.core.problem import Width
-from shoal_models.manifest import ElementType, Manifest
+from shoal_agent.core.facts import Width, on_wire
+from shoal_models.manifest import Boundary, Manifest, NarrowWidth
+from shoal_protocol.widths import row_bytes
 
-_WIDTHS: Final[dict[ElementType, Width]] = {
-    "f32": Width("f32"),
-    "f16": Width("f16", 500, 0, 1000, 3),
-    "i8": Width("i8", 250, 4, 1600, 73),
-}
-"""``loss`` is in thousandths of tokens whose first choice changes."""
+_CODEC: Final[dict[NarrowWidth, tuple[int, int]]] = {"f16": (1100, 6), "i8x32": (800, 22), "i8": (400, 22)}
+"""Picoseconds a byte of f32, and microseconds a run."""
 
 
 def widths_of(manifest: Manifest) -> tuple[Width, ...]:
-    """The certified widths of ``manifest``, widest first."""
-    return tuple(width for name, width in _WIDTHS.items() if name in manifest.boundary.certified_widths)
+    """The widths of ``manifest``, the full one first; losses in micronats."""
+    boundary = manifest.boundary
+    return (Width("f32"), *(_width(boundary, each.width, each.loss_micronats) for each in boundary.certificates))
+
+
+def _width(boundary: Boundary, name: NarrowWidth, loss: int) -> Width:
+    whole = boundary.bytes_per_token
+    values = whole // 4
+    permille = 500 if name == "f16" else 250
+    steps = row_bytes(on_wire(name), values) - whole * permille // 1000
+    ps_per_byte, run_us = _CODEC[name]
+    return Width(name, permille, steps, ps_per_byte + run_us * 1_000_000 // whole, loss)

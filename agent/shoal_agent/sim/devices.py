@@ -44,6 +44,8 @@ from shoal_agent.sim.toy_kv import ToyKv
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.headers import ServiceFault
 from shoal_protocol.ids import NodeId, SessionId
+from shoal_protocol.tensors import Dtype
+from shoal_protocol.widths import DTYPE_OF
 
 _PREFILL_TOKENS: Final = 128
 """What ``BlockFacts.prefill_us`` was measured with."""
@@ -55,8 +57,8 @@ _TEXTS_BYTES: Final = 2_000_000
 """Manifest, graphs and tokenizer of a small model: what is fetched before any weights are."""
 COPY_S: Final = 0.0003
 """To copy rows of KV: what ten blocks take the real engine, the way to its lane and back included."""
-_WIDTH: Final = 2
-"""The toy's hidden state: one int64, which travels as two float32."""
+_ELEMENTS: Final = {Dtype.F32: 2, Dtype.F16: 4, Dtype.I8: 8}
+"""The toy's hidden state: one int64, which travels as the same 8 bytes in whatever width a plan says."""
 
 SessionStage = tuple[SessionId, int]
 
@@ -193,7 +195,7 @@ class Device:
         output = None
         if effect.want_logits or not is_head:
             output = self.put(out[-1:].tobytes() if is_head else out.tobytes())
-        shape = (1, len(out), _WIDTH)
+        shape = (1, len(out), _ELEMENTS[DTYPE_OF[held.span.gives]])
         return StageFinished(effect.session, effect.stage, effect.position, output, shape, took_s)
 
     def export(self, effect: ExportKv) -> bytes | None:
