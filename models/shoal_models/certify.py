@@ -8,7 +8,8 @@ distribution of the next token, at every STRIDE-th position:
 
 with p of the chain as it is. The greatest, because a plan may cut anywhere. Losses of several cuts are added up by
 whoever plans, which is what small independent errors do to this KL, and more than they do here: in a model with 8-bit
-weights the smallest error already turns some roundings of its products, and does not turn them twice.
+weights the smallest error already turns some roundings of its products, and does not turn them twice. Seven cuts of
+SmolLM2 in i8x32 cost 12,800 micronats together, two of i8 64,000.
 
 SmolLM2-135M (int8): f16 4,554, i8x32 8,138, i8 72,807 micronats a cut. One nat is 1,000,000. For scale: the 8-bit
 weights themselves cost 4,000 against the exact ones (see ``quantize``), 4-bit ones 190,000; hence CERTIFIED_MAX. A few

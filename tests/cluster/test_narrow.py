@@ -1,16 +1,21 @@
-"""Whole clusters whose plan narrows activations: served, struck, repaired, and refused where nobody certified it."""
+"""Plans that narrow activations: judged by a voter, run by a stage, served, struck and repaired by whole clusters."""
 
 from dataclasses import replace
 
 import pytest
 
+from shoal_agent.core.causes import trigger_of
 from shoal_agent.core.effects import SendFrame
-from shoal_agent.core.facts import Width
+from shoal_agent.core.facts import Standing, Width
+from shoal_agent.core.outlook import Outlooks
 from shoal_agent.core.plan import voters_for
-from shoal_protocol.headers import Activation
+from shoal_agent.core.validity import Sight, Validity
+from shoal_protocol.headers import Activation, RefusalCode
 from shoal_protocol.messages import DeploymentPhase, Terms
 from shoal_protocol.tensors import Dtype
-from shoal_protocol.widths import ActivationWidth
+from shoal_protocol.widths import DTYPE_OF, ActivationWidth
+from tests.support.opinion import MEMORY, NOW, Opinion
+from tests.support.stand import OPEN, RESUME, STEP, Stand
 from tests.support.toy import toy_tokens
 from tests.support.world import World
 
@@ -91,3 +96,97 @@ def test_a_host_refuses_what_its_manifest_does_not_certify(certified, loss, why)
         told = {host.stage.node: host for host in view.stages}[name]
         assert told.phase is DeploymentPhase.FAILED
         assert why in told.detail
+
+
+# --- one voter --------------------------------------------------------------------------------------------------------
+
+
+def judge(me, plan, *, known=True):
+    trigger = trigger_of(me.tables, me.here, me.head, {}, NOW)
+    outlook = Outlooks(me.here, me.tables, me.roster).of(me.head.plan, me.facts, {}, NOW) if known else None
+    validity = Validity(me.here, me.tables, me.voice, MEMORY)
+    return validity.judge(plan, Sight(me.head, trigger, outlook, 3_600_000), NOW)
+
+
+def repair(me):
+    return me.after((0, 0, 3), (2, 4, 7))
+
+
+def narrow(me, width=ActivationWidth.F16):
+    plan = repair(me)
+    return replace(plan, stages=(plan.stages[0], replace(plan.stages[1], width=width)))
+
+
+def bereft_of(certified, *, loss):
+    me = Opinion(terms=Terms(stages_min=2, standbys=0, loss_micronats=loss))
+    me.tables.models[me.facts.model] = replace(me.facts, widths=certified)
+    me.record(me.names[1], standing=Standing.DEAD)
+    return me
+
+
+HALF = (Width("f32"), Width("f16", 500, 0, 0, 100))
+
+
+def test_a_narrow_width_that_my_manifest_certifies_is_as_good_as_any():
+    me = bereft_of(HALF, loss=100)
+    assert judge(me, narrow(me)) == (True, "")
+    assert judge(me, repair(me)) == (True, "")
+
+
+def test_a_width_without_a_certificate_here_is_refused_whoever_has_one():
+    me = bereft_of(HALF, loss=100)
+    assert judge(me, narrow(me, ActivationWidth.I8)) == (False, "width: I8 into stage 1: no certificate of it here")
+    old = bereft_of((), loss=100)
+    assert judge(old, narrow(old)) == (False, "width: F16 into stage 1: no certificate of it here")
+
+
+def test_losses_beyond_the_terms_are_refused():
+    me = bereft_of(HALF, loss=99)
+    assert judge(me, narrow(me)) == (False, "width: narrow activations cost 100 micronats, the terms allow 99")
+
+
+def test_who_has_no_manifest_cannot_tell_and_needs_none_for_full_width():
+    me = bereft_of(HALF, loss=100)
+    plan, other = narrow(me), repair(me)
+    del me.tables.models[me.facts.model]
+    assert judge(me, plan, known=False) == (None, "model-missing: this node cannot judge narrow activations yet")
+    assert judge(me, other, known=False) == (True, "")
+
+
+# --- one stage --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "shape"),
+    [
+        (ActivationWidth.F16, Dtype.F16, (1, 3, 4)),
+        (ActivationWidth.I8, Dtype.I8, (1, 3, 8)),
+        (ActivationWidth.I8X32, Dtype.I8, (1, 3, 8)),
+    ],
+)
+def test_a_narrow_output_is_kept_and_sent_again_as_it_was_sent_first(width, dtype, shape):
+    stand = Stand(width=width)
+    stand.open_both()
+    stand.feed()
+    stand.world.run(0.1)
+    stand.say(replace(OPEN, attempt=1))
+    stand.world.run(0.02)
+    stand.say(replace(RESUME, attempt=1, position=3, replay_from=0))
+    sent = [effect for effect in stand.cell().asked(SendFrame) if isinstance(effect.header, Activation)]
+    assert [(effect.header.dtype, effect.header.shape) for effect in sent] == [(dtype, shape)] * 2
+    assert sent[0].payload == sent[1].payload
+    assert stand.cell().node._host._holdings.retention.byte_count == 3 * 8, "as many bytes as travel"
+    stand.close()
+
+
+@pytest.mark.parametrize("width", ActivationWidth)
+def test_a_stage_takes_the_width_of_its_plan_and_no_other(width):
+    stand = Stand(width=width)
+    stand.open_both()
+    for dtype in Dtype:
+        if dtype is not DTYPE_OF[width]:
+            stand.say(replace(STEP, stage=1, dtype=dtype, shape=(1, 3)), bytes(24), to=stand.last, by=stand.first)
+            break
+    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
+    assert f"stage 1 takes {DTYPE_OF[width].name}" in stand.refusal().detail
+    stand.close()

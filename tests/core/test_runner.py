@@ -10,7 +10,6 @@ from shoal_agent.core.ingress import PROMPT_TOKENS_MAX
 from shoal_protocol.headers import Activation, RefusalCode, SessionOpened, SessionRefused, Token
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS
 from shoal_protocol.tensors import Dtype
-from shoal_protocol.widths import DTYPE_OF, ActivationWidth
 from tests.support.stand import ANOTHER, OPEN, PROMPT, RESUME, SESSION, STEP, Rider, Stand, ids
 from tests.support.toy import toy_tokens
 
@@ -132,40 +131,6 @@ def test_the_same_tensor_is_sent_twice_and_released_once(stand):
     stand.close()
     released = [effect.handle for effect in stand.cell().asked(ReleaseTensor)]
     assert released.count(sent[0].payload) == 1
-
-
-@pytest.mark.parametrize(
-    ("width", "dtype", "shape"),
-    [
-        (ActivationWidth.F16, Dtype.F16, (1, 3, 4)),
-        (ActivationWidth.I8, Dtype.I8, (1, 3, 8)),
-        (ActivationWidth.I8X32, Dtype.I8, (1, 3, 8)),
-    ],
-)
-def test_a_narrow_output_is_kept_and_sent_again_as_it_was_sent_first(width, dtype, shape):
-    stand = Stand(width=width)
-    stand.open_both()
-    stand.feed()
-    stand.world.run(0.1)
-    again(stand, 3)
-    sent = [effect for effect in stand.cell().asked(SendFrame) if isinstance(effect.header, Activation)]
-    assert [(effect.header.dtype, effect.header.shape) for effect in sent] == [(dtype, shape)] * 2
-    assert sent[0].payload == sent[1].payload
-    assert stand.cell().node._host._holdings.retention.byte_count == 3 * 8, "as many bytes as travel"
-    stand.close()
-
-
-@pytest.mark.parametrize("width", ActivationWidth)
-def test_a_stage_takes_the_width_of_its_plan_and_no_other(width):
-    stand = Stand(width=width)
-    stand.open_both()
-    for dtype in Dtype:
-        if dtype is not DTYPE_OF[width]:
-            stand.say(replace(STEP, stage=1, dtype=dtype, shape=(1, 3)), bytes(24), to=stand.last, by=stand.first)
-            break
-    assert stand.refusal().code is RefusalCode.OUT_OF_ORDER
-    assert f"stage 1 takes {DTYPE_OF[width].name}" in stand.refusal().detail
-    stand.close()
 
 
 def test_that_outputs_are_forgotten_is_told_once(stand):

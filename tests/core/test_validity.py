@@ -5,12 +5,11 @@ from dataclasses import replace
 import pytest
 
 from shoal_agent.core.causes import trigger_of
-from shoal_agent.core.facts import Standing, Width
+from shoal_agent.core.facts import Standing
 from shoal_agent.core.outlook import Outlooks
 from shoal_agent.core.validity import COOL_DOWN_S, Sight, Validity
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Instant
 from shoal_protocol.messages import Cause, DeploymentPhase, NodePhase, PlanStage, SwitchMode, Terms
-from shoal_protocol.widths import ActivationWidth
 from tests.support.opinion import MEMORY, NOW, SPEED, Opinion
 
 HOUR_MS = 3_600_000
@@ -71,50 +70,6 @@ def test_it_must_keep_to_the_stages_of_the_terms():
     plan = me.after((0, 0, 3), (2, 4, 5), (3, 6, 7))
     assert judge(me, plan) == (False, "invalid: 3 stages, the terms allow 2")
     assert judge(me, me.after((0, 0, 7)))[0] is True, "fewer than asked may be all there is"
-
-
-# --- its widths -------------------------------------------------------------------------------------------------------
-
-
-def narrow(me, width=ActivationWidth.F16):
-    plan = repair(me)
-    return replace(plan, stages=(plan.stages[0], replace(plan.stages[1], width=width)))
-
-
-def bereft_of(certified, *, loss):
-    me = Opinion(terms=Terms(stages_min=2, standbys=0, loss_micronats=loss))
-    me.tables.models[me.facts.model] = replace(me.facts, widths=certified)
-    me.record(me.names[1], standing=Standing.DEAD)
-    return me
-
-
-HALF = (Width("f32"), Width("f16", 500, 0, 0, 100))
-
-
-def test_a_narrow_width_that_my_manifest_certifies_is_as_good_as_any():
-    me = bereft_of(HALF, loss=100)
-    assert judge(me, narrow(me)) == (True, "")
-    assert judge(me, repair(me)) == (True, "")
-
-
-def test_a_width_without_a_certificate_here_is_refused_whoever_has_one():
-    me = bereft_of(HALF, loss=100)
-    assert judge(me, narrow(me, ActivationWidth.I8)) == (False, "width: I8 into stage 1: no certificate of it here")
-    old = bereft_of((), loss=100)
-    assert judge(old, narrow(old)) == (False, "width: F16 into stage 1: no certificate of it here")
-
-
-def test_losses_beyond_the_terms_are_refused():
-    me = bereft_of(HALF, loss=99)
-    assert judge(me, narrow(me)) == (False, "width: narrow activations cost 100 micronats, the terms allow 99")
-
-
-def test_who_has_no_manifest_cannot_tell_and_needs_none_for_full_width():
-    me = bereft_of(HALF, loss=100)
-    plan, other = narrow(me), repair(me)
-    del me.tables.models[me.facts.model]
-    assert judge(me, plan, known=False) == (None, "model-missing: this node cannot judge narrow activations yet")
-    assert judge(me, other, known=False) == (True, "")
 
 
 # --- its hosts --------------------------------------------------------------------------------------------------------
