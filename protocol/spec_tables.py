@@ -24,6 +24,7 @@ from shoal_protocol.relay import CircuitStatement, RelayKind
 from shoal_protocol.roster import Member, Role, RootSignature, Roster, SignedRoster
 from shoal_protocol.tensors import Dtype
 from shoal_protocol.topics import TREE
+from shoal_protocol.trust import GuardedBlocks
 from shoal_protocol.votes import RecoveryStatement, VoteStatement
 from shoal_protocol.widths import ActivationWidth
 
@@ -136,7 +137,7 @@ def sections() -> dict[str, str]:
         "messages": "\n".join((*_messages(), *_records(PARTS))),
         "headers": "\n".join((*_headers(), *_records((Sampling,), signed=False))),
         "envelope": "\n".join(_records((SealedStatement, Statement))),
-        "plan": "\n".join(_records((messages.Plan, messages.Terms, messages.PlanStage))),
+        "plan": "\n".join(_records((messages.Plan, messages.Terms, messages.PlanStage, GuardedBlocks))),
         "votes": "\n".join(_records((VoteStatement, RecoveryStatement))),
         "relay": "\n".join(_records((CircuitStatement,))),
         "roster": "\n".join(_records((SignedRoster, RootSignature, Roster, Member))),

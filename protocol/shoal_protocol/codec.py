@@ -11,6 +11,7 @@ tokens come in, voters different from each other and enough for the liars the te
 epoch.
 """
 
+from itertools import pairwise
 from typing import Final, cast
 
 from shoal_protocol.content import ContentRequested, ContentServed
@@ -205,6 +206,11 @@ def _check_plan(plan: Plan) -> None:
         raise MalformedMessage(
             f"{len(voters)} voters, {terms.faulty} of which may lie: at least {3 * terms.faulty + 1}"
         )
+    guarded = terms.guarded
+    if any(not g.zones or g.last_block < g.first_block for g in guarded):
+        raise MalformedMessage("guarded blocks are a range, and have zones")
+    if any(after.first_block <= before.last_block for before, after in pairwise(guarded)):
+        raise MalformedMessage("guarded blocks stand in order, each once")
     _check_stages(plan)
 
 

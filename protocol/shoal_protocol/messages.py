@@ -10,6 +10,7 @@ from enum import IntEnum
 
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, NodeId, Sequence
 from shoal_protocol.light import DigestTold
+from shoal_protocol.trust import GuardedBlocks
 from shoal_protocol.widths import ActivationWidth
 
 
@@ -309,10 +310,7 @@ class Ack:
 
 @dataclass(frozen=True, slots=True)
 class RecoveryOrdered:
-    """Break glass: operators replace a deployment whose voters are lost; the epoch leaps by 2^20.
-
-    ``approvals`` are operators' signatures on the plan; the terms say how many it takes.
-    """
+    """Break glass: as many operators as its terms ask replace a plan whose voters are lost; the epoch leaps by 2^20."""
 
     plan: bytes
     approvals: tuple[Ballot, ...]
@@ -344,7 +342,7 @@ class Terms:
     ``sessions`` of the full context each host keeps KV for; the session whose time is compared has ``prompt_tokens``
     and ``answer_tokens``; ``zones`` are the trust zones that may host (empty: any); ``faulty`` voters may lie; it takes
     ``operators_min`` operators to recover it; a new plan must be ``gain_permille`` better; each stage has ``standbys``;
-    narrow activations may cost ``loss_micronats`` in all (KL to the whole model, as manifests certify it).
+    narrow activations may cost ``loss_micronats`` in all (KL); ``guarded`` blocks have zones of their own.
     """
 
     objective: Objective = Objective.LATENCY
@@ -359,6 +357,7 @@ class Terms:
     gain_permille: int = 200
     standbys: int = 1
     loss_micronats: int = 0
+    guarded: tuple[GuardedBlocks, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,7 @@
 """Standbys on clusters small enough to place them in the head: blocks of 10 bytes, stages of 6, 5 and 5 of them."""
 
+from dataclasses import replace
+
 from shoal_agent.core.backbone_audit import verify
 from shoal_agent.core.backbone_search import search
 from shoal_agent.core.bracing import BRACED_MAX, braced, bracing
@@ -46,6 +48,14 @@ def test_nobody_backs_itself_and_hosts_only_where_nobody_else_can():
     two = (PlanStage(A, 0, 7), PlanStage(B, 8, 15))
     only = SplitProblem(wide.blocks, 10**9, wide.candidates[:2], Workload(1000))
     assert placed(bracing(only, two, 1), two) == [(B,), (A,)]
+
+
+def test_guarded_blocks_are_backed_where_they_may_be():
+    wide = problem(200, 200, 200, 200, 200)
+    zoned = [replace(each, zone="lab" if each.node == D else "home") for each in wide.candidates]
+    guarded = replace(wide, candidates=tuple(zoned), zones=(("home",), *[()] * 15))
+    assert placed(bracing(wide, STAGES, 1))[0] == (D,)
+    assert placed(bracing(guarded, STAGES, 1))[0] == (E,)
 
 
 def test_who_stood_by_before_goes_on_doing_so():

@@ -14,6 +14,7 @@ from shoal_agent.core.outlook import (
 from shoal_agent.core.problem import LAN, RELAY, Link
 from shoal_protocol.ids import DeploymentId, Incarnation, Instant, NodeId
 from shoal_protocol.messages import LinkMeasured, NodePhase, PlanStage, Terms
+from shoal_protocol.trust import GuardedBlocks
 from tests.support.opinion import MEMORY, NOW, SPEED, Opinion
 
 HELD = PlanStage("", 0, 3)
@@ -70,6 +71,13 @@ def test_a_locked_host_stays_a_host():
     me = Opinion()
     me.record(me.names[1], hosted=HELD, locked=True)
     assert look(me).left_out == ()
+
+
+def test_guarded_blocks_meet_candidates_with_their_zones():
+    me = Opinion(terms=Terms(stages_min=2, guarded=(GuardedBlocks(0, 1, ("home",)),)))
+    problem = look(me).problem
+    assert problem.zones == (("home",), ("home",), *[()] * 6)
+    assert [each.zone for each in problem.candidates] == ["home"] * 4 + ["lab"]
 
 
 def test_zones_of_the_terms_bind():

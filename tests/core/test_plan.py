@@ -26,6 +26,7 @@ from shoal_agent.core.plan import (
 )
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId, node_id_of
 from shoal_protocol.messages import Plan, PlanStage, Terms
+from shoal_protocol.trust import GuardedBlocks
 from shoal_protocol.widths import ActivationWidth
 from tests.support.protocol import AGENT, OBSERVER, OPERATOR, STRANGER, WITNESS, node_of, trusted_roster
 from tests.support.toy import MODEL, toy_facts
@@ -80,6 +81,23 @@ def test_narrow_activations_are_certified_and_within_the_budget(loss, widths, fa
 def test_a_package_from_before_certificates_travels_as_it_is():
     assert faults_of_widths(narrowed(10**6, F32, F32), FACTS) == []
     assert faults_of_widths(narrowed(10**6, F32, F16), FACTS) == ["F16 into stage 2: no certificate of it here"]
+
+
+def strangers(plan: Plan) -> list[str]:
+    return [fault for fault in faults_of(plan, ROSTER) if "may not be in zone" in fault]
+
+
+def test_guarded_blocks_stay_in_their_zones():
+    """Whoever would hold one, as primary or standby; the roster's zones are what counts."""
+    zones = {node: ROSTER.member(node).zone for node in (HOST, OTHER)}
+    mine, other = (GuardedBlocks(0, 1, (zones[HOST],)),), (GuardedBlocks(0, 1, ("elsewhere",)),)
+    assert strangers(replace(PLAN, terms=Terms(guarded=mine))) == []
+    fault = f"blocks 0-4 may not be in zone {zones[HOST]}, where {HOST} is"
+    assert strangers(replace(PLAN, terms=Terms(guarded=other))) == [fault]
+    backed = replace(PLAN, stages=(PLAN.stages[0], replace(PLAN.stages[1], standbys=(HOST,))))
+    terms = Terms(guarded=(GuardedBlocks(7, 7, ("elsewhere",)),))
+    faults = strangers(replace(backed, terms=terms))
+    assert [fault.partition(", where ")[2] for fault in faults] == [f"{OTHER} is", f"{HOST} is"]
 
 
 def test_standbys_have_stages_too():

@@ -6,6 +6,7 @@ from shoal_agent.core.planner import split_model
 from shoal_agent.core.problem import LAN, LOSS_STEPS, Candidate, Link, Links, Split, Workload, problem_of, stages_of
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import Objective, PlanStage, Terms
+from shoal_protocol.trust import GuardedBlocks
 from shoal_protocol.widths import ActivationWidth
 from tests.support.toy import toy_facts
 
@@ -51,6 +52,16 @@ def test_a_narrow_cut_is_planned_where_links_are_slow_and_priced_as_it_was_plann
     assert chosen[0] == chosen[100] == [full, full]
     assert chosen[101] == [full, ActivationWidth.F16]
     assert chosen[400] == [full, ActivationWidth.I8]
+
+
+def test_guarded_blocks_are_planned_in_their_zones():
+    terms = Terms(stages_min=2, guarded=(GuardedBlocks(0, 0, ("home",)), GuardedBlocks(7, 7, ("home", "lab"))))
+    at_home, away = (replace(each, zone=zone) for each, zone in zip(CANDIDATES, ("home", "lab"), strict=True))
+    problem = problem_of(toy_facts(8), terms, 512, (at_home, away))
+    assert problem.zones == (("home",), *[()] * 6, ("home", "lab"))
+    assert [stage.node for stage in split_model(problem).stages] == [A, B]
+    swapped = (replace(at_home, zone="lab"), replace(away, zone="home"))
+    assert [stage.node for stage in split_model(replace(problem, candidates=swapped)).stages] == [B, A]
 
 
 def test_equal_questions_are_equal():

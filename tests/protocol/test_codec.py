@@ -32,6 +32,7 @@ from shoal_protocol.limits import (
     STAGES_MAX,
 )
 from shoal_protocol.messages import Cause, Heartbeat, Plan, PlanStage, Terms
+from shoal_protocol.trust import GuardedBlocks
 from shoal_protocol.widths import ActivationWidth
 from tests.support import protocol as samples
 
@@ -245,6 +246,10 @@ def test_a_plan_beyond_its_size_is_our_mistake():
         {"stages_min": 0},
         {"gain_permille": 1001},
         {"loss_micronats": LOSS_MICRONATS_MAX + 1},
+        {"guarded": (GuardedBlocks(0, 1, ()),)},
+        {"guarded": (GuardedBlocks(2, 1, ("home",)),)},
+        {"guarded": (GuardedBlocks(0, 1, ("home",)), GuardedBlocks(1, 2, ("lab",)))},
+        {"guarded": (GuardedBlocks(4, 5, ("home",)), GuardedBlocks(1, 2, ("lab",)))},
     ],
     ids=str,
 )

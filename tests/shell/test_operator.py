@@ -28,6 +28,7 @@ from shoal_protocol.messages import (
 )
 from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_roster
 from shoal_protocol.sealing import Ed25519Sealer
+from shoal_protocol.trust import GuardedBlocks
 from shoal_protocol.widths import ActivationWidth
 from tests.support.hosts import Host
 
@@ -143,6 +144,31 @@ async def test_cuts_are_as_narrow_as_the_budget_allows(scene, loss, width):
     plan = (await scene.found(certified, stages=2, dry_run=True, loss_micronats=loss)).plan
     assert plan.terms.loss_micronats == loss
     assert [stage.width for stage in plan.stages] == [ActivationWidth.F32, ActivationWidth[width]]
+
+
+@pytest.mark.parametrize(
+    ("private", "guarded"),
+    [
+        (0, ()),
+        (2, (GuardedBlocks(0, 1, ("lab",)), GuardedBlocks(5, 5, ("lab",)))),
+        (5, (GuardedBlocks(0, 5, ("lab",)),)),
+        (6, (GuardedBlocks(0, 5, ("lab",)),)),
+    ],
+)
+async def test_ends_may_be_private(scene, private, guarded):
+    scene.arrive()
+    plan = (await scene.found(stages=2, dry_run=True, private=private, trusted=("lab",))).plan
+    assert plan.terms.guarded == guarded
+
+
+async def test_private_blocks_have_somewhere_to_be(scene):
+    scene.arrive()
+    with pytest.raises(NoPlanError, match="block 0 may be in zone moon only"):
+        await scene.found(stages=2, dry_run=True, private=1, trusted=("moon",))
+    with pytest.raises(ConfigError, match="needs zones to trust"):
+        await scene.found(stages=2, dry_run=True, private=1)
+    with pytest.raises(ConfigError, match="the model has 6 blocks"):
+        await scene.found(stages=2, dry_run=True, private=7, trusted=("lab",))
 
 
 async def test_the_plan_carries_the_terms_and_who_decides_the_next(scene):

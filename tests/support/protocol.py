@@ -87,6 +87,7 @@ from shoal_protocol.roster import Member, Role, Roster, TrustedRoster, sign_rost
 from shoal_protocol.sealing import Ed25519Sealer
 from shoal_protocol.tensors import Dtype
 from shoal_protocol.topics import topic_for
+from shoal_protocol.trust import GuardedBlocks
 from shoal_protocol.votes import sign_recovery, sign_vote
 from shoal_protocol.widths import ActivationWidth
 
@@ -134,7 +135,21 @@ PLAN: Final = Plan(
         PlanStage(node_of(WITNESS), 5, 5, (node_of(AGENT),), ActivationWidth.F16),
         PlanStage(node_of(STRANGER), 6, 31, width=ActivationWidth.I8X32),
     ),
-    terms=Terms(Objective.THROUGHPUT, 1, 4, 3, 512, 256, ("home", "lab"), 0, 1, 150, 2, 250_000),
+    terms=Terms(
+        Objective.THROUGHPUT,
+        1,
+        4,
+        3,
+        512,
+        256,
+        ("home", "lab"),
+        0,
+        1,
+        150,
+        2,
+        250_000,
+        (GuardedBlocks(0, 1, ("home",)),),
+    ),
     voters=(node_of(AGENT), node_of(WITNESS)),
     score_us=41_200,
     reason="three nodes, 41.2 ms a token",
@@ -373,7 +388,8 @@ def plans(draw: st.DrawFn) -> Plan:
     """Every well-formed plan of up to six stages."""
     drawn = draw(records(Plan))
     stages_min, stages_max = sorted((drawn.terms.stages_min, drawn.terms.stages_max))
-    terms = dataclasses.replace(drawn.terms, stages_min=stages_min, stages_max=stages_max)
+    guarded = tuple(GuardedBlocks(at, at, (zone,)) for at, zone in enumerate(drawn.terms.zones))
+    terms = dataclasses.replace(drawn.terms, stages_min=stages_min, stages_max=stages_max, guarded=guarded)
     fewest = 3 * terms.faulty + 1 if terms.faulty else 0
     voters = draw(st.lists(values(NodeId), min_size=fewest, max_size=VOTERS_MAX, unique=True))
     top = RECOVERY_EPOCH_MAX if drawn.cause is Cause.RECOVERY else drawn.epoch

@@ -55,6 +55,10 @@ def deploy(
     standbys: Annotated[
         int, typer.Option(min=0, max=STANDBYS_MAX, help="Nodes that can take a stage's place, where memory permits.")
     ] = 1,
+    private: Annotated[
+        int, typer.Option(min=0, help="So many first blocks, and the last, in --trusted zones only.")
+    ] = 0,
+    trusted: Annotated[str, typer.Option(help="Zones that may hold private blocks, with commas.")] = "",
     loss: Loss = 0.0,
     faulty: Annotated[int, typer.Option(min=0, max=2, help="Voters that may lie: 1 takes 4 voters, 2 take 7.")] = 0,
     gain: Annotated[int, typer.Option(min=0, max=100, help="Percent a new plan must be better by.")] = 20,
@@ -86,6 +90,8 @@ def deploy(
         operators,
         standbys,
         micronats(loss),
+        private,
+        _listed(trusted),
     )
     result = asyncio.run(found(settings, wish, progress))
     if as_json:

@@ -27,6 +27,7 @@ from shoal_agent.experiments.plots import draw
 from shoal_agent.experiments.report import Chart
 from shoal_agent.shell.explanation import stage_json
 from shoal_agent.shell.model_facts import facts_of
+from shoal_agent.shell.operator import guarded_ends
 from shoal_agent.shell.scene import Scene, heard_scene, scene_of
 from shoal_agent.shell.sketch import load_sketch
 from shoal_agent.shell.survey import Package
@@ -83,15 +84,19 @@ def plan(
     manifest = _manifest(model, store, settings)
     scene = _scene(cluster, settings, manifest, ingress, _prices(price or []))
     zones = scene.trusted(tuple(part.strip() for part in trusted.split(",") if part.strip()))
-    terms = DeploymentTerms(
-        Objective[objective.name], stages or 1, stages or CANDIDATES_EXACT_MAX, sessions, loss_micronats=micronats(loss)
-    )
     facts = facts_of(manifest)
+    terms = DeploymentTerms(
+        Objective[objective.name],
+        stages or 1,
+        stages or CANDIDATES_EXACT_MAX,
+        sessions,
+        loss_micronats=micronats(loss),
+        guarded=guarded_ends(len(facts.blocks), private, zones),
+    )
     tokens = min(context_tokens or CONTEXT_TOKENS, facts.context_tokens_max)
     problem = replace(
         problem_of(facts, terms, tokens, scene.candidates, scene.links),
         ingress=scene.ingress,
-        zones=_guarded(len(facts.blocks), private, zones),
         u_shape=u_shape,
     )
     answer = split_model(problem)
@@ -153,14 +158,6 @@ def _prices(given: list[str]) -> dict[str, float]:
             raise ConfigError(f"--price {text} is no price", "--price desk=0.12, from 0 to 10000 an hour")
         prices[name] = value
     return prices
-
-
-def _guarded(blocks: int, private: int, zones: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
-    if private > blocks:
-        raise ConfigError(f"--private {private}: the model has {blocks} blocks", f"--private {blocks} is all of it")
-    if not private:
-        return ()
-    return tuple(zones if index < private or index == blocks - 1 else () for index in range(blocks))
 
 
 def _no_plan(reason: Infeasible) -> NoPlanError:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Final
 
 from shoal_agent.core.backbone import WHOLE_MAX, BackboneProblem, CoreService, Counts, Machine, Weights
-from shoal_agent.core.costs import Memory, idle_permille, usable
+from shoal_agent.core.costs import Memory, idle_permille, trusted, usable
 from shoal_agent.core.problem import Candidate, SplitProblem
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import PlanStage
@@ -56,7 +56,7 @@ def bracing(problem: SplitProblem, stages: Sequence[PlanStage], wanted: int) -> 
                 per_host_max=1,
                 price=_PRICE,
                 weight_bytes=max(size, _FETCH_BYTES_MIN),
-                barred=(stage.node,),
+                barred=(stage.node, *_strangers(problem, stage)),
             )
             for index, (stage, size) in enumerate(zip(stages, sizes, strict=True))
         ),
@@ -64,6 +64,12 @@ def bracing(problem: SplitProblem, stages: Sequence[PlanStage], wanted: int) -> 
         weights=Weights(quality=_PRICE, moved_mb=_PRICE),
         quality_permille=(worth,) * len(stages),
     )
+
+
+def _strangers(problem: SplitProblem, stage: PlanStage) -> list[NodeId]:
+    """Who may not hold its blocks, by the zone it stands in."""
+    blocks = stage.first_block, stage.last_block + 1
+    return [c.node for c in problem.candidates if c.node != stage.node and not trusted(problem, c, *blocks)]
 
 
 def _left(problem: SplitProblem, stages: Sequence[PlanStage]) -> list[tuple[NodeId, int, int]]:

@@ -98,7 +98,7 @@ class Outlooks:
             ]
             measured |= {(node, link.peer): rounded_link(link) for link in state.links}
             if why is None:
-                candidates.append(self._candidate(node, state, plan))
+                candidates.append(self._candidate(node, member.zone, state, plan))
             else:
                 left_out.append((node, why))
         links = _links(measured, {candidate.node for candidate in candidates})
@@ -134,12 +134,13 @@ class Outlooks:
             return "is locked by its operator"
         return None
 
-    def _candidate(self, node: NodeId, state: NodeState, plan: Plan) -> Candidate:
+    def _candidate(self, node: NodeId, zone: str, state: NodeState, plan: Plan) -> Candidate:
         memory = state.capacity.memory_bytes - taken_bytes(self._tables, node, plan.deployment)
         if not any(held.deployment == plan.deployment for held in state.hosted):
             memory = min(memory, rounded_down(state.load.memory_available_bytes))
         speed = state.capacity.speed_macs_per_s * 1000 // slowness_permille(state, runs=self._runs(node, state))
-        return Candidate(node, speed, max(memory, 0), waiting_permille=waiting_permille(state, plan.deployment))
+        waiting = waiting_permille(state, plan.deployment)
+        return Candidate(node, speed, max(memory, 0), waiting_permille=waiting, zone=zone)
 
     def _runs(self, node: NodeId, state: NodeState) -> bool:
         """Whether blocks are open there that it does not only stand by with, which measures nothing."""

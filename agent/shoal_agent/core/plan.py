@@ -10,7 +10,7 @@ where all are honest: a fourth voter would survive no more crashes than three, a
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,6 +19,7 @@ from shoal_protocol.ids import DIGEST_BYTES, DeploymentId, Digest, Epoch, NodeId
 from shoal_protocol.limits import STAGES_MAX, VOTERS_MAX
 from shoal_protocol.messages import Plan
 from shoal_protocol.roster import Role, TrustedRoster
+from shoal_protocol.trust import allowed
 from shoal_protocol.widths import ActivationWidth
 
 GENESIS_PARENT: Final = Digest(bytes(DIGEST_BYTES))
@@ -150,11 +151,22 @@ def faults_of(plan: Plan, roster: TrustedRoster) -> list[str]:
             faults.append(f"{node} is not in the roster")
         elif Role.AGENT not in member.roles:
             faults.append(f"{node} is no agent")
+    faults += _strangers(plan, roster)
     for node in plan.voters:
         member = roster.member(node)
         if member is None or not {Role.AGENT, Role.WITNESS}.intersection(member.roles):
             faults.append(f"{node} cannot vote")
     return faults
+
+
+def _strangers(plan: Plan, roster: TrustedRoster) -> Iterator[str]:
+    """Who would hold guarded blocks in a zone that may not."""
+    for stage in plan.stages:
+        blocks = stage.first_block, stage.last_block
+        for node in (stage.node, *stage.standbys):
+            member = roster.member(node)
+            if member is not None and not allowed(plan.terms.guarded, *blocks, member.zone):
+                yield f"blocks {blocks[0]}-{blocks[1]} may not be in zone {member.zone}, where {node} is"
 
 
 def faults_of_successor(plan: Plan, before: Plan, parent: Digest) -> list[str]:

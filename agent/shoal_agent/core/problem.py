@@ -11,6 +11,7 @@ from typing import Final
 from shoal_agent.core.facts import BlockFacts, ModelFacts, Width, on_wire
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import Objective, PlanStage, Terms
+from shoal_protocol.trust import zones_by_block
 
 CANDIDATES_EXACT_MAX: Final = 8
 """Nodes the exact search looks at: 256 masks; one more node doubles time and memory."""
@@ -183,6 +184,7 @@ def problem_of(
         facts.shared_bytes,
         _in_steps(facts.widths, terms.loss_micronats) if narrow else (),
         LOSS_STEPS if narrow else None,
+        zones_by_block(terms.guarded, len(facts.blocks)),
     )
 
 

@@ -64,6 +64,10 @@ def _terms(plan: Plan) -> Json:
         "faulty": terms.faulty,
         "gain": terms.gain_permille / 1000,
         "standbys": terms.standbys,
+        "loss": terms.loss_micronats / 1_000_000,
+        "guarded": [
+            {"first_block": g.first_block, "last_block": g.last_block, "zones": list(g.zones)} for g in terms.guarded
+        ],
     }
 
 
@@ -74,6 +78,7 @@ def _stage(told: Explanation, index: int) -> Json:
         "node": stage.node,
         "first_block": stage.first_block,
         "last_block": stage.last_block,
+        "width": stage.width.name.lower(),
         "standbys": [
             {
                 "node": node,

@@ -28,6 +28,7 @@ from shoal_protocol.errors import MalformedMessage
 from shoal_protocol.ids import DeploymentId, Digest, NodeId, digest_of, parse_deployment_id
 from shoal_protocol.messages import Objective, Plan, PlanAnnounced, Terms
 from shoal_protocol.roster import Role, TrustedRoster
+from shoal_protocol.trust import GuardedBlocks
 
 CONTEXT_TOKENS: Final = 2048
 """Sessions are kept room for up to this length, unless the wish names another or the model has less."""
@@ -62,6 +63,9 @@ class DeployWish:
     """Nodes that can take the place of each stage's own, where there is memory for them."""
     loss_micronats: int = 0
     """What narrow activations may cost in all."""
+    private: int = 0
+    """So many first blocks, and the last one, only in ``trusted`` zones."""
+    trusted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ class Founding:
     def _plan(self) -> Genesis:
         """Solve the split over those who can host; NoPlanError with a line for each who was looked at."""
         wish, facts = self._wish, self._facts
-        terms = terms_of(wish)
+        terms = terms_of(wish, len(facts.blocks))
         able = able_hosts(self._desk.survey, self._package, self._wanted, self._operator.roster, terms.zones)
         self._tell(f"{len(able.candidates)} of {len(able.faults)} nodes can host {facts.name}")
         context = min(wish.context_tokens or CONTEXT_TOKENS, facts.context_tokens_max)
@@ -165,8 +169,21 @@ def _package(config: OperatorConfig, name: str) -> tuple[ModelFacts, Package]:
         raise ConfigError(str(fault), f"shoal model import {name} --store {config.models.store_dir}") from fault
 
 
-def terms_of(wish: DeployWish) -> Terms:
-    """What ``wish`` fixes for the life of its deployment."""
+def guarded_ends(blocks: int, private: int, zones: tuple[str, ...]) -> tuple[GuardedBlocks, ...]:
+    """The first ``private`` of ``blocks`` blocks, and the last one, in ``zones`` only; nothing if none is private."""
+    if private > blocks:
+        raise ConfigError(f"--private {private}: the model has {blocks} blocks", f"--private {blocks} is all of it")
+    if not private or not zones:
+        return ()
+    if private >= blocks - 1:
+        return (GuardedBlocks(0, blocks - 1, zones),)
+    return GuardedBlocks(0, private - 1, zones), GuardedBlocks(blocks - 1, blocks - 1, zones)
+
+
+def terms_of(wish: DeployWish, blocks: int) -> Terms:
+    """What ``wish`` fixes for the life of its deployment of a model of ``blocks`` blocks."""
+    if wish.private and not wish.trusted:
+        raise ConfigError(f"--private {wish.private} needs zones to trust", "--trusted home")
     return Terms(
         wish.objective,
         wish.stages or 1,
@@ -178,6 +195,7 @@ def terms_of(wish: DeployWish) -> Terms:
         gain_permille=wish.gain_permille,
         standbys=wish.standbys,
         loss_micronats=wish.loss_micronats,
+        guarded=guarded_ends(blocks, wish.private, wish.trusted),
     )
 
 

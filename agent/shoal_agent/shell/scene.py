@@ -5,7 +5,7 @@ room for the package. Links are those that nodes measured of each other; a pair 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from shoal_agent.config import OperatorConfig
 from shoal_agent.core.outlook import rounded_link
@@ -17,7 +17,6 @@ from shoal_agent.shell.operator import resolve_nodes
 from shoal_agent.shell.sketch import Sketch
 from shoal_agent.shell.survey import Heard, Package, able_hosts
 from shoal_protocol.ids import NodeId
-from shoal_protocol.roster import TrustedRoster
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +64,13 @@ async def heard_scene(
         await desk.listen(frozenset(), 1, package)
         able = able_hosts(desk.survey, package, frozenset(), roster, ())
         tell(f"{len(able.candidates)} of {len(able.faults)} nodes can host it")
-        candidates = tuple(replace(each, zone=_zone(roster, each.node)) for each in able.candidates)
-        return Scene(candidates, _links(desk.survey.heard()), gate, micro)
+        return Scene(able.candidates, _links(desk.survey.heard()), gate, micro)
 
 
 def _micro(name: str, price: float) -> int:
     if not 0 <= price * 1_000_000 <= PRICE_MICRO_MAX:  # NaN is not between anything either
         raise ConfigError(f"{name} costs {price} an hour", f"a price from 0 to {PRICE_MICRO_MAX // 1_000_000}")
     return round(price * 1_000_000)
-
-
-def _zone(roster: TrustedRoster, node: NodeId) -> str:
-    member = roster.member(node)
-    assert member is not None, "the gate lets members speak only"
-    return member.zone
 
 
 def _links(heard: tuple[Heard, ...]) -> Links:

@@ -10,7 +10,7 @@ are; the survey is over when there are enough and none was new for ``QUIET_S``, 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from shoal_agent.core.outlook import waiting_permille
@@ -154,11 +154,19 @@ def able_hosts(
     asked = [each for each in heard if not wanted or each.node in wanted]
     faults = {each.node: why_not(each.state, package) or _zone_fault(each.node, roster, zones) for each in asked}
     faults |= dict.fromkeys(wanted - set(faults), "was not heard")
-    able = tuple(candidate_of(each) for each in asked if faults[each.node] is None)
+    able = tuple(
+        replace(candidate_of(each), zone=zone_of(each.node, roster)) for each in asked if faults[each.node] is None
+    )
     return Able(able, faults, tuple(each.node for each in heard if each.state.phase is NodePhase.READY))
 
 
 def _zone_fault(node: NodeId, roster: TrustedRoster, zones: tuple[str, ...]) -> str | None:
+    zone = zone_of(node, roster)
+    return None if not zones or zone in zones else f"is in zone {zone}"
+
+
+def zone_of(node: NodeId, roster: TrustedRoster) -> str:
+    """The trust zone of ``node``, who was heard."""
     member = roster.member(node)
     assert member is not None, "the gate lets members speak only"
-    return None if not zones or member.zone in zones else f"is in zone {member.zone}"
+    return member.zone
