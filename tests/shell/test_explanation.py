@@ -60,6 +60,8 @@ def test_the_newest_plan_says_what_caused_it_and_who_decided(repaired):
         "faulty": 0,
         "gain": 0.2,
         "standbys": 1,
+        "loss": 0.0,
+        "guarded": [],
     }
 
 

@@ -124,6 +124,7 @@ def trusted_roster(members: tuple[Member, ...] = MEMBERS) -> TrustedRoster:
     return TrustedRoster.open(wire, ROSTER.root_keys, 2, WALL_MS // 1000)
 
 
+GUARDED: Final = (GuardedBlocks(0, 1, ("home",)),)
 PLAN: Final = Plan(
     deployment=TOY,
     epoch=Epoch(0),
@@ -135,21 +136,7 @@ PLAN: Final = Plan(
         PlanStage(node_of(WITNESS), 5, 5, (node_of(AGENT),), ActivationWidth.F16),
         PlanStage(node_of(STRANGER), 6, 31, width=ActivationWidth.I8X32),
     ),
-    terms=Terms(
-        Objective.THROUGHPUT,
-        1,
-        4,
-        3,
-        512,
-        256,
-        ("home", "lab"),
-        0,
-        1,
-        150,
-        2,
-        250_000,
-        (GuardedBlocks(0, 1, ("home",)),),
-    ),
+    terms=Terms(Objective.THROUGHPUT, 1, 4, 3, 512, 256, ("home", "lab"), 0, 1, 150, 2, 250_000, GUARDED),
     voters=(node_of(AGENT), node_of(WITNESS)),
     score_us=41_200,
     reason="three nodes, 41.2 ms a token",

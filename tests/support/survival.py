@@ -253,6 +253,7 @@ async def surviving(
     model: str = MODEL,
     objective: Objective = Objective.LATENCY,
     hosts: Sequence[int] = (),
+    loss_micronats: int = 0,
     prepare: Callable[[Sequence[Agent]], None] = lambda _: None,
     **settings: Any,
 ) -> AsyncIterator[Survival]:
@@ -264,7 +265,8 @@ async def surviving(
     async with processes(lab, model=model, **settings) as cluster:
         prepare(cluster.agents)
         nodes = tuple(cluster.agents[index].node for index in hosts)
-        await begin(cluster, cluster.agents, DeployWish(model, stages=stages, nodes=nodes, objective=objective))
+        wish = DeployWish(model, stages=stages, nodes=nodes, objective=objective, loss_micronats=loss_micronats)
+        await begin(cluster, cluster.agents, wish)
         made = Survival(cluster)
         await made.settled()
         yield made

@@ -46,6 +46,7 @@ def _deployment(deployment: DeploymentView) -> Json:
                 "node": view.stage.node,
                 "first_block": view.stage.first_block,
                 "last_block": view.stage.last_block,
+                "width": view.stage.width.name.lower(),
                 "ready": view.phase in _OPEN,
                 "phase": view.phase.name if view.phase is not None else None,
                 "detail": view.detail,
