@@ -364,19 +364,24 @@ def _scalars(hint: object, name: str) -> st.SearchStrategy:
     return st.integers(low, high) | st.sampled_from([low, high])
 
 
-def records(cls: type) -> st.SearchStrategy:
-    """Every value of dataclass ``cls``."""
+def records(cls: type, **given: object) -> st.SearchStrategy:
+    """Every value of dataclass ``cls`` that has what is ``given``."""
     hints = get_type_hints(cls)
-    return st.builds(cls, **{f.name: values(hints[f.name], f.name) for f in dataclasses.fields(cls)})
+    drawn = {f.name: values(hints[f.name], f.name) for f in dataclasses.fields(cls) if f.name not in given}
+    return st.builds(cls, **drawn, **{name: st.just(value) for name, value in given.items()})
+
+
+_BARE_PLANS: Final = records(Plan, stages=(), terms=None)
+_BARE_TERMS: Final = records(Terms, guarded=())
 
 
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     """Every well-formed plan of up to six stages."""
-    drawn = draw(records(Plan))
-    stages_min, stages_max = sorted((drawn.terms.stages_min, drawn.terms.stages_max))
-    guarded = tuple(GuardedBlocks(at, at, (zone,)) for at, zone in enumerate(drawn.terms.zones))
-    terms = dataclasses.replace(drawn.terms, stages_min=stages_min, stages_max=stages_max, guarded=guarded)
+    drawn, limits = draw(_BARE_PLANS), draw(_BARE_TERMS)
+    stages_min, stages_max = sorted((limits.stages_min, limits.stages_max))
+    guarded = tuple(GuardedBlocks(at, at, (zone,)) for at, zone in enumerate(limits.zones))
+    terms = dataclasses.replace(limits, stages_min=stages_min, stages_max=stages_max, guarded=guarded)
     fewest = 3 * terms.faulty + 1 if terms.faulty else 0
     voters = draw(st.lists(values(NodeId), min_size=fewest, max_size=VOTERS_MAX, unique=True))
     top = RECOVERY_EPOCH_MAX if drawn.cause is Cause.RECOVERY else drawn.epoch
