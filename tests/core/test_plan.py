@@ -12,13 +12,13 @@ from shoal_agent.core.plan import (
     faults_of_successor,
     faults_of_widths,
     kv_bytes_per_token,
+    own_stages,
     rendezvous_order,
     resident_bytes,
     servers_of,
     serves,
     slot_of,
     span_of,
-    stage_of,
     stages_on,
     standby_stages,
     voter_count,
@@ -42,7 +42,7 @@ NEEDED = 5 * 1000 + 5 * 64 * 512
 
 
 def test_stages_and_spans():
-    assert [stage_of(PLAN, node) for node in (HOST, OTHER, node_of(STRANGER))] == [0, 1, None]
+    assert [own_stages(PLAN, node) for node in (HOST, OTHER, node_of(STRANGER))] == [(0,), (1,), ()]
     assert span_of(PLAN, 1) == StageSpan(DeploymentId("toy"), Epoch(0), MODEL, 5, 7)
 
 

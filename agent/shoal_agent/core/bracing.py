@@ -19,6 +19,7 @@ from typing import Final
 
 from shoal_agent.core.backbone import WHOLE_MAX, BackboneProblem, CoreService, Counts, Machine, Weights
 from shoal_agent.core.costs import Memory, idle_permille, trusted, usable
+from shoal_agent.core.plan import hosts_of
 from shoal_agent.core.problem import Candidate, SplitProblem
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import PlanStage
@@ -37,7 +38,7 @@ def bracing(problem: SplitProblem, stages: Sequence[PlanStage], wanted: int) -> 
     left = _left(problem, stages)
     if wanted < 1 or len(left) <= wanted or len(stages) > BRACED_MAX:
         return None
-    memory, hosts = Memory(problem), [stage.node for stage in stages]
+    memory, hosts = Memory(problem), hosts_of(stages)
     sizes = [memory.needed(stage.first_block, stage.last_block + 1) - problem.shared_bytes for stage in stages]
     if not all(1 <= size <= WHOLE_MAX for size in sizes):
         return None
@@ -75,10 +76,10 @@ def _strangers(problem: SplitProblem, stage: PlanStage) -> list[NodeId]:
 def _left(problem: SplitProblem, stages: Sequence[PlanStage]) -> list[tuple[NodeId, int, int]]:
     """Candidates by node id: what their own stages leave of their memory, and their power."""
     memory = Memory(problem)
-    own = {stage.node: memory.needed(stage.first_block, stage.last_block + 1) for stage in stages}
 
     def room(candidate: Candidate) -> int:
-        return min(candidate.memory_bytes - own.get(candidate.node, problem.shared_bytes), WHOLE_MAX)
+        own = [(stage.first_block, stage.last_block + 1) for stage in stages if stage.node == candidate.node]
+        return min(candidate.memory_bytes - memory.together(own), WHOLE_MAX)
 
     able = [(c.node, room(c), c.speed_macs_per_s * idle_permille(c)) for c in problem.candidates if usable(c)]
     able = sorted(each for each in able if each[1] > 0)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shoal_agent.core.facts import Standing
+from shoal_agent.core.plan import hosts_of
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure
 from shoal_protocol.ids import Instant, NodeId
@@ -74,11 +75,11 @@ def missed_standbys(
 def late_hosts(head: Tenure, now: Instant) -> tuple[NodeId, ...]:
     """Hosts that should be ready by now: counted from the plan, or from when they began again."""
     late = []
-    for stage in head.plan.stages:
-        report = head.reports.get(stage.node)
+    for node in hosts_of(head.plan.stages):
+        report = head.reports.get(node)
         begun = head.since if report is None else max(head.since, report.since)
-        if not head.ready(stage.node) and now >= begun + head.plan.staging_ms / 1000:
-            late.append(stage.node)
+        if not head.ready(node) and now >= begun + head.plan.staging_ms / 1000:
+            late.append(node)
     return tuple(late)
 
 
@@ -86,7 +87,7 @@ def trigger_of(
     tables: Tables, here: NodeId, head: Tenure, gone_since: Mapping[NodeId, Instant], now: Instant
 ) -> Trigger | None:
     """The gravest cause to replace ``head``; None while all is well. A gain is not looked for here."""
-    hosts = [stage.node for stage in head.plan.stages]
+    hosts = hosts_of(head.plan.stages)
     gone = tuple(node for node in hosts if is_gone(tables, here, node))
     if gone:
         told = ", ".join(f"{node[:8]} is {state_of(tables, here, node)}" for node in gone)

@@ -20,7 +20,7 @@ time is rounded at every block, counted from the first: so a run of blocks takes
 share one out over equal nodes costs nothing by rounding alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from typing import Final
@@ -68,6 +68,10 @@ class Memory:
     def needed(self, start: int, end: int) -> int:
         """Bytes of blocks ``start..end-1``."""
         return self.shared + self._weights[end] - self._weights[start] + self.kv(start, end)
+
+    def together(self, runs: Iterable[tuple[int, int]]) -> int:
+        """Bytes of several runs of blocks on one node; of none, what it keeps for the first."""
+        return self.shared + sum(self.needed(start, end) - self.shared for start, end in runs)
 
     def kv(self, start: int, end: int) -> int:
         """The share of KV in it."""

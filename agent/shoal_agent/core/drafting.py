@@ -10,7 +10,7 @@ when it votes; this is the proposer's estimate.
 
 from shoal_agent.core.decision import Option, staging_ms, switch_mode
 from shoal_agent.core.outlook import Outlook
-from shoal_agent.core.plan import voters_for
+from shoal_agent.core.plan import hosts_of, voters_for
 from shoal_agent.core.problem import stages_of
 from shoal_agent.core.standbys import back_up
 from shoal_agent.core.tenure import Tenure
@@ -22,7 +22,6 @@ from shoal_protocol.messages import Cause, Plan
 def draft(head: Tenure, outlook: Outlook, option: Option, cause: Cause, reason: str) -> Plan:
     """The plan after ``head`` that ``option`` is."""
     before, stages = head.plan, stages_of(option.split)
-    hosts = [stage.node for stage in stages]
     backing = back_up(outlook.problem, stages, before.terms.standbys, before.stages)
     return Plan(
         before.deployment,
@@ -32,7 +31,7 @@ def draft(head: Tenure, outlook: Outlook, option: Option, cause: Cause, reason: 
         before.context_tokens_max,
         backing.stages,
         before.terms,
-        voters_for(before.deployment, hosts, outlook.witnesses, before.terms.faulty, before.voters),
+        voters_for(before.deployment, hosts_of(stages), outlook.witnesses, before.terms.faulty, before.voters),
         cause,
         switch_mode(outlook.problem, before.stages, outlook.owned, option.split),
         staging_ms(option.move),

@@ -8,7 +8,7 @@ words come in any order: one about a plan that was not heard yet is kept until i
 from typing import Final
 
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.plan import concerned_by, servers_of, stage_of
+from shoal_agent.core.plan import concerned_by, own_stages, servers_of
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import HELD, HostReport, Tenure
 from shoal_agent.core.voice import Voice
@@ -62,8 +62,8 @@ class Phases:
         self._voice.say(report, now, out, retain=True, direct=direct)  # even if no broker is left
 
     def _standing_by(self, tenure: Tenure) -> tuple[int, ...]:
-        own = stage_of(tenure.plan, self._here)
-        return tuple(stage for stage in tenure.open_stages if stage != own) if tenure.mine in _OPEN else ()
+        own = own_stages(tenure.plan, self._here)
+        return tuple(stage for stage in tenure.open_stages if stage not in own) if tenure.mine in _OPEN else ()
 
     def repeat(self, now: Instant, out: Outbox) -> None:
         """Say every phase of this node again."""

@@ -17,7 +17,7 @@ from typing import Final
 from shoal_agent.core.facts import ModelFacts, StageSpan
 from shoal_protocol.ids import DIGEST_BYTES, DeploymentId, Digest, Epoch, NodeId
 from shoal_protocol.limits import STAGES_MAX, VOTERS_MAX
-from shoal_protocol.messages import Plan
+from shoal_protocol.messages import Plan, PlanStage
 from shoal_protocol.roster import Role, TrustedRoster
 from shoal_protocol.trust import allowed
 from shoal_protocol.widths import ActivationWidth
@@ -39,9 +39,9 @@ def serves(plan: Plan, stage: int, node: NodeId) -> bool:
     return node == part.node or node in part.standbys
 
 
-def stage_of(plan: Plan, node: NodeId) -> int | None:
-    """Which stage ``node`` holds as its primary."""
-    return next((index for index, stage in enumerate(plan.stages) if stage.node == node), None)
+def own_stages(plan: Plan, node: NodeId) -> tuple[int, ...]:
+    """Which stages ``node`` holds as their primary."""
+    return tuple(index for index, stage in enumerate(plan.stages) if stage.node == node)
 
 
 def stage_at(plan: Plan, first_block: int) -> int | None:
@@ -57,13 +57,17 @@ def standby_stages(plan: Plan, node: NodeId) -> tuple[int, ...]:
 
 def stages_on(plan: Plan, node: NodeId) -> tuple[int, ...]:
     """Every stage ``node`` may serve, its own first."""
-    own = stage_of(plan, node)
-    return (() if own is None else (own,)) + standby_stages(plan, node)
+    return own_stages(plan, node) + standby_stages(plan, node)
 
 
 def primaries_of(plan: Plan) -> tuple[NodeId, ...]:
     """The node of each stage."""
     return tuple(stage.node for stage in plan.stages)
+
+
+def hosts_of(stages: Iterable[PlanStage]) -> tuple[NodeId, ...]:
+    """The nodes of ``stages``; each once."""
+    return tuple(dict.fromkeys(stage.node for stage in stages))
 
 
 def servers_of(plan: Plan) -> tuple[NodeId, ...]:
@@ -201,15 +205,15 @@ def covers(plan: Plan, facts: ModelFacts) -> bool:
 
 
 def faults_for_host(plan: Plan, node: NodeId, facts: ModelFacts, room: Room) -> list[str]:
-    """Why ``node``, which is a host of ``plan``, cannot take its stage; empty if it can."""
+    """Why ``node``, which is a host of ``plan``, cannot take its own stages; empty if it can."""
     if not covers(plan, facts):
         return [f"the plan ends at block {plan.stages[-1].last_block}, the model at {len(facts.blocks) - 1}"]
     faults = faults_of_widths(plan, facts)
     if plan.context_tokens_max > facts.context_tokens_max:
         faults.append(f"context of {plan.context_tokens_max} tokens, the model has {facts.context_tokens_max}")
-    stage = stage_of(plan, node)
-    assert stage is not None, "only hosts are asked"
-    return faults + faults_of_spans(plan, [span_of(plan, stage)], facts, room)
+    own = own_stages(plan, node)
+    assert own, "only hosts are asked"
+    return faults + faults_of_spans(plan, [span_of(plan, stage) for stage in own], facts, room)
 
 
 def faults_of_widths(plan: Plan, facts: ModelFacts) -> list[str]:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from shoal_agent.core.costs import Memory, price, usable
 from shoal_agent.core.figures import UNREACHED, Figures, reaches
 from shoal_agent.core.orders import promising, strongest
-from shoal_agent.core.plan import GENESIS_PARENT
+from shoal_agent.core.plan import GENESIS_PARENT, hosts_of
 from shoal_agent.core.problem import (
     CANDIDATES_EXACT_MAX,
     Candidate,
@@ -92,7 +92,7 @@ def plan_genesis(
         problem.workload.context_tokens_max,
         backing.stages,
         terms,
-        voters(tuple(stage.node for stage in split.stages)),
+        voters(hosts_of(backing.stages)),
         score_us=split.score_us,
         reason=backing.text[:REASON_CHARS_MAX],
     )

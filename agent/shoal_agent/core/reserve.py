@@ -1,10 +1,10 @@
-"""What a node holds beside its own stage: the blocks of those it stands by for.
+"""What a node holds beside its own stages: the blocks of those it stands by for.
 
-    own stage READY, or none ─► for each stage to back: room for it beside all that is held? ─► open it
+    own stages READY, or none ─► for each stage to back: room for it beside all that is held? ─► open it
                                    │ no: stay without, say why, fetch the weights all the same, and look again
                                    │     whenever something was given back
                                    cannot be opened: stay without, and try again, RETRY_S after
-    a later epoch needs the room for a stage of this node's own ─► end the sessions on those of earlier epochs, then
+    a later epoch needs the room for this node's own stages ─► end the sessions on those of earlier epochs, then
                                    give their blocks back: whatever is the only one of its kind comes first
 
 Being without is no failure of the host: the plan stands, and whoever lays a route sees in ``standing_by`` which stages
@@ -15,7 +15,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from shoal_agent.core.plan import faults_of_spans, span_of, stage_of, standby_stages
+from shoal_agent.core.plan import faults_of_spans, own_stages, span_of, standby_stages
 from shoal_agent.core.room import room_beside
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Holding, Tenure, Without
@@ -63,16 +63,17 @@ class Reserve:
     # --- making room ------------------------------------------------------------------------------------------------
 
     def in_the_way(self, head: Tenure, past: Iterable[Tenure]) -> list[tuple[Tenure, tuple[int, ...]]]:
-        """The stages of earlier epochs that this node stands by for, if its own stage of ``head`` needs their room."""
-        own = stage_of(head.plan, self._here)
-        if own is None or own in head.held or head.mine is not DeploymentPhase.LOADING or self._fits(head, (own,)):
+        """The stages of earlier epochs that this node stands by for, if its own ones of ``head`` need their room."""
+        own = own_stages(head.plan, self._here)
+        begun = all(stage in head.held for stage in own)
+        if begun or head.mine is not DeploymentPhase.LOADING or self._fits(head, own):
             return []
         spares = [(tenure, tuple(sorted(self._spare(tenure)))) for tenure in past]
         return [(tenure, stages) for tenure, stages in spares if stages]
 
     def _spare(self, tenure: Tenure) -> list[int]:
-        own = stage_of(tenure.plan, self._here)
-        return [stage for stage, holding in tenure.held.items() if stage != own and holding is not Holding.CLOSING]
+        own = own_stages(tenure.plan, self._here)
+        return [stage for stage, holding in tenure.held.items() if stage not in own and holding is not Holding.CLOSING]
 
     def _fits(self, head: Tenure, stages: tuple[int, ...]) -> bool:
         return not self._faults(head, stages)
@@ -90,9 +91,9 @@ class Reserve:
 
     def due(self, head: Tenure, past: Iterable[Tenure], now: Instant) -> Due:
         """What of ``head`` should be made ready now; why not the rest is noted there, and is new only once."""
-        own = stage_of(head.plan, self._here)
+        own = own_stages(head.plan, self._here)
         known = head.plan.model in self._tables.models
-        if head.mine not in (_OPEN if own is not None else (DeploymentPhase.LOADING, *_OPEN)) or not known:
+        if head.mine not in (_OPEN if own else (DeploymentPhase.LOADING, *_OPEN)) or not known:
             return Due()
         if head.plan.mode is SwitchMode.BREAK_BEFORE_MAKE and any(tenure.held for tenure in past):
             return Due()
@@ -113,7 +114,7 @@ class Reserve:
 
     def settled(self, head: Tenure) -> bool:
         """Whether this node only stands by, and has opened whatever it can for the first time."""
-        if head.mine is not DeploymentPhase.LOADING or stage_of(head.plan, self._here) is not None:
+        if head.mine is not DeploymentPhase.LOADING or own_stages(head.plan, self._here):
             return False
         waited = standby_stages(head.plan, self._here)
         return all(head.held.get(stage) is Holding.OPEN or stage in head.without for stage in waited)

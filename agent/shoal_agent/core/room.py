@@ -4,11 +4,11 @@ Two deployments on one node share its memory, and so do two epochs of one deploy
 the older one serves. Blocks that both epochs have are open once. KV is counted as promised, not as used: the sessions
 of the full context that the terms of a deployment name, on every stage the node may have to serve.
 
-A stage of one's own takes precedence: what the node stood by for in earlier epochs is given back if it is in the way.
+Stages of one's own take precedence: what the node stood by for in earlier epochs is given back if it is in the way.
 A stage to stand by for gets what is left beside everything that is held now, and waits if that is too little.
 """
 
-from shoal_agent.core.plan import Room, kv_bytes_per_token, resident_bytes, span_of, stage_of, stages_on
+from shoal_agent.core.plan import Room, kv_bytes_per_token, own_stages, resident_bytes, span_of, stages_on
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import HELD
 from shoal_protocol.ids import DeploymentId, NodeId
@@ -16,13 +16,13 @@ from shoal_protocol.messages import Plan, SwitchMode
 
 
 def room_for(tables: Tables, node: NodeId, plan: Plan, memory_bytes: int, kv_bytes_max: int) -> Room:
-    """The room of ``node``, which is this one, for its own stage of ``plan``."""
+    """The room of ``node``, which is this one, for its own stages of ``plan``."""
     kept = [
         span_of(tenure.plan, stage)
         for tenure in tables.tenures.of(plan.deployment)
         if tenure.mine in HELD and tenure.plan.epoch != plan.epoch and tenure.plan.model == plan.model
         if tenure.served is not None  # what never served is given back at once
-        if (stage := stage_of(tenure.plan, node)) is not None
+        for stage in own_stages(tenure.plan, node)
     ]
     if plan.mode is SwitchMode.BREAK_BEFORE_MAKE:
         kept = []

@@ -37,12 +37,12 @@ from shoal_agent.core.phases import Phases
 from shoal_agent.core.plan import (
     faults_for_host,
     faults_of,
-    primaries_of,
+    hosts_of,
+    own_stages,
     rendezvous_order,
     servers_of,
     span_of,
     stage_at,
-    stage_of,
     stages_on,
 )
 from shoal_agent.core.reserve import Reserve, SessionsOverdue
@@ -159,7 +159,7 @@ class Staging:
 
     def _failures(self, head: Tenure, now: Instant) -> list[StagingFact]:
         """Hosts of the newest epoch that will not be ready, and of whom nobody was told yet."""
-        nodes = primaries_of(head.plan)
+        nodes = hosts_of(head.plan.stages)
         failed = [node for node in nodes if head.phase_of(node) is DeploymentPhase.FAILED]
         if not head.overdue and now >= head.since + head.plan.staging_ms / 1000:
             head.overdue = True
@@ -190,12 +190,11 @@ class Staging:
         self._phases.announce(head, now, out)
 
     def _examine(self, head: Tenure, now: Instant, out: Outbox) -> None:
-        """Check the stage against this node; what passes is opened by ``_open``."""
+        """Check its stages against this node; what passes is opened by ``_open``."""
         plan, facts = head.plan, self._tables.models[head.plan.model]
         memory = self._voice.sampled.capacity.memory_bytes
         room = room_for(self._tables, self._here, plan, memory, self._kv_bytes_max)
-        own = stage_of(plan, self._here)
-        faults = [] if own is None else faults_for_host(plan, self._here, facts, room)
+        faults = faults_for_host(plan, self._here, facts, room) if own_stages(plan, self._here) else []
         if head.mine is DeploymentPhase.FAILED:
             head.advance(DeploymentPhase.LOADING)
         head.mine, head.detail = DeploymentPhase.LOADING, ""
@@ -205,7 +204,7 @@ class Staging:
             self._phases.announce(head, now, out)
 
     def _make_room(self, head: Tenure, past: Iterable[Tenure], now: Instant, out: Outbox) -> list[SessionsOverdue]:
-        """Close what this node stands by for in earlier epochs, if its own stage needs the room."""
+        """Close what this node stands by for in earlier epochs, if its own stages need the room."""
         ending = []
         for tenure, stages in self._reserve.in_the_way(head, past):
             tenure.held |= dict.fromkeys(stages, Holding.CLOSING)
@@ -215,24 +214,22 @@ class Staging:
             ending.append(SessionsOverdue(tenure.plan.deployment, tenure.plan.epoch, stages))
         return ending
 
-    @staticmethod
-    def _give_back(tenure: Tenure, out: Outbox) -> None:
+    def _give_back(self, tenure: Tenure, out: Outbox) -> None:
         """Sessions on these stages were ended; now nobody needs the blocks."""
-        for stage in [stage for stage, holding in sorted(tenure.held.items()) if holding is Holding.CLOSING]:
-            del tenure.held[stage]
-            out.add(UnloadBlocks(span_of(tenure.plan, stage)))
+        closing = [stage for stage, holding in sorted(tenure.held.items()) if holding is Holding.CLOSING]
+        self._unload(tenure, closing, out)
 
     def _open(self, head: Tenure, past: Iterable[Tenure], out: Outbox) -> None:
-        """Ask for the blocks of this node's own stage of the head, once."""
-        own = stage_of(head.plan, self._here)
-        if own is None or own in head.held or head.mine is not DeploymentPhase.LOADING:
+        """Ask for the blocks of this node's own stages of the head, once."""
+        lacking = [stage for stage in own_stages(head.plan, self._here) if stage not in head.held]
+        if not lacking or head.mine is not DeploymentPhase.LOADING:
             return
-        closing = any(Holding.CLOSING in tenure.held.values() for tenure in past)
-        if closing or head.plan.model not in self._tables.models:
+        breaks = _breaks(head)
+        waits = any(Holding.CLOSING in tenure.held.values() or (breaks and tenure.asked) for tenure in past)
+        if waits or head.plan.model not in self._tables.models:
             return
-        if _breaks(head) and any(tenure.asked for tenure in past):
-            return
-        self._load(head, own, out)
+        for stage in lacking:
+            self._load(head, stage, out)
 
     def _load(self, head: Tenure, stage: int, out: Outbox) -> None:
         head.held[stage] = Holding.OPENING
@@ -271,9 +268,7 @@ class Staging:
         if not tenure.closed(now) or tenure.sessions:
             return True
         tenure.advance(DeploymentPhase.DRAINED)
-        for stage in sorted(tenure.held):
-            out.add(UnloadBlocks(span_of(tenure.plan, stage)))
-        tenure.held.clear()
+        self._unload(tenure, sorted(tenure.held), out)
         self._phases.announce(tenure, now, out)
         if head.mine is not None:
             self._phases.report(head, now, out)  # of a deployment the last word is kept
@@ -289,8 +284,14 @@ class Staging:
 
     def _fail(self, tenure: Tenure, why: str, now: Instant, out: Outbox) -> None:
         tenure.advance(DeploymentPhase.FAILED, why[:REASON_CHARS_MAX])
-        tenure.held.clear()
+        self._unload(tenure, sorted(tenure.held), out)
         self._phases.announce(tenure, now, out)
+
+    @staticmethod
+    def _unload(tenure: Tenure, stages: list[int], out: Outbox) -> None:
+        for stage in stages:
+            del tenure.held[stage]
+            out.add(UnloadBlocks(span_of(tenure.plan, stage)))
 
     def _sources(self, head: Tenure) -> tuple[NodeId, ...]:
         """Who says it has the package: hosts of earlier epochs first, then everybody, each asker in another order."""
@@ -337,7 +338,7 @@ class Staging:
         for head in self._heads(event.model):
             if head.mine is not DeploymentPhase.LOADING or event.model in self._tables.models:
                 continue
-            if stage_of(head.plan, self._here) is not None:
+            if own_stages(head.plan, self._here):
                 self._fail(head, event.reason, now, out)
             else:
                 self._reserve.hopeless(head, event.reason)
@@ -354,25 +355,25 @@ class Staging:
         stage = None if tenure is None else stage_at(tenure.plan, span.first_block)
         if tenure is None or stage is None or tenure.held.get(stage) is not Holding.OPENING:
             return
-        own = stage == stage_of(tenure.plan, self._here)
+        own = own_stages(tenure.plan, self._here)
         what = f"blocks {span.first_block}-{span.last_block}"
         if isinstance(event, BlocksLoaded):
             out.count("blocks_opened", span.deployment, event.opened)
             tenure.held[stage] = Holding.OPEN
             tenure.without.pop(stage, None)
-            if own:
+            if stage not in own:
+                self._phases.renew(tenure, now, out)
+            elif all(tenure.held.get(each) is Holding.OPEN for each in own):
                 tenure.advance(DeploymentPhase.READY)
                 self._phases.announce(tenure, now, out)
-            else:
-                self._phases.renew(tenure, now, out)
-            self._phases.tell(
-                tenure, f"{what} hold {event.resident_bytes} bytes" + (", to stand by" if not own else ""), now
-            )
-        elif own:
-            self._fail(tenure, event.reason, now, out)
+            spare = ", to stand by" if stage not in own else ""
+            self._phases.tell(tenure, f"{what} hold {event.resident_bytes} bytes{spare}", now)
         else:
             del tenure.held[stage]
-            self._reserve.failed(tenure, stage, f"{what}: {event.reason}", now)
+            if stage in own:
+                self._fail(tenure, event.reason, now, out)
+            else:
+                self._reserve.failed(tenure, stage, f"{what}: {event.reason}", now)
         self._tables.timers.set(Routine.SETTLE, now)
 
     # --- leaving ----------------------------------------------------------------------------------------------------
@@ -386,8 +387,8 @@ class Staging:
     def _bears(self, tenure: Tenure) -> bool:
         """Whether a stage of it is this node's to serve: its own, or one whose primary is lost."""
         lost, stages = self._tables.tenures.lost, tenure.plan.stages
-        own = stage_of(tenure.plan, self._here)
-        return own in tenure.held or any(stages[stage].node in lost for stage in tenure.open_stages)
+        own = any(stage in tenure.held for stage in own_stages(tenure.plan, self._here))
+        return own or any(stages[stage].node in lost for stage in tenure.open_stages)
 
     def _inherits(self, voter: NodeId) -> bool:
         peer = self._tables.membership.peer(voter)

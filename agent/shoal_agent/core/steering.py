@@ -36,7 +36,7 @@ from shoal_agent.core.events import Solved
 from shoal_agent.core.facts import ModelFacts, Standing
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.outlook import Outlooks
-from shoal_agent.core.plan import covers, rendezvous_order, stage_of
+from shoal_agent.core.plan import covers, own_stages, rendezvous_order
 from shoal_agent.core.problem import Infeasible, Split, SplitProblem
 from shoal_agent.core.standbys import back_up
 from shoal_agent.core.tables import Tables
@@ -97,7 +97,8 @@ class Steering:
 
     def sensed(self, macs_per_s: int, now: Instant) -> None:
         """The sensors were read: say how fast this node really is."""
-        hosting = any(stage_of(tenure.plan, self._here) in tenure.held for tenure in self._tables.tenures.all())
+        tenures = self._tables.tenures.all()
+        hosting = any(stage in tenure.held for tenure in tenures for stage in own_stages(tenure.plan, self._here))
         self._tables.stage_permille = self._tables.pace.permille(macs_per_s, now, hosting=hosting)
 
     # --- when to think ----------------------------------------------------------------------------------------------

@@ -37,10 +37,11 @@ from shoal_agent.core.plan import (
     faults_of_spans,
     faults_of_successor,
     faults_of_widths,
+    hosts_of,
+    own_stages,
     resident_bytes,
     servers_of,
     span_of,
-    stage_of,
     stages_on,
     standby_stages,
     voter_count,
@@ -114,7 +115,7 @@ class Validity:
                 return False, f"zone: {node[:8]} is not in {', '.join(zones)}"
             if is_gone(self._tables, self._here, node):
                 return False, f"host-gone: {node[:8]}"
-        silent = [stage.node for stage in plan.stages if self._silent(stage.node)]
+        silent = [node for node in hosts_of(plan.stages) if self._silent(node)]
         return (None, f"host-silent: {silent[0][:8]}") if silent else YES
 
     def _widths(self, plan: Plan) -> Answer:
@@ -151,12 +152,12 @@ class Validity:
         return YES
 
     def _room_faults(self, plan: Plan, facts: ModelFacts, memory_bytes: int) -> list[str]:
-        """For a stage of its own the room there is now; to stand by, what there will be when earlier epochs are over.
+        """For stages of its own the room there is now; to stand by, what there will be when earlier epochs are over.
 
         How much of it KV may take is not asked for standbys: proposers do not know, and a plan must not fail for that.
         """
         faults = []
-        if stage_of(plan, self._here) is not None:
+        if own_stages(plan, self._here):
             room = room_for(self._tables, self._here, plan, memory_bytes, self._kv_bytes_max)
             faults = faults_for_host(plan, self._here, facts, room)
         if standby_stages(plan, self._here):
@@ -169,7 +170,7 @@ class Validity:
         return self._tables.state is not None and plan.model in self._tables.state.models
 
     def _voters(self, plan: Plan, sight: Sight) -> Answer:
-        hosts = [stage.node for stage in plan.stages]
+        hosts = hosts_of(plan.stages)
         named = sum(voter in hosts for voter in plan.voters)
         if len(set(plan.voters)) != len(plan.voters):
             return False, "voters: one is named twice"
@@ -218,7 +219,7 @@ class Validity:
 
     def locked(self, plan: Plan) -> NodeId | None:
         """A host or voter of ``plan`` whose operator postpones what is no repair."""
-        for node in dict.fromkeys([stage.node for stage in plan.stages] + list(plan.voters)):
+        for node in dict.fromkeys([*hosts_of(plan.stages), *plan.voters]):
             peer = self._tables.membership.peer(node)
             held = self._tables.locked if node == self._here else peer is not None and peer.state.locked
             if held:
@@ -229,7 +230,7 @@ class Validity:
         outlook = sight.outlook
         if outlook is None:
             return None, "model-missing: this node cannot judge the figures yet"
-        strangers = [stage.node for stage in plan.stages if outlook.why_not(stage.node) is not None]
+        strangers = [node for node in hosts_of(plan.stages) if outlook.why_not(node) is not None]
         if strangers:
             return False, f"unfit: {strangers[0][:8]} {outlook.why_not(strangers[0])}"
         before, after = price(outlook.problem, sight.head.plan.stages), price(outlook.problem, plan.stages)

@@ -19,6 +19,7 @@ from shoal_agent.config import OperatorConfig
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import BrokerConnected, BrokerLost, EnvelopeReceived, Event
 from shoal_agent.core.gate import DuplicateEnvelope, Gate
+from shoal_agent.core.plan import hosts_of
 from shoal_agent.core.tenure import HostReport
 from shoal_agent.errors import FailedError, TimedOutError, UnavailableError
 from shoal_agent.shell.clock import Clock, wall_ms
@@ -173,7 +174,7 @@ class Desk:
 
     async def announce(self, plan: Plan, digest: Digest, say: Callable[[], None], timeout_s: float) -> None:
         """``say`` the plan until every host has answered, then wait until all are ACTIVE; a UserError if not."""
-        hosts = [stage.node for stage in plan.stages]
+        hosts = hosts_of(plan.stages)
         until = Instant(self.clock.now() + timeout_s)
 
         def answered() -> bool:
@@ -189,7 +190,7 @@ class Desk:
         await self.wait(settled, until)
         self._judge(digest, hosts, timeout_s)
 
-    def _judge(self, digest: Digest, hosts: list[NodeId], timeout_s: float) -> None:
+    def _judge(self, digest: Digest, hosts: tuple[NodeId, ...], timeout_s: float) -> None:
         """Raise unless every host is ACTIVE, with what each one last said."""
         reports = {node: self.phases.get((digest, node)) for node in hosts}
         lines = [

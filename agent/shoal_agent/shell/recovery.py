@@ -19,6 +19,7 @@ from typing import Final
 
 from shoal_agent.config import OperatorConfig
 from shoal_agent.core.facts import ModelFacts
+from shoal_agent.core.plan import hosts_of
 from shoal_agent.core.planner import split_model
 from shoal_agent.core.problem import Infeasible, problem_of, stages_of
 from shoal_agent.core.standbys import back_up
@@ -144,7 +145,7 @@ class Recovering:
             epoch=Epoch(before.epoch + EPOCH_LEAP),
             parent=known.digest,
             stages=backing.stages,
-            voters=able.voters_of(before.deployment, before.terms)(tuple(stage.node for stage in split.stages)),
+            voters=able.voters_of(before.deployment, before.terms)(hosts_of(backing.stages)),
             cause=Cause.RECOVERY,
             score_us=split.score_us,
             reason=reason[:REASON_CHARS_MAX],

@@ -11,6 +11,7 @@ from typing import Final
 
 from shoal_agent.core.effects import Broadcast
 from shoal_agent.core.events import StopRequested
+from shoal_agent.core.plan import hosts_of
 from shoal_agent.sim.machine import Machine
 from shoal_agent.sim.network_faults import AGREEMENT
 from shoal_agent.sim.oracles import Judge
@@ -65,7 +66,7 @@ def _back(world: World, machine: Machine) -> End:
 def host_loss(world: World, judge: Judge, rng: Random) -> End:
     """A host breaks and never comes back: killed, without power, or taken away by its operator."""
     plan = judge.agreed.newest(TOY)
-    hosts = [stage.node for stage in plan.stages if world.machines[stage.node].alive] if plan is not None else []
+    hosts = [node for node in hosts_of(plan.stages) if world.machines[node].alive] if plan is not None else []
     if not hosts:
         return _nothing
     name = rng.choice(hosts)
