@@ -11,7 +11,7 @@ from time import process_time
 from typing import Final
 
 from shoal_agent.core.bench import REFERENCE_WORK, Bench
-from shoal_agent.core.calls import Calls
+from shoal_agent.core.calls import Ask, Calls
 from shoal_agent.core.effects import CallService, SendFrame
 from shoal_agent.core.events import ServiceReturned
 from shoal_agent.core.facts import CallId
@@ -91,7 +91,7 @@ class Loop:
         away: list[SendFrame] = []
         for service, request, owed in zip(SERVICES, work.calls, work.owed, strict=True):
             out = Outbox(HERE)
-            self.movers.ask(service, "encode", request, 5000, self.now, out, owed=owed)
+            self.movers.ask(Ask(service, "encode", request, 5000, owed), self.now, out)
             away += self._performed(out)
         self.now = Instant(self.now + SLOT_S)
         for frame in away:

@@ -1,6 +1,8 @@
+from dataclasses import replace
+
 import pytest
 
-from shoal_agent.core.calls import Calls
+from shoal_agent.core.calls import Ask, Calls, came_too_late
 from shoal_agent.core.effects import CallService, SendFrame
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import CallId
@@ -12,12 +14,13 @@ from shoal_protocol.ids import NodeId, SessionId
 from shoal_protocol.limits import LEVEL_MILLI_MAX, REASON_CHARS_MAX, SERVICE_CALLS_MAX
 
 HERE, THERE, ELSEWHERE = NodeId("h" * 32), NodeId("t" * 32), NodeId("e" * 32)
+ENCODE = Ask("tokenizer:0", "encode", b"text", 1000)
 ASK = ServiceCall(17, "tokenizer:0", "encode", 1000, 0)
 
 
 def called(calls: Calls, where: NodeId) -> tuple[CallId, Outbox]:
     out = Outbox(HERE)
-    return calls.make(where, "tokenizer:0", "encode", b"text", 1000, out), out
+    return calls.make(where, ENCODE, out), out
 
 
 def served(calls: Calls, peer: NodeId = THERE, header: ServiceCall = ASK) -> CallService:
@@ -54,16 +57,17 @@ def test_a_call_abroad_is_a_frame_and_its_answer_an_event():
 @pytest.mark.parametrize(("owed", "milli"), [(0.0, 0), (1.5, 1500), (1e30, LEVEL_MILLI_MAX)])
 def test_a_call_abroad_carries_what_its_class_is_owed(owed, milli):
     out = Outbox(HERE)
-    Calls(HERE).make(THERE, "tokenizer:0", "encode", b"text", 1000, out, owed)
+    Calls(HERE).make(THERE, replace(ENCODE, owed=owed), out)
     assert out.effects[0].header.owed_milli == milli
     assert encode_header(out.effects[0].header)
 
 
 def test_only_what_travels_is_packed():
     calls, request = Calls(HERE), FlushRequest(SessionId(bytes(16)))
+    ask = Ask("detokenizer:0", "flush", request, 1000)
     here, there = Outbox(HERE), Outbox(HERE)
-    calls.make(HERE, "detokenizer:0", "flush", request, 1000, here)
-    calls.make(THERE, "detokenizer:0", "flush", request, 1000, there)
+    calls.make(HERE, ask, here)
+    calls.make(THERE, ask, there)
     assert here.effects[0].request is request
     assert there.effects[0].payload == pack(request)
     asked = served(calls)
@@ -73,7 +77,7 @@ def test_only_what_travels_is_packed():
 
 def test_the_names_that_travel_are_plain_strings():
     out = Outbox(HERE)
-    Calls(HERE).make(THERE, "tokenizer:0", Method.ENCODE, b"", 1000, out)
+    Calls(HERE).make(THERE, replace(ENCODE, method=Method.ENCODE), out)
     (effect,) = out.effects
     assert encode_header(effect.header)
     assert type(effect.header.method) is str
@@ -165,3 +169,11 @@ def test_a_lost_link_gives_up_what_was_on_it_in_both_directions():
     assert calls.result(ELSEWHERE, ServiceResult(kept, "", None), b"fine") == ServiceReturned(kept, b"fine")
     assert answer_to(calls, ServiceReturned(theirs.call, b"")) == []
     assert len(answer_to(calls, ServiceReturned(others.call, b""))) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "late"), [(ServiceFault.REFUSED, False), (ServiceFault.BUSY, True), (ServiceFault.FAILED, True)]
+)
+def test_who_was_too_late_may_say_so_before_our_alarm(fault, late):
+    assert came_too_late(fault, 0) is late
+    assert not came_too_late(fault, 1)

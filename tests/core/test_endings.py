@@ -1,26 +1,43 @@
 """Every way out of the book tells the client once, and the stages unless they are another ingress's."""
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
+from shoal_agent.core.calls import Calls
+from shoal_agent.core.diary import Diarist
 from shoal_agent.core.effects import Reject, SendFrame
 from shoal_agent.core.endings import RETRY_AFTER_S, Endings
-from shoal_agent.core.facts import FinishReason, RejectCode
-from shoal_agent.core.ledger import Failure
+from shoal_agent.core.facts import FinishReason, GenerationRequest, RejectCode, TextPrompt
+from shoal_agent.core.journey import Journey
+from shoal_agent.core.ledger import Failure, Ledger
+from shoal_agent.core.movers import Movers
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.service_classes import Classes, RequestClass
+from shoal_agent.core.scribe import Scribe
+from shoal_agent.core.service_classes import Classes, RequestClass, counts
+from shoal_agent.core.tables import Tables
 from shoal_protocol.headers import CloseSession
 from shoal_protocol.ids import NodeId, SessionId
+from tests.support.protocol import PLAN
+from tests.support.toy import GREEDY
 from tests.support.world import world_of
 
-SESSION = SessionId(bytes(16))
+HERE, SESSION = NodeId("a" * 32), SessionId(bytes(16))
+ASKED = GenerationRequest(SESSION, PLAN.deployment, TextPrompt("x"), GREEDY, 4, (), 2.0, kind="chat")
+
+
+def endings(classes: Classes) -> Endings:
+    """Those of a node that does nothing else."""
+    tables, calls, ledger = Tables(classes=classes), Calls(HERE), Ledger()
+    scribe = Scribe(HERE, tables, calls, Movers(HERE, tables, calls, Random(1)), ledger)
+    return Endings(tables, ledger, scribe, Journey(HERE, tables, ledger), Diarist(HERE, tables))
 
 
 @pytest.mark.parametrize("code", RejectCode)
 def test_who_may_do_better_later_is_told_when(code):
-    out = Outbox(NodeId("a" * 32))
-    Endings.reject(SESSION, code, "why", out)
+    out = Outbox(HERE)
+    endings(Classes(())).reject(ASKED, code, "why", out)
     (refusal,) = [effect for effect in out.effects if isinstance(effect, Reject)]
     other = (RejectCode.STOPPING, RejectCode.STARTING)
     passing = code in (RejectCode.OVERLOADED, *other, RejectCode.NOT_READY, RejectCode.STAGE_LOST)
@@ -28,9 +45,17 @@ def test_who_may_do_better_later_is_told_when(code):
 
 
 def test_a_refusal_that_knows_better_says_when():
-    out = Outbox(NodeId("a" * 32))
-    Endings.reject(SESSION, RejectCode.OVERLOADED, "why", out, 7.0)
+    out = Outbox(HERE)
+    endings(Classes(())).reject(ASKED, RejectCode.OVERLOADED, "why", out, 7.0)
     assert out.effects[-1].retry_after_s == 7.0
+
+
+@pytest.mark.parametrize("code", RejectCode)
+@pytest.mark.parametrize("part", [True, False])
+def test_a_refusal_is_late_unless_it_counts_for_nobody_or_for_something_larger(code, part):
+    classes = Classes([RequestClass("chat", 20_000.0, 0.1)])
+    endings(classes).reject(replace(ASKED, part=part), code, "why", Outbox(HERE))
+    assert classes.level("chat") == pytest.approx(0.9 if counts(code) and not part else 0.0)
 
 
 @pytest.mark.parametrize("released", [True, False])
@@ -83,7 +108,8 @@ def test_a_step_of_something_larger_counts_to_no_class_by_itself():
     assert classes.level("chat") == 0.0
 
 
-def test_a_request_that_never_began_is_late_too():
+@pytest.mark.parametrize("code", [RejectCode.OVERLOADED, RejectCode.DEADLINE, RejectCode.BAD_PROMPT])
+def test_a_request_that_never_began_counts_as_its_refusal_does(code):
     world = world_of(2)
     cell = world.cells[world.names[2]]
     ingress = cell.node._ingress
@@ -92,5 +118,5 @@ def test_a_request_that_never_began_is_late_too():
     world.run_until(lambda: ingress.request_count == 1)
     (entry,) = ingress._ledger.entries()
     entry.request = replace(entry.request, kind="chat")
-    ingress._endings.heed(entry, Failure(RejectCode.OVERLOADED, "why"), world.now, Outbox(cell.name))
-    assert classes.level("chat") == pytest.approx(0.9)
+    ingress._endings.heed(entry, Failure(code, "why"), world.now, Outbox(cell.name))
+    assert classes.level("chat") == pytest.approx(0.9 if counts(code) else 0.0)

@@ -6,7 +6,7 @@ from random import Random
 import pytest
 
 from shoal_agent.core.bench import REFERENCE_WORK
-from shoal_agent.core.calls import Calls
+from shoal_agent.core.calls import Ask, Calls
 from shoal_agent.core.effects import CallService, SendFrame
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import CallId
@@ -55,7 +55,7 @@ class Scene:
 
     def ask(self, request: bytes = TEXT, shunned=()) -> tuple[CallId, list]:
         out = Outbox(HERE)
-        call = self.movers.ask(SERVICE, "encode", request, 5000, self.now, out, shunned)
+        call = self.movers.ask(Ask(SERVICE, "encode", request, 5000), self.now, out, shunned)
         self.movers.check()
         return call, out.effects
 
@@ -268,7 +268,7 @@ def test_a_peers_call_runs_here_however_busy_it_is(scene):
 
 def test_what_a_class_is_owed_travels_with_its_calls_and_weighs_there(scene):
     out = Outbox(HERE)
-    scene.movers.ask(SERVICE, "encode", TEXT, 5000, scene.now, out, owed=2.5)
+    scene.movers.ask(Ask(SERVICE, "encode", TEXT, 5000, 2.5), scene.now, out)
     (frame,) = [e for e in scene.probe(out.effects) if isinstance(e, SendFrame)]
     assert frame.header.owed_milli == 2500
     other = Scene()
@@ -288,7 +288,7 @@ def test_who_is_owed_goes_where_it_is_sooner_though_work_waits_there(scene):
     assert runs(scene.probe(effects, busy)) == [stays]
     scene.answer(ServiceReturned(stays, b""))
     out = Outbox(HERE)
-    scene.movers.ask(SERVICE, "encode", TEXT * 2, 5000, scene.now, out, owed=50.0)
+    scene.movers.ask(Ask(SERVICE, "encode", TEXT * 2, 5000, 50.0), scene.now, out)
     assert sent(scene.probe(out.effects, busy))
 
 

@@ -3,12 +3,13 @@ from dataclasses import replace
 import pytest
 
 from shoal_agent.core import services
-from shoal_agent.core.effects import CallService, Emit, SendFrame
-from shoal_agent.core.events import ServicesAvailable
+from shoal_agent.core.effects import CallService, Emit, Reject, SendFrame
+from shoal_agent.core.events import ServiceFailed, ServicesAvailable
 from shoal_agent.core.facts import ChatPrompt, FinishReason, RejectCode
+from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.scribe import MISHAPS_MAX
 from shoal_protocol.headers import ServiceCall, ServiceFault
-from shoal_protocol.ids import NodeId, SessionId
+from shoal_protocol.ids import Instant, NodeId, SessionId
 from tests.support.ordeal import ingress_of
 from tests.support.toy import GREEDY, NAMES, toy_tokens
 from tests.support.world import World, world_of
@@ -198,3 +199,26 @@ def test_a_detokenizer_abroad_forgets_a_request_whose_deadline_came(world):
     assert world.ended(ingress_of(world).name, session).reason is FinishReason.DEADLINE
     world.run(0.1)
     assert not world.cells[where].services.texts
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    [
+        (ServiceFault.REFUSED, RejectCode.BAD_PROMPT),
+        (ServiceFault.BUSY, RejectCode.DEADLINE),
+        (ServiceFault.FAILED, RejectCode.DEADLINE),
+    ],
+)
+def test_who_was_too_late_may_say_so_before_our_alarm(world, fault, code):
+    """Others know the deadline in whole milliseconds; the answer comes within the last one, and before the alarm."""
+    cell = ingress_of(world)
+    world.hold("check")
+    session = world.ask(cell.name, deadline_s=1.0)
+    world.run(0.5)
+    entry = cell.node._ingress._ledger.get(session)
+    out, call = Outbox(cell.name), entry.call
+    cell.node._ingress.answered(ServiceFailed(call, "no time for it", fault), Instant(entry.deadline - 0.0005), out)
+    (rejection,) = [effect for effect in out.effects if isinstance(effect, Reject)]
+    assert rejection.code is code
+    if code is RejectCode.DEADLINE:
+        assert (rejection.detail, rejection.retry_after_s) == ("not done within 1 s", None)

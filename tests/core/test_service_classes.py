@@ -2,7 +2,8 @@ from math import inf, nan
 
 import pytest
 
-from shoal_agent.core.service_classes import Classes, RequestClass
+from shoal_agent.core.facts import RejectCode
+from shoal_agent.core.service_classes import Classes, RequestClass, counts
 
 CHAT, BATCH = RequestClass("chat", 300.0, 0.05), RequestClass("batch", 60_000.0, 0.2)
 
@@ -57,3 +58,15 @@ def test_who_was_promised_nothing_is_owed_nothing():
     classes.ended("chat", late=True)
     assert classes.owed("chat") == classes.level("chat") == 0.95
     assert classes.owed("batch") == classes.owed("unknown") == classes.owed("") == 0.0
+
+
+def test_what_no_ingress_could_have_kept_counts_for_nobody():
+    assert counts(None)
+    assert {code for code in RejectCode if counts(code)} == {
+        RejectCode.NOT_READY,
+        RejectCode.STARTING,
+        RejectCode.OVERLOADED,
+        RejectCode.DEADLINE,
+        RejectCode.STAGE_LOST,
+        RejectCode.INTERNAL,
+    }

@@ -205,9 +205,8 @@ async def test_a_damaged_shard_is_named_and_not_served(tiny_store, tmp_path, dam
     async with processes(settings, brokers=1) as cluster:
         (agent,) = cluster.agents
         with agent.lab.config.open("a") as config:
-            config.write(
-                "\n[content]\ncatalog = false\n"
-            )  # importing all of it, to see that none is this one, takes long
+            # Importing all of the catalogue, to see that none is this one, takes long.
+            config.write("\n[content]\ncatalog = false\n")
         await cluster.start(agent)
         with pytest.raises(FailedError, match=manifest.blocks[1].name):
             await cluster.deploy(DeployWish("tiny", stages=1, nodes=(agent.node,)))

@@ -1,6 +1,8 @@
 import pytest
+from starlette.requests import Request
 
-from shoal_agent.shell.api.auth import ApiKeys, hash_key, new_key
+from shoal_agent.shell.api.auth import ApiKeys, authorized, hash_key, new_key
+from shoal_agent.shell.api.errors import ApiError
 from shoal_protocol.limits import API_KEYS_MAX
 
 
@@ -46,3 +48,17 @@ def test_keys_are_long_and_never_repeat():
 def test_the_number_of_keys_is_bounded():
     with pytest.raises(ValueError, match="at most"):
         ApiKeys([hash_key("x")] * (API_KEYS_MAX + 1))
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer sk-shoal-wrong", "Basic sk-shoal-right"])
+def test_a_path_that_needs_a_key_says_who_asks_or_refuses(header):
+    keys = ApiKeys([hash_key("sk-shoal-right")])
+
+    def asking(said):
+        raw = [] if said is None else [(b"authorization", said.encode())]
+        return Request({"type": "http", "headers": raw})
+
+    assert authorized(asking("Bearer sk-shoal-right"), keys) == bytes.fromhex(hash_key("sk-shoal-right"))
+    with pytest.raises(ApiError) as caught:
+        authorized(asking(header), keys)
+    assert (caught.value.status, caught.value.code) == (401, "invalid_api_key")

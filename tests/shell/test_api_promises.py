@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 import pytest
 from starlette.requests import Request
 
-from shoal_agent.core.service_classes import RequestClass
-from shoal_agent.shell.api.errors import ApiError
+from shoal_agent.core.facts import RejectCode
+from shoal_agent.core.service_classes import RequestClass, counts
+from shoal_agent.shell.api.errors import ApiError, refused
 from shoal_agent.shell.api.promises import DEADLINE_S, Promise, class_of, kept, promise_of
 from shoal_agent.shell.api.streaming import ClientGone
 from shoal_protocol.limits import REQUEST_DEADLINE_S_MAX
@@ -62,6 +63,7 @@ class Ends:
         ("quick", 5.0, None, [("quick", False)]),
         ("quick", -1.0, None, [("quick", True)]),
         ("quick", 5.0, ApiError(400, "why"), [("quick", True)]),
+        *(("quick", 5.0, refused(code, "why"), [("quick", True)] * counts(code)) for code in RejectCode),
         ("quick", 5.0, ClientGone(), []),
         ("", 5.0, None, []),
         ("", 5.0, ApiError(400, "why"), []),

@@ -7,6 +7,8 @@ so nobody waits for an answer that cannot come. ``deadline_ms`` is what remains,
 call answers it as late if it could not begin before.
 """
 
+from dataclasses import dataclass
+
 from shoal_agent.core.effects import CallService
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
 from shoal_agent.core.facts import CallId
@@ -17,6 +19,28 @@ from shoal_protocol.ids import NodeId
 from shoal_protocol.limits import LEVEL_MILLI_MAX, REASON_CHARS_MAX, SERVICE_CALLS_MAX
 
 Answer = ServiceReturned | ServiceFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is asked of a light service, wherever that is."""
+
+    service: str
+    method: str
+    request: Parcel
+    left_ms: int
+    """Until nobody wants the answer any more."""
+    owed: float = 0.0
+    """Z of the class of the request that it is part of."""
+
+
+def came_too_late(fault: ServiceFault, left_ms: int) -> bool:
+    """Whether a call that failed has only missed its deadline.
+
+    Others know the deadline in whole milliseconds, so their "too late" may come before our own alarm. What a service
+    refuses it would have refused in time as well.
+    """
+    return left_ms == 0 and fault is not ServiceFault.REFUSED
 
 
 class Calls:
@@ -33,40 +57,22 @@ class Calls:
         self._next += 1
         return CallId(self._next)
 
-    def make(
-        self,
-        where: NodeId,
-        service: str,
-        method: str,
-        request: Parcel,
-        deadline_ms: int,
-        out: Outbox,
-        owed: float = 0.0,
-    ) -> CallId:
-        """Call ``method`` of ``service`` on ``where``; only a request that travels is packed."""
+    def make(self, where: NodeId, ask: Ask, out: Outbox) -> CallId:
+        """Have ``where`` answer; only a request that travels is packed."""
         call = self.fresh()
         if where == self._node:
-            out.add(CallService(call, service, method, request, None, deadline_ms / 1000))
+            out.add(CallService(call, ask.service, ask.method, ask.request, None, ask.left_ms / 1000))
         else:
-            self.send(call, where, service, method, request, deadline_ms, out, owed)
+            self.send(call, where, ask, out)
         return call
 
-    def send(
-        self,
-        call: CallId,
-        where: NodeId,
-        service: str,
-        method: str,
-        request: Parcel,
-        deadline_ms: int,
-        out: Outbox,
-        owed: float = 0.0,
-    ) -> None:
-        """Have ``where``, another node, answer ``call``; ``owed`` is Z of its request's class."""
-        owed_milli = min(LEVEL_MILLI_MAX, round(1000 * owed))
+    def send(self, call: CallId, where: NodeId, ask: Ask, out: Outbox) -> None:
+        """Have ``where``, another node, answer ``call``."""
+        owed_milli = min(LEVEL_MILLI_MAX, round(1000 * ask.owed))
         self._abroad[call] = where
         # A member of an enum of strings is a string to Python and none to the codec.
-        out.send(where, ServiceCall(call, str(service), str(method), deadline_ms, owed_milli), pack(request))
+        header = ServiceCall(call, str(ask.service), str(ask.method), ask.left_ms, owed_milli)
+        out.send(where, header, pack(ask.request))
 
     def result(self, peer: NodeId, header: ServiceResult, payload: Payload) -> Answer | None:
         """The answer in a frame, as an event; None if nobody asked that peer."""

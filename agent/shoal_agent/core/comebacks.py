@@ -65,7 +65,7 @@ class Comebacks:
         self._timers.clear(RequestDeadline(header.session))
         claim, known = seek.request.claim, self._tables.tenures.of(seek.request.deployment)
         if claim is None or found.page.intent != claim.intent or not known:
-            self._endings.reject(header.session, RejectCode.CONFLICT, "this id was another request's", out)
+            self._endings.reject(seek.request, RejectCode.CONFLICT, "this id was another request's", out)
             return None
         own = [tenure.plan for tenure in known if tenure.plan.epoch == found.page.epoch]
         return self._revive(revived(seek.request, found, own[0] if own else known[-1].plan, now), found, now, out)
@@ -81,12 +81,11 @@ class Comebacks:
         return entry
 
     def _nothing(self, seek: Seek, out: Outbox) -> None:
-        session = seek.request.session
-        self._timers.clear(RequestDeadline(session))
+        self._timers.clear(RequestDeadline(seek.request.session))
         if seek.anew:
-            self._endings.reject(session, RejectCode.CONFLICT, "another request has this id", out)
+            self._endings.reject(seek.request, RejectCode.CONFLICT, "another request has this id", out)
         else:
-            self._endings.reject(session, RejectCode.NOTHING_KEPT, "nothing of this stream is kept", out)
+            self._endings.reject(seek.request, RejectCode.NOTHING_KEPT, "nothing of this stream is kept", out)
 
     def lost(self, node: NodeId, out: Outbox) -> None:
         """``node`` will not answer."""

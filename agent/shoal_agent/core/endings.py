@@ -8,15 +8,16 @@ from typing import Final
 
 from shoal_agent.core.diary import Diarist
 from shoal_agent.core.effects import Finish, Reject
-from shoal_agent.core.facts import FinishReason, RejectCode, Usage
+from shoal_agent.core.facts import FinishReason, GenerationRequest, RejectCode, Usage
 from shoal_agent.core.journey import Journey
 from shoal_agent.core.ledger import Entry, Failure, Ledger
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.scribe import Scribe
+from shoal_agent.core.service_classes import counts
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import RequestDeadline, RequestDue
 from shoal_protocol.headers import CloseReason
-from shoal_protocol.ids import Instant, SessionId
+from shoal_protocol.ids import Instant
 
 RETRY_AFTER_S: Final = 1.0
 """What a refused client is told, unless more is known: about one short answer's time."""
@@ -54,13 +55,19 @@ class Endings:
         self._journey = journey
         self._diary = diary
 
-    @staticmethod
     def reject(
-        session: SessionId, code: RejectCode, detail: str, out: Outbox, retry_after_s: float = RETRY_AFTER_S
+        self,
+        request: GenerationRequest,
+        code: RejectCode,
+        detail: str,
+        out: Outbox,
+        retry_after_s: float = RETRY_AFTER_S,
     ) -> None:
         """The request was not begun."""
+        if counts(code):
+            self._classes.ended(request.promised, late=True)
         out.count("requests_rejected", code.value)
-        out.add(Reject(session, code, detail, retry_after_s if code in _RETRY else None))
+        out.add(Reject(request.session, code, detail, retry_after_s if code in _RETRY else None))
 
     def heed(self, entry: Entry, failure: Failure | None, now: Instant, out: Outbox) -> None:
         """End early if there is a reason: as a rejection while nothing was promised, as a failed stream afterwards."""
@@ -71,7 +78,7 @@ class Endings:
             self.finish(entry, FinishReason.DEADLINE if late else FinishReason.FAILED, "", failure.detail, now, out)
         else:
             self._leave(entry, CloseReason.DEADLINE if late else CloseReason.FAILED, now, out)
-            self.reject(entry.session, failure.code, failure.detail, out, failure.retry_after_s or RETRY_AFTER_S)
+            self.reject(entry.request, failure.code, failure.detail, out, failure.retry_after_s or RETRY_AFTER_S)
 
     def finish(self, entry: Entry, reason: FinishReason, tail: str, detail: str, now: Instant, out: Outbox) -> None:
         """The stream is over."""
@@ -80,6 +87,8 @@ class Endings:
             self._diary.over(entry, now, out)
         else:
             self._diary.close(entry, close, out)
+        if close is not CloseReason.CANCELLED:
+            self._classes.ended(entry.request.promised, late=close is not CloseReason.FINISHED)
         self._leave(entry, close, now, out)
         out.count("requests_finished", reason.value)
         out.add(Finish(entry.session, reason, tail, Usage(entry.prompt_tokens, entry.shown), detail))
@@ -89,8 +98,6 @@ class Endings:
         self.forget(entry, out)
         if reason in (CloseReason.FINISHED, CloseReason.DEADLINE):
             self._lateness.ended(entry.plan.deployment, late=reason is CloseReason.DEADLINE)
-        if reason is not CloseReason.CANCELLED:
-            self._classes.ended(entry.request.promised, late=reason is not CloseReason.FINISHED)
         self._journey.leave(entry, reason, now, out)
 
     def forget(self, entry: Entry, out: Outbox) -> None:

@@ -9,7 +9,7 @@ replaced. An errand keeps no state anywhere but here, and ends exactly once.
 
 from dataclasses import dataclass, field
 
-from shoal_agent.core.calls import Answer, Calls
+from shoal_agent.core.calls import Answer, Ask, Calls, came_too_late
 from shoal_agent.core.dispatch import place
 from shoal_agent.core.effects import ErrandEnded
 from shoal_agent.core.events import ErrandArrived, ServiceFailed
@@ -75,11 +75,11 @@ class Errands:
 
     def _ask(self, errand: _Errand, now: Instant, out: Outbox) -> None:
         service, method = errand.asked.steps[errand.step]
-        tables, left_ms = self._tables, _left_ms(errand, now)
-        owed = tables.classes.owed(errand.asked.kind)
+        tables = self._tables
+        ask = Ask(service, method, errand.request, _left_ms(errand, now), tables.classes.owed(errand.asked.kind))
         errand.where = None
         if service in tables.services:
-            errand.call = self._movers.ask(service, method, errand.request, left_ms, now, out, owed=owed)
+            errand.call = self._movers.ask(ask, now, out)
         else:
             name = SessionId(errand.asked.errand.to_bytes(SESSION_ID_BYTES))
             where = place(service, name, self._node, (), tables.membership, (), now, errand.tried)
@@ -88,7 +88,7 @@ class Errands:
                 return
             errand.where = where
             errand.tried.append(where)
-            errand.call = self._calls.make(where, service, method, errand.request, left_ms, out, owed)
+            errand.call = self._calls.make(where, ask, out)
         self._by_call[errand.call] = errand.asked.errand
 
     def owns(self, event: Answer) -> bool:
@@ -101,8 +101,7 @@ class Errands:
         errand.call = None
         if isinstance(event, ServiceFailed):
             elsewhere = errand.where is not None and event.fault is not ServiceFault.REFUSED
-            if event.fault is not ServiceFault.REFUSED and _left_ms(errand, now) == 0:
-                # Others know the deadline in whole milliseconds: their "too late" may come before our own alarm.
+            if came_too_late(event.fault, _left_ms(errand, now)):
                 self.expired(errand.asked.errand, out)
             elif elsewhere and len(errand.tried) < ASKS_MAX:
                 self._ask(errand, now, out)

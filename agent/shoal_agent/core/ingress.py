@@ -73,34 +73,29 @@ class Ingress:
         request = event.request
         assert request.tokens_max is None or request.tokens_max > 0, "the API asks for at least one token"
         if self._tables.leaving:
-            self._endings.reject(request.session, RejectCode.STOPPING, "this node is stopping", out)
+            self._endings.reject(request, RejectCode.STOPPING, "this node is stopping", out)
             return
         if not self._tenures.known(request.deployment):
-            self._endings.reject(
-                request.session, RejectCode.UNKNOWN_MODEL, f"no model {request.deployment!r} here", out
-            )
+            self._endings.reject(request, RejectCode.UNKNOWN_MODEL, f"no model {request.deployment!r} here", out)
             return
         if self._ledger.get(request.session) is not None or self._comebacks.seeks(request.session):
-            self._endings.reject(request.session, RejectCode.CONFLICT, "another request here has this id", out)
+            self._endings.reject(request, RejectCode.CONFLICT, "another request here has this id", out)
             return
         if request.claim is not None and request.claim.seen is not None:
             self._comebacks.begin(request, now, out, anew=False)
             return
         tenure = self._tenures.serving(request.deployment)
         if tenure is None:
-            self._tables.classes.ended(request.promised, late=True)
             back = self._tables.restored is not None and now < self._tables.restored + COMING_BACK_S
             code = RejectCode.STARTING if back else RejectCode.NOT_READY
-            self._endings.reject(request.session, code, "not every stage is ready yet", out)
+            self._endings.reject(request, code, "not every stage is ready yet", out)
             return
         if self.request_count >= REQUESTS_MAX:
-            self._tables.classes.ended(request.promised, late=True)
-            self._endings.reject(request.session, RejectCode.OVERLOADED, f"{REQUESTS_MAX} requests are in flight", out)
+            self._endings.reject(request, RejectCode.OVERLOADED, f"{REQUESTS_MAX} requests are in flight", out)
             return
         word = judged(request, tenure.plan, self._tables, self._movers, now)
         if isinstance(word, Refused):
-            self._tables.classes.ended(request.promised, late=True)
-            self._endings.reject(request.session, RejectCode.OVERLOADED, word.reason, out, word.retry_after_s)
+            self._endings.reject(request, RejectCode.OVERLOADED, word.reason, out, word.retry_after_s)
             return
         deadline = Instant(now + request.deadline_s)
         entry = Entry(request, tenure.plan, deadline, Step.RENDERING)
@@ -277,8 +272,7 @@ class Ingress:
         self._comebacks.expired(session, out)
         entry = self._ledger.get(session)
         if entry is not None:
-            detail = f"not done within {entry.request.deadline_s:g} s"
-            self._heed(entry, Failure(RejectCode.DEADLINE, detail), now, out)
+            self._heed(entry, entry.late(), now, out)
 
     def stop(self, now: Instant, out: Outbox) -> None:
         """The node ends: nobody is left without an ending, and who may come back elsewhere is left to do so."""

@@ -252,6 +252,10 @@ class Entry:
         """The same for a header."""
         return max(0, int((self.deadline - now) * 1000))
 
+    def late(self) -> Failure:
+        """What its client is told when nothing is left."""
+        return Failure(RejectCode.DEADLINE, f"not done within {self.request.deadline_s:g} s")
+
     def speaks(self, peer: NodeId, stage: int, attempt: int) -> bool:
         """Whether ``peer`` may speak for ``stage`` under ``attempt``."""
         return attempt == self.attempt and 0 <= stage < len(self.route) and self.route[stage] == peer

@@ -23,14 +23,14 @@ from random import Random
 from typing import Final
 
 from shoal_agent.core.bench import BEGINNING, DEADLINE_SLOTS, REFERENCE_WORK, Bench, work_of
-from shoal_agent.core.calls import Answer, Calls
+from shoal_agent.core.calls import Answer, Ask, Calls
 from shoal_agent.core.dispatch import Offer, Task, settle, shortlist, to_probe
 from shoal_agent.core.effects import CallService
 from shoal_agent.core.events import ServiceReturned
 from shoal_agent.core.facts import CallId
 from shoal_agent.core.outbox import Outbox, Payload
 from shoal_agent.core.queues import SLOT_S
-from shoal_agent.core.services import Parcel, ServiceKind, pack
+from shoal_agent.core.services import ServiceKind, pack
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import CallDue
 from shoal_agent.core.workshop import Workshop
@@ -111,28 +111,19 @@ class Movers:
 
     # --- calls of this node -----------------------------------------------------------------------------------------
 
-    def ask(
-        self,
-        service: str,
-        method: str,
-        request: Parcel,
-        left_ms: int,
-        now: Instant,
-        out: Outbox,
-        shunned: Container[NodeId] = (),
-        owed: float = 0.0,
-    ) -> CallId:
-        """Have a service that this node could run called, here or where it is better; ``owed``: Z of its class."""
-        call, data = self._calls.fresh(), pack(request)
+    def ask(self, ask: Ask, now: Instant, out: Outbox, shunned: Container[NodeId] = ()) -> CallId:
+        """Have a service that this node could run called, here or where it is better."""
+        call, data, left_s = self._calls.fresh(), pack(ask.request), ask.left_ms / 1000
+        service, method = str(ask.service), str(ask.method)
         bench = self.workshop.bench(service)
         work = work_of(len(data))
         quick = bench.wait_slots(work, now) <= QUICK_SLOTS
-        listed = () if quick else self._listed(bench, work, _task(owed), shunned, now)
+        listed = () if quick else self._listed(bench, work, _task(ask.owed), shunned, now)
         if not listed:
             self.workshop.decided(service, None, now)
-            self.workshop.run(CallService(call, str(service), str(method), data, None, left_ms / 1000), now, out, owed)
+            self.workshop.run(CallService(call, service, method, data, None, left_s), now, out, ask.owed)
             return call
-        trip = self._trips[call] = _Trip(call, service, method, data, Instant(now + left_ms / 1000), owed, listed)
+        trip = self._trips[call] = _Trip(call, service, method, data, Instant(now + left_s), ask.owed, listed)
         for offer in to_probe(listed, self._rng):
             probe = self._calls.fresh()
             trip.probing[probe] = offer.node
@@ -302,7 +293,7 @@ class Movers:
         trip.where, trip.sent = where, now
         trip.tried.append(where)
         left_ms = max(0, int((trip.deadline - now) * 1000))
-        self._calls.send(trip.call, where, trip.service, trip.method, trip.request, left_ms, out, trip.owed)
+        self._calls.send(trip.call, where, Ask(trip.service, trip.method, trip.request, left_ms, trip.owed), out)
         out.count("calls_sent", trip.service.partition(":")[0])
         offer = next((one for one in trip.answers if one.node == where), None)
         predicted_s = 0.0 if offer is None else (offer.wait_slots + offer.transfer_slots) * SLOT_S

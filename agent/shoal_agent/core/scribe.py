@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from shoal_agent.core import services
-from shoal_agent.core.calls import Calls
+from shoal_agent.core.calls import Ask, Calls, came_too_late
 from shoal_agent.core.dispatch import place
 from shoal_agent.core.effects import CloseService
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
@@ -133,11 +133,11 @@ class Scribe:
         if kind is ServiceKind.DETOKENIZER:
             entry.detokenizer = where
         entry.asked = Asked(where, kind, method, request)
-        left_ms, owed = entry.left_ms(now), self._classes.owed(entry.request.kind)
+        ask = Ask(service, method, request, entry.left_ms(now), self._classes.owed(entry.request.kind))
         if where == self._node and kind is not ServiceKind.DETOKENIZER:
-            call = self._movers.ask(service, method, request, left_ms, now, out, entry.shunned, owed)
+            call = self._movers.ask(ask, now, out, entry.shunned)
         else:
-            call = self._calls.make(where, service, method, request, left_ms, out, owed)
+            call = self._calls.make(where, ask, out)
         self._ledger.await_call(entry, call)
         return None
 
@@ -195,8 +195,8 @@ class Scribe:
             out.add(CloseService(service, entry.session))
         elif entry.detokenizer is not None:
             # A flush is how a detokenizer abroad forgets a session; nobody waits for what it says.
-            request = services.pack(services.FlushRequest(entry.session))
-            self._calls.forget(self._calls.make(entry.detokenizer, service, Method.FLUSH, request, FORGET_MS, out))
+            ask = Ask(service, Method.FLUSH, services.pack(services.FlushRequest(entry.session)), FORGET_MS)
+            self._calls.forget(self._calls.make(entry.detokenizer, ask, out))
         entry.detokenizer = entry.pushed = None
 
     # --- hearing --------------------------------------------------------------------------------------------------
@@ -215,6 +215,8 @@ class Scribe:
         return word
 
     def _failed(self, entry: Entry, event: ServiceFailed, now: Instant, out: Outbox) -> Failure | None:
+        if came_too_late(event.fault, entry.left_ms(now)):
+            return entry.late()
         entry.mishaps += not entry.accepted or event.fault is not ServiceFault.BUSY
         if entry.accepted and entry.mishaps <= MISHAPS_MAX:
             if entry.detokenizer is not None and entry.detokenizer != self._node:

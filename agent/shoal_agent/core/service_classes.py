@@ -4,13 +4,32 @@ A class is a promise of its ingress: of the requests of this class that came to 
 ``deadline_ms``. How well it is kept is one number per class, Z (see ``queues``). It lives at the ingress, and nowhere
 else: only there the whole trip of a request is seen, from its arrival to its last byte. What a service further on needs
 of it rides in the header of each call (``movers``).
+
+**What counts.** Every request that ends, once, as its client sees it: a chat, a run of a pipeline, a call for vectors.
+It is late if it is done after its deadline, or never: refused for want of room, lost with a machine, given up. Three
+kinds count for nobody, for nothing that this ingress could do was at fault: who asked for what cannot be (a bad prompt,
+a model that is not there, an id that is taken: ``counts``), who left, and who came to a node that is stopping, which
+promises nothing any more.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
+from shoal_agent.core.facts import RejectCode
 from shoal_agent.core.quantities import fraction, positive
 from shoal_agent.core.queues import DeadlineQueue
+
+_COUNT_FOR_NOBODY: Final = frozenset(
+    {
+        RejectCode.BAD_PROMPT,
+        RejectCode.CONFLICT,
+        RejectCode.CONTEXT_EXCEEDED,
+        RejectCode.NOTHING_KEPT,
+        RejectCode.STOPPING,
+        RejectCode.UNKNOWN_MODEL,
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +45,11 @@ class RequestClass:
             raise ValueError("a request class needs a name")
         positive(f"deadline_ms of class {self.name!r}", self.deadline_ms)
         fraction(f"epsilon of class {self.name!r}", self.epsilon)
+
+
+def counts(code: RejectCode | None) -> bool:
+    """Whether a request counts for its class that was answered (None), or refused or given up for ``code``."""
+    return code not in _COUNT_FOR_NOBODY
 
 
 class Classes:

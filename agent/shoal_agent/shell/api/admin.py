@@ -8,7 +8,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shoal_agent.shell.api.errors import invalid, unauthorized, unknown_plan
+from shoal_agent.shell.api.auth import authorized
+from shoal_agent.shell.api.errors import invalid, unknown_plan
 from shoal_agent.shell.api.ports import ApiPorts
 from shoal_agent.shell.metrics import CONTENT_TYPE
 from shoal_protocol.errors import MalformedMessage
@@ -43,17 +44,17 @@ class Admin:
 
     async def metrics(self, request: Request) -> Response:
         """Everything measured, as Prometheus reads it."""
-        self._authorize(request)
+        authorized(request, self._ports.keys)
         return Response(self._ports.metrics.render(), headers={"Content-Type": CONTENT_TYPE})
 
     async def state(self, request: Request) -> Response:
         """What this node believes about the cluster."""
-        self._authorize(request)
+        authorized(request, self._ports.keys)
         return JSONResponse(self._ports.state())
 
     async def explain(self, request: Request) -> Response:
         """Why a plan is as it is: ``deployment`` may be left out where there is one, ``epoch`` means the newest."""
-        self._authorize(request)
+        authorized(request, self._ports.keys)
         deployment, epoch = request.query_params.get("deployment"), request.query_params.get("epoch")
         if epoch is not None and not (epoch.isascii() and epoch.isdigit() and int(epoch) <= INTEGER_MAX):
             raise invalid("epoch", f"{epoch[:40]!r} is no epoch")
@@ -67,7 +68,3 @@ class Admin:
                 f"no plan for {deployment or 'one deployment'}, {epoch or 'newest'} epoch, is known here"
             )
         return JSONResponse(told)
-
-    def _authorize(self, request: Request) -> None:
-        if self._ports.keys.holder(request.headers.get("authorization")) is None:
-            raise unauthorized()

@@ -11,6 +11,9 @@ import secrets
 from collections.abc import Iterable
 from typing import Final
 
+from starlette.requests import Request
+
+from shoal_agent.shell.api.errors import unauthorized
 from shoal_protocol.limits import API_KEYS_MAX
 
 _PREFIX: Final = "sk-shoal-"
@@ -46,3 +49,11 @@ class ApiKeys:
         offered = hashlib.blake2b(key.encode(errors="surrogateescape"), digest_size=32).digest()
         matches = [hmac.compare_digest(offered, kept) for kept in self._hashes]
         return offered if any(matches) else None
+
+
+def authorized(request: Request, keys: ApiKeys) -> bytes:
+    """Who asks, for every path that needs a key; ApiError for who has none."""
+    holder = keys.holder(request.headers.get("authorization"))
+    if holder is None:
+        raise unauthorized()
+    return holder

@@ -18,7 +18,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shoal_agent.core.effects import Reject
 from shoal_agent.core.endings import retry_after_s
 from shoal_agent.core.services import (
     CheckRequest,
@@ -30,13 +29,13 @@ from shoal_agent.core.services import (
     service_name,
     unpack,
 )
+from shoal_agent.shell.api.auth import authorized
 from shoal_agent.shell.api.body import read_body
-from shoal_agent.shell.api.errors import ApiError, invalid_body, rejected, unauthorized, unknown_model
+from shoal_agent.shell.api.errors import ApiError, invalid_body, refused, unknown_model
 from shoal_agent.shell.api.ports import ApiPorts, ServedModel
 from shoal_agent.shell.api.promises import Promise, kept, promise_of
 from shoal_agent.shell.api.streaming import unless_gone
 from shoal_agent.shell.ports import Steps
-from shoal_protocol.ids import SessionId
 from shoal_protocol.limits import TOKENS_MAX
 
 PREFIXES: Final = ("/v1", "/openai/v1")
@@ -44,7 +43,6 @@ TEXTS_MAX: Final = 256
 """Texts of one request: as many errands as a node has under way."""
 AT_ONCE: Final = 8
 """Errands of one request that are under way together: a long list must not push others aside."""
-_NOBODY: Final = SessionId(bytes(16))
 
 TokenIds = Annotated[list[Annotated[int, Field(ge=0, le=TOKENS_MAX)]], Field(min_length=1)]
 Text = Annotated[str, Field(min_length=1)]
@@ -84,7 +82,7 @@ class Embeddings:
 
     async def embed(self, request: Request) -> Response:
         """Vectors."""
-        self._authorize(request)
+        authorized(request, self._keys)
         try:
             body = EmbeddingBody.model_validate_json(await read_body(request))
         except ValidationError as fault:
@@ -120,7 +118,7 @@ class Embeddings:
 
     async def service(self, request: Request) -> Response:
         """Any service that takes and gives bytes."""
-        self._authorize(request)
+        authorized(request, self._keys)
         body = await read_body(request)
         promise = promise_of(request, self._classes)
         steps = ((request.path_params["service"], request.path_params["method"]),)
@@ -131,12 +129,8 @@ class Embeddings:
     async def _answer(self, steps: Steps, request: bytes, promise: Promise) -> bytes:
         ended = await self._ingress.run(steps, request, promise.left_s, promise.kind)
         if ended.code is not None:
-            raise rejected(Reject(_NOBODY, ended.code, ended.detail, retry_after_s(ended.code)))
+            raise refused(ended.code, ended.detail, retry_after_s(ended.code))
         return ended.result
-
-    def _authorize(self, request: Request) -> None:
-        if self._keys.holder(request.headers.get("authorization")) is None:
-            raise unauthorized()
 
     def _served(self, name: str) -> ServedModel:
         for model in self._models():

@@ -42,7 +42,10 @@ _PARAM: Final[Mapping[RejectCode, str]] = {
 
 
 class ApiError(Exception):
-    """An answer that is an error. ``param`` names the field at fault, ``code`` is for machines."""
+    """An answer that is an error. ``param`` names the field at fault, ``code`` is for machines.
+
+    ``reject``: what the cluster said, if it was asked.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class ApiError(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: Mapping[str, str] | None = None,
+        reject: RejectCode | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -60,6 +64,7 @@ class ApiError(Exception):
         self.param = param
         self.code = code
         self.headers = dict(headers or {})
+        self.reject = reject
 
     def body(self) -> dict[str, dict[str, str | None]]:
         """The JSON of a response, or of the last event of a broken stream."""
@@ -105,14 +110,18 @@ def _is_field(part: int | str) -> bool:
     return isinstance(part, int) or (part.isidentifier() and part not in _TYPE_NAMES)
 
 
-def rejected(answer: Reject) -> ApiError:
-    """The cluster did not begin the request, or could not go on with it."""
-    status, kind = _STATUS[answer.code]
+def refused(code: RejectCode, detail: str, retry_after_s: float | None = None) -> ApiError:
+    """The cluster did not begin something, or could not go on with it."""
+    status, kind = _STATUS[code]
     headers = {}
-    if answer.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, math.ceil(answer.retry_after_s)))
-    param = _PARAM.get(answer.code)
-    return ApiError(status, answer.detail, kind, param=param, code=answer.code.value, headers=headers)
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    return ApiError(status, detail, kind, param=_PARAM.get(code), code=code.value, headers=headers, reject=code)
+
+
+def rejected(answer: Reject) -> ApiError:
+    """The same of a generation."""
+    return refused(answer.code, answer.detail, answer.retry_after_s)
 
 
 def broken(answer: Finish) -> ApiError | None:

@@ -25,9 +25,10 @@ from starlette.routing import Route
 from shoal_agent.core.effects import Accept, Emit, Finish, Reject
 from shoal_agent.core.facts import GenerationRequest, Piece
 from shoal_agent.shell.api.answers import ChatDialect, CompletionDialect, Dialect, Heading, Json
+from shoal_agent.shell.api.auth import authorized
 from shoal_agent.shell.api.body import read_body
 from shoal_agent.shell.api.claims import RequestId, Secrets, lone, secrets_of, seen_of
-from shoal_agent.shell.api.errors import ApiError, broken, invalid_body, rejected, unauthorized, unknown_model
+from shoal_agent.shell.api.errors import ApiError, broken, invalid_body, rejected, unknown_model
 from shoal_agent.shell.api.ports import ApiPorts, ServedModel
 from shoal_agent.shell.api.promises import class_of
 from shoal_agent.shell.api.schemas import ChatBody, CompletionBody
@@ -81,12 +82,12 @@ class OpenAi:
 
     async def models(self, request: Request) -> Response:
         """All deployments this node knows."""
-        self._authorize(request)
+        authorized(request, self._ports.keys)
         return JSONResponse({"object": "list", "data": [_model_json(model) for model in self._ports.models()]})
 
     async def model(self, request: Request) -> Response:
         """One deployment."""
-        self._authorize(request)
+        authorized(request, self._ports.keys)
         return JSONResponse(_model_json(self._served(request.path_params["model"])))
 
     async def chat(self, request: Request) -> "Response | EventStream":
@@ -105,12 +106,6 @@ class OpenAi:
         dialect = CompletionDialect(_heading("cmpl", found.session, model, body))
         return await self._answer(request, self._wish(request, body, found, dialect))
 
-    def _authorize(self, request: Request) -> bytes:
-        holder = self._ports.keys.holder(request.headers.get("authorization"))
-        if holder is None:
-            raise unauthorized()
-        return holder
-
     def _secrets(self, request: Request, body: ChatBody | CompletionBody) -> Secrets:
         """The session, and with what its client can come back for it: for streams only."""
         if not body.stream:
@@ -118,10 +113,10 @@ class OpenAi:
         request_id = _request_id(request)
         seen = seen_of(request.headers.get("last-event-id"), request_id)
         asked = type(body).__name__.encode() + body.model_dump_json().encode()
-        return secrets_of(request_id, self._authorize(request), body.model, asked, seen)
+        return secrets_of(request_id, authorized(request, self._ports.keys), body.model, asked, seen)
 
     async def _read(self, request: Request, parse: Callable[[bytes], Body]) -> Body:
-        self._authorize(request)
+        authorized(request, self._ports.keys)
         raw = await read_body(request)
         try:
             return parse(raw)

@@ -12,29 +12,27 @@ Time and class are as for a chat (``promises``): the class that the client names
 
 import base64
 import json
-from typing import Any, Final
+from typing import Any
 
 import msgpack
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from shoal_agent.core.effects import Reject
 from shoal_agent.core.facts import RejectCode
 from shoal_agent.core.pipeline import PART, REQUEST, Pipeline, Sort
 from shoal_agent.core.services import EmbedAnswer, EncodeAnswer, unpack
+from shoal_agent.shell.api.auth import authorized
 from shoal_agent.shell.api.body import read_body
-from shoal_agent.shell.api.errors import ApiError, invalid, rejected, unauthorized
+from shoal_agent.shell.api.errors import ApiError, invalid, refused
 from shoal_agent.shell.api.ports import ApiPorts
 from shoal_agent.shell.api.promises import kept, promise_of
 from shoal_agent.shell.api.runs import Runs
 from shoal_agent.shell.api.streaming import unless_gone
 from shoal_agent.shell.pipeline_manifest import described
 from shoal_protocol.errors import MalformedMessage
-from shoal_protocol.ids import SessionId
 
 Json = dict[str, Any]
-_NOBODY: Final = SessionId(bytes(16))
 
 
 class Pipelines:
@@ -56,12 +54,12 @@ class Pipelines:
 
     async def listed(self, request: Request) -> Response:
         """What there is, what each takes and gives."""
-        self._authorize(request)
+        authorized(request, self._keys)
         return JSONResponse({"object": "list", "data": [described(each) for each in self._pipelines.values()]})
 
     async def run(self, request: Request) -> Response:
         """Answer one request."""
-        self._authorize(request)
+        authorized(request, self._keys)
         pipeline = self._pipelines.get(request.path_params["name"])
         if pipeline is None:
             message = f"There is no pipeline {request.path_params['name'][:100]!r} here."
@@ -72,12 +70,8 @@ class Pipelines:
             run = self._runs.run(pipeline, parts, promise.left_s, promise.kind)
             ended = await unless_gone(request.receive, run)
             if ended.code is not None:
-                raise rejected(Reject(_NOBODY, ended.code, ended.detail, ended.retry_after_s))
+                raise refused(ended.code, ended.detail, ended.retry_after_s)
             return _response(pipeline, ended.answer)
-
-    def _authorize(self, request: Request) -> None:
-        if self._keys.holder(request.headers.get("authorization")) is None:
-            raise unauthorized()
 
 
 def parts_of(pipeline: Pipeline, body: bytes) -> dict[str, bytes]:
@@ -108,8 +102,7 @@ def _response(pipeline: Pipeline, answer: bytes) -> Response:
         told = told_of(pipeline, pipeline.output, answer)
     except (MalformedMessage, UnicodeDecodeError):
         # A peer's service gave it; nobody looked at it on the way.
-        detail = "a service answered what makes no sense"
-        raise rejected(Reject(_NOBODY, RejectCode.INTERNAL, detail, None)) from None
+        raise refused(RejectCode.INTERNAL, "a service answered what makes no sense") from None
     if isinstance(told, str):
         return Response(told, media_type="text/plain")
     return JSONResponse(told)

@@ -14,7 +14,7 @@ from typing import Final
 
 from starlette.requests import Request
 
-from shoal_agent.core.service_classes import RequestClass
+from shoal_agent.core.service_classes import RequestClass, counts
 from shoal_agent.shell.api.errors import ApiError, invalid
 from shoal_agent.shell.ports import Ingress
 from shoal_protocol.limits import REQUEST_DEADLINE_S_MAX
@@ -66,14 +66,14 @@ def promise_of(request: Request, classes: Iterable[RequestClass], default: str =
 
 @contextmanager
 def kept(ingress: Ingress, promise: Promise) -> Iterator[None]:
-    """Count what is done within as one request of its class: late if it fails, or is done after its deadline.
+    """Count what is done within as one request of its class, as ``core/service_classes.py`` counts.
 
     Whose client leaves, and who is of no class, counts for nobody.
     """
     try:
         yield
-    except ApiError:
-        if promise.kind:
+    except ApiError as fault:
+        if promise.kind and counts(fault.reject):
             ingress.ended(promise.kind, late=True)
         raise
     if promise.kind:
