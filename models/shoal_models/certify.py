@@ -1,8 +1,8 @@
 """What narrow activations cost a model, measured when it is imported: the certificates of its manifest.
 
-A width is as good as the answers behind it. So a text is run through the whole chain as it is, once, and the value at
-some necks is kept. For each width, each of these is narrowed, widened and run on to the end; what is compared is the
-distribution of the next token, at every STRIDE-th position:
+A width is as good as the answers behind it. So a text is run through the whole chain as it is, once (``rehearsal``).
+For each width, the value at some necks is narrowed, widened and run on to the end; what is compared is the distribution
+of the next token, at every STRIDE-th position:
 
     loss(width) = max over the necks of  mean over positions of  KL(p || q),     KL = sum p ln(p / q), in micronats
 
@@ -25,30 +25,16 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
-from tokenizers import Tokenizer
 
 from shoal_models.blocks import BuiltBlock
-from shoal_models.costs import feeds_of
 from shoal_models.manifest import Certificate, NarrowWidth
-from shoal_models.ports import BlockRunner, BlockSession, FloatArray, Progress
+from shoal_models.ports import BlockRunner, Progress
+from shoal_models.rehearsal import Rehearsal, ids_of, loss_of
 from shoal_protocol.tensors import payload_of
 from shoal_protocol.widths import ActivationWidth, narrow, widen
 
-TEXT: Final = """The ferry left at 7:40, ten minutes late, with eleven passengers and a crate of lemons.
-"Will it rain?" asked the boy. The captain looked at the sky, then at his watch. "Not before noon."
-def area(width, height):
-    return width * height
-- Milk, 2 litres
-- Bread (rye), 1 loaf
-Water boils at 100 degrees Celsius at sea level, and at about 93 degrees in the mountains."""
-"""Talk, a list, numbers and a program: what a chat model is asked about."""
-TOKENS: Final = 96
-STRIDE: Final = 4
 NECKS: Final = 5
 """From the first to the last, evenly."""
-TOKENS_MIN: Final = 8
-"""A tokenizer that makes fewer of the text cannot read it, and the model is not measured."""
 CERTIFIED_MAX: Final = 200_000
 """Micronats a cut. What costs more is no width to offer: 4-bit weights, which nobody gets unasked, cost less."""
 _WIDTHS: Final[dict[NarrowWidth, ActivationWidth]] = {
@@ -67,58 +53,19 @@ def certify(
     progress: Progress,
 ) -> tuple[Certificate, ...]:
     """One certificate for each width that costs this model little enough; ``blobs`` holds its shards."""
-    tokens = Tokenizer.from_str(tokenizer_json.decode()).encode(TEXT).ids[: min(TOKENS, context_tokens_max)]
-    if len(tokens) < TOKENS_MIN:
+    ids = ids_of(tokenizer_json, context_tokens_max)
+    if ids is None:
         return ()
-    chain = _Chain(blocks, [runner.open(block.graph, blobs) for block in blocks], len(tokens))
-    necks = chain.necks(np.array([tokens], np.int64))
-    wanted = chain.likely(necks[-1])
+    rehearsal = Rehearsal(blocks, blobs, ids, runner)
+    necks = rehearsal.necks
+    wanted = rehearsal.likely(necks[-1])
     probes = sorted(set(np.linspace(0, len(necks) - 1, NECKS).round().astype(int).tolist()))
     worst = dict.fromkeys(_WIDTHS, 0.0)
     for done, at in enumerate(probes, 1):
         for name, width in _WIDTHS.items():
             came = widen(payload_of(narrow(necks[at], width)), width, necks[at].shape)
-            found = chain.likely(chain.onward(at + 1, came))
-            worst[name] = float(np.maximum(worst[name], _kl(wanted, found)))  # what is no number stays none
+            found = rehearsal.likely(rehearsal.onward(at + 1, came))
+            worst[name] = float(np.maximum(worst[name], loss_of(wanted, found)))  # what is no number stays none
         progress("widths measured", done, len(probes))
     losses = {name: max(1, ceil(kl * 1e6)) for name, kl in worst.items() if isfinite(kl)}
     return tuple(Certificate(width=name, loss_micronats=loss) for name, loss in losses.items() if loss <= CERTIFIED_MAX)
-
-
-class _Chain:
-    """All blocks, for one text that is run at once."""
-
-    def __init__(self, blocks: tuple[BuiltBlock, ...], sessions: list[BlockSession], tokens: int) -> None:
-        self._blocks = blocks
-        self._sessions = sessions
-        self._tokens = tokens
-
-    def necks(self, ids: npt.NDArray[np.int64]) -> list[FloatArray]:
-        """What leaves each block but the head."""
-        found: list[FloatArray] = []
-        for index in range(len(self._blocks) - 1):
-            found.append(self._step(index, found[-1] if found else ids))
-        return found
-
-    def onward(self, first: int, value: FloatArray) -> FloatArray:
-        """What comes to the head if ``value`` comes to block ``first``."""
-        for index in range(first, len(self._blocks) - 1):
-            value = self._step(index, value)
-        return value
-
-    def likely(self, hidden: FloatArray) -> npt.NDArray[np.float64]:
-        """Logarithms of what is likely after every STRIDE-th position."""
-        rows = [self._step(len(self._blocks) - 1, hidden[:, at : at + 1]) for at in range(0, self._tokens, STRIDE)]
-        logits = np.concatenate(rows, axis=1)[0].astype(np.float64)
-        logits -= logits.max(axis=-1, keepdims=True)
-        return np.asarray(logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True)))
-
-    def _step(self, index: int, value: npt.NDArray[np.float32] | npt.NDArray[np.int64]) -> FloatArray:
-        block = self._blocks[index]
-        feeds = {**feeds_of(block, self._tokens), block.inputs[0].name: value}
-        return np.asarray(self._sessions[index].run(feeds)[block.outputs[0].name], np.float32)
-
-
-def _kl(wanted: npt.NDArray[np.float64], found: npt.NDArray[np.float64]) -> float:
-    """How far ``found`` is from ``wanted``, in nats, on average."""
-    return float((np.exp(wanted) * (wanted - found)).sum(axis=-1).mean())

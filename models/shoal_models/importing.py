@@ -24,6 +24,7 @@ from shoal_models.manifest import Block, Boundary, Certificate, Cost, Dimensions
 from shoal_models.package import Store
 from shoal_models.pieces import PIECE_BYTES, piece_count, piece_digests
 from shoal_models.ports import BlockRunner, BlockSession, Clock, Progress
+from shoal_models.shortcuts import certify_shortcuts
 from shoal_models.tokenizer import read_text_interface
 from shoal_protocol.ids import parse_deployment_id
 from shoal_protocol.limits import GRAPH_BYTES_MAX, TEXT_BYTES_MAX, TOKENIZER_BYTES_MAX
@@ -82,6 +83,7 @@ def import_gguf(
         once = _Once(measurement.runner)
         costs = measure_costs(built, store.blobs, context, once, measurement.clock_ns, progress)
         certificates = certify(built, store.blobs, text.tokenizer_json, context, once, progress)
+        shortcuts = certify_shortcuts(built, costs, store.blobs, text.tokenizer_json, context, once, progress)
         manifest = Manifest(
             format="shoal-model",
             version=1,
@@ -100,6 +102,7 @@ def import_gguf(
             special_tokens=text.special_tokens,
             piece_bytes=PIECE_BYTES,
             pieces=(),
+            shortcuts=shortcuts,
         )
         manifest = manifest.model_copy(update={"pieces": _pieces(store, manifest)})
         store.publish(manifest)

@@ -11,13 +11,13 @@ is fixed, a name (``tokens``, ``capacity``) is filled in when the block runs.
 
 *What the digest covers*: everything that decides what the model answers, and nothing that was measured. Two machines
 that convert one source with one converter measure different costs, and yet hold the same model: a plan that one
-proposes must find the other. So the digest is BLAKE2b-256 of the canonical form without ``cost``, ``certificates``
-and ``reference_macs_per_s``, which stay in the file.
+proposes must find the other. So the digest is BLAKE2b-256 of the canonical form without ``cost``, ``certificates``,
+``shortcuts`` and ``reference_macs_per_s``, which stay in the file.
 
 Whoever has a manifest from somebody else can therefore verify by its digest every name, shape, graph, shard and piece
 of one, but not its measurements: those are the sender's word, and bounded. Costs weigh in a planner and nowhere else,
-so a lie costs a bad balance. Certificates count only where an operator allows some loss, and each voter goes by its
-own: a lie then costs more of the quality than was allowed. Who does not trust the sender measures again.
+so a lie costs a bad balance. Certificates and shortcuts count only where an operator allows some loss, and each node
+goes by its own: a lie then costs more of the quality than was allowed. Who does not trust the sender measures again.
 """
 
 import json
@@ -44,6 +44,7 @@ from shoal_protocol.limits import (
     MACS_PER_S_MAX,
     MANIFEST_BYTES_MAX,
     SHARDS_PER_BLOCK_MAX,
+    SHORTCUTS_MAX,
     TENSOR_RANK_MAX,
     TEXT_BYTES_MAX,
 )
@@ -66,6 +67,7 @@ NarrowWidth = Literal["f16", "i8x32", "i8"]
 _MEASURED: Final[dict[str, Any]] = {
     "reference_macs_per_s": True,
     "boundary": {"certificates": True},
+    "shortcuts": True,
     "blocks": {"__all__": {"cost": True}},
 }
 """What differs between two imports of one source, and is no part of the model's name."""
@@ -155,6 +157,19 @@ class Certificate(_Record):
     """KL to the answers of the model as it is. Never 0: who allows no loss gets no narrow width."""
 
 
+class Shortcut(_Record):
+    """A run of blocks that an answer may do without, and what that costs and saves; see ``shortcuts``."""
+
+    first_block: Annotated[int, Field(gt=0, lt=BLOCKS_MAX)]
+    last_block: Annotated[int, Field(gt=0, lt=BLOCKS_MAX)]
+    loss_micronats: Annotated[int, Field(gt=0, le=LOSS_MICRONATS_MAX)]
+    """KL to the answers of the model as it is."""
+    agreement_permille: Annotated[int, Field(ge=0, le=1000)]
+    """Positions whose most likely token is the same."""
+    saved_permille: Annotated[int, Field(ge=0, lt=1000)]
+    """Of the work of one token, by the measured costs."""
+
+
 class Boundary(_Record):
     """The neck between any two neighbouring blocks."""
 
@@ -221,6 +236,16 @@ class Manifest(_Record):
     piece_bytes: Literal[262144]
     pieces: tuple[Pieces, ...]
     """Of every blob that is larger than one piece, in the order of ``blobs``."""
+    shortcuts: Annotated[tuple[Shortcut, ...], Field(max_length=SHORTCUTS_MAX)] = ()
+    """As they were measured, the shortest first. No part of the digest; none in packages from before they were."""
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A package without shortcuts reads as it always did."""
+        tree: dict[str, Any] = handler(self)
+        if not tree.get("shortcuts", True):
+            del tree["shortcuts"]
+        return tree
 
     @property
     def digest(self) -> Digest:
@@ -302,6 +327,12 @@ def _contradictions(manifest: Manifest) -> Iterator[tuple[str, str]]:
         yield "boundary.certificates", "one width is certified twice"
     if "i8x32" in narrow and manifest.dimensions.hidden % GROUP_VALUES:
         yield "boundary.certificates", f"i8x32 takes a multiple of {GROUP_VALUES} values"
+    runs = [(each.first_block, each.last_block) for each in manifest.shortcuts]
+    if len(set(runs)) != len(runs):
+        yield "shortcuts", "one run of blocks is listed twice"
+    for index, (first, last) in enumerate(runs):
+        if not first <= last < len(blocks) - 1:
+            yield f"shortcuts.{index}", f"blocks {first}-{last} are no run of layers"
     if manifest.dimensions.heads % manifest.dimensions.kv_heads:
         yield "dimensions.kv_heads", "does not divide heads"
     names = [block.name for block in blocks]

@@ -38,7 +38,9 @@ STAGES_MAX: Final = 64
 BLOCKS_MAX: Final = 1024
 """Blocks of one model: the deepest published decoder has a fifth of this."""
 LOSS_MICRONATS_MAX: Final = 10_000_000
-"""Of the quality that narrow activations may cost: ten nats are no answer any more."""
+"""Of the quality that narrow activations, or blocks left out, may cost: ten nats are no answer any more."""
+SHORTCUTS_MAX: Final = 16
+"""Runs of blocks that one model may do without: of 1, 2, 4, ... layers, within and at the end."""
 STANDBYS_MAX: Final = 3
 """Standbys of one stage: each takes the stage's memory and its KV again; three survive more than a plan is asked to."""
 VOTERS_MAX: Final = 7

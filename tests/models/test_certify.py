@@ -7,11 +7,12 @@ import pytest
 from tokenizers import Tokenizer
 
 from shoal_models.blocks import build_embed, build_head, build_layer, store_shared
-from shoal_models.certify import CERTIFIED_MAX, STRIDE, TEXT, TOKENS, certify
+from shoal_models.certify import CERTIFIED_MAX, certify
 from shoal_models.importers.gguf import read_llama
 from shoal_models.importers.gguf_file import read_gguf
 from shoal_models.package import Store
 from shoal_models.ports import no_progress
+from shoal_models.rehearsal import STRIDE, TEXT, TOKENS
 from shoal_protocol.limits import TOKENIZER_BYTES_MAX
 
 VOCABULARY = 320

@@ -46,6 +46,7 @@ def test_encoding_and_parsing_are_inverse(manifest):
 def unmeasured(data: bytes) -> bytes:
     tree = json.loads(data)
     del tree["reference_macs_per_s"], tree["boundary"]["certificates"]
+    tree.pop("shortcuts", None)
     for block in tree["blocks"]:
         del block["cost"]
     return encoded(tree)
@@ -63,6 +64,52 @@ def test_a_package_without_certificates_reads_as_before_there_were_any(manifest)
     assert old.boundary.certificates == ()
     assert old.encode() == encoded(tree)
     assert old.digest == manifest.digest
+
+
+SHORTCUT = {
+    "first_block": 2,
+    "last_block": 3,
+    "loss_micronats": 9000,
+    "agreement_permille": 900,
+    "saved_permille": 300,
+}
+
+
+def test_shortcuts_are_read_and_are_no_part_of_the_digest(manifest):
+    tree = json.loads(manifest.encode()) | {"shortcuts": [SHORTCUT]}
+    short = Manifest.parse(encoded(tree))
+    assert (short.shortcuts[0].first_block, short.shortcuts[0].last_block) == (2, 3)
+    assert short.encode() == encoded(tree)
+    assert short.digest == manifest.digest
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "complaint"),
+    [
+        ("first_block", 0, "greater than 0"),
+        ("last_block", 5, "no run of layers"),
+        ("last_block", 1, "no run of layers"),
+        ("last_block", 3.0, "integer"),
+        ("loss_micronats", 0, "greater than 0"),
+        ("loss_micronats", 10_000_001, "less than or equal"),
+        ("agreement_permille", 1001, "less than or equal"),
+        ("saved_permille", 1000, "less than 1000"),
+        ("saved_permille", -1, "greater than or equal"),
+        ("width", "f16", "not permitted"),
+    ],
+)
+def test_a_shortcut_that_cannot_be_is_refused(manifest, name, value, complaint):
+    tree = json.loads(manifest.encode()) | {"shortcuts": [SHORTCUT | {name: value}]}
+    with pytest.raises(ManifestInvalid) as refusal:
+        Manifest.parse(encoded(tree))
+    assert any(path.startswith("shortcuts.0") and complaint in text for path, text in refusal.value.faults)
+
+
+@pytest.mark.parametrize("count", [2, 17])
+def test_a_run_is_certified_once_and_there_are_not_many(manifest, count):
+    tree = json.loads(manifest.encode()) | {"shortcuts": [SHORTCUT] * count}
+    with pytest.raises(ManifestInvalid, match="listed twice" if count == 2 else "at most 16"):
+        Manifest.parse(encoded(tree))
 
 
 MEASURED = [
