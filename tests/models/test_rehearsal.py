@@ -22,7 +22,7 @@ def rehearsal(tiny_gguf, tmp_path_factory, measurement) -> Rehearsal:
         shared = store_shared(store, source, "int8")
         layers = [build_layer(store, source, index, shared, "int8") for index in range(4)]
         built = (build_embed(source.shape, shared), *layers, build_head(store, source, shared, "int8"))
-    return Rehearsal(built, store.blobs, IDS, measurement.runner)
+        return Rehearsal(built, store.blobs, IDS, measurement.runner)
 
 
 @pytest.fixture(scope="module")
