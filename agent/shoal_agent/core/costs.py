@@ -100,7 +100,7 @@ class Costs:
 
     def busy(self, node: Candidate) -> list[int]:
         """As ``path``, without the waiting: for how long ``node`` is at work."""
-        return [self._until(replace(node, waiting_permille=0), end) for end in range(len(self._work_ns))]
+        return self.path(replace(node, waiting_permille=0))
 
     def _until(self, node: Candidate, end: int) -> int:
         free = 1000 - min(max(node.waiting_permille, 0), WAITING_PERMILLE_MAX)

@@ -117,7 +117,8 @@ class Planner:
         self._problems: dict[Conditions, SplitProblem] = {}
         self._splits: dict[Conditions, Split | Infeasible] = {}
         self._same: dict[tuple[Conditions, tuple[tuple[int, int], ...]], Split | Infeasible] = {}
-
+        self._solved: dict[SplitProblem, Split | Infeasible] = {}
+        """Conditions that differ in the rate of requests alone pose the same problem before its own load is added."""
         self._alone: dict[tuple[Conditions, tuple[PlanStage, ...]], Split | None] = {}
         self._prices: dict[tuple[Conditions, tuple[PlanStage, ...]], Split | None] = {}
 
@@ -130,14 +131,19 @@ class Planner:
     def split(self, seen: Conditions) -> Split | Infeasible:
         """The best split."""
         if seen not in self._splits:
-            self._splits[seen] = split_crowded(self.problem(seen), seen.rate_milli, split_model)
+            self._splits[seen] = split_crowded(self.problem(seen), seen.rate_milli, self._solve)
         return self._splits[seen]
+
+    def _solve(self, problem: SplitProblem) -> Split | Infeasible:
+        if problem not in self._solved:
+            self._solved[problem] = split_model(problem)
+        return self._solved[problem]
 
     def moved(self, seen: Conditions, stages: tuple[PlanStage, ...]) -> Split | Infeasible:
         """The best hosts for the cuts of ``stages``, told in stages of one block each."""
         key = seen, tuple((stage.first_block, stage.last_block) for stage in stages)
         if key not in self._same:
-            self._same[key] = split_crowded(same_cuts(self.problem(seen), stages), seen.rate_milli, split_model)
+            self._same[key] = split_crowded(same_cuts(self.problem(seen), stages), seen.rate_milli, self._solve)
         return self._same[key]
 
     def price(self, seen: Conditions, stages: Sequence[PlanStage]) -> Split | None:
