@@ -17,6 +17,7 @@ from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.scribe import Scribe
 from shoal_agent.core.service_classes import Classes, RequestClass, counts
 from shoal_agent.core.tables import Tables
+from shoal_agent.core.timers import Routine
 from shoal_protocol.headers import CloseSession
 from shoal_protocol.ids import NodeId, SessionId
 from tests.support.protocol import PLAN
@@ -120,3 +121,17 @@ def test_a_request_that_never_began_counts_as_its_refusal_does(code):
     entry.request = replace(entry.request, kind="chat")
     ingress._endings.heed(entry, Failure(code, "why"), world.now, Outbox(cell.name))
     assert classes.level("chat") == pytest.approx(0.9 if counts(code) else 0.0)
+
+
+def test_once_a_deployment_is_slow_its_voters_think_at_once():
+    world = world_of(2)
+    cell = world.cells[world.names[2]]
+    session = world.ask(cell.name, tokens_max=100)
+    world.run_until(lambda: len(cell.tokens(session)) >= 3)
+    ingress, tables = cell.node._ingress, cell.node._tables
+    (entry,) = ingress._ledger.entries()
+    for past in (9.0, 7.0, 5.0, 3.0):
+        tables.lateness.ended(entry.plan.deployment, world.now - past, late=True)
+    tables.timers.set(Routine.STEER, world.now + 2.0)
+    ingress._endings.finish(entry, FinishReason.DEADLINE, "", "", world.now, Outbox(cell.name))
+    assert Routine.STEER in tables.timers.due(world.now)

@@ -185,7 +185,7 @@ def test_the_story_does_not_grow_while_nothing_changes():
 def kept_waiting(mind, seconds):
     facts = []
     for _ in range(int(seconds / EVALUATE_S)):
-        mind.me.tables.lateness.ended(TOY, late=True)
+        mind.me.tables.lateness.ended(TOY, mind.now, late=True)
         facts += mind.think_for(EVALUATE_S)
     return facts
 

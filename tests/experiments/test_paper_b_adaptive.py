@@ -63,12 +63,18 @@ def test_the_impatient_take_it_at_once(planner):
 def test_late_answers_are_a_reason_to_hurry(planner):
     trace = weather(n3=BURDENED)
     method = live(Adaptive(trace, planner, Rules()), 100.0)
-    for now in range(100, 130, 2):
-        for _ in range(8):
-            method.ended(float(now), late=True)
-        method.tick(float(now))
-    assert method.tally.slow >= 1
+    for tenth in range(1110, 1140):
+        method.ended(tenth / 10, late=True)
+    assert method.tally.slow == 1, "not at its next evaluation: now"
+    live(method, 130.0, 114.0)
     assert middle(method) != cluster.NODES[3]
+
+
+def test_who_thinks_by_the_clock_alone_does_not_hurry(planner):
+    method = live(Adaptive(weather(n3=BURDENED), planner, Rules(repairs=False)), 100.0)
+    for tenth in range(1110, 1140):
+        method.ended(tenth / 10, late=True)
+    assert method.tally.slow == 0
 
 
 def test_a_lost_host_is_replaced_and_its_standby_serves_meanwhile(planner):

@@ -15,7 +15,7 @@ from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.scribe import Scribe
 from shoal_agent.core.service_classes import counts
 from shoal_agent.core.tables import Tables
-from shoal_agent.core.timers import RequestDeadline, RequestDue
+from shoal_agent.core.timers import RequestDeadline, RequestDue, Routine
 from shoal_protocol.headers import CloseReason
 from shoal_protocol.ids import Instant
 
@@ -97,7 +97,9 @@ class Endings:
         """Take the request out of the book and free what it holds anywhere."""
         self.forget(entry, out)
         if reason in (CloseReason.FINISHED, CloseReason.DEADLINE):
-            self._lateness.ended(entry.plan.deployment, late=reason is CloseReason.DEADLINE)
+            slow = self._lateness.ended(entry.plan.deployment, now, late=reason is CloseReason.DEADLINE)
+            if slow:
+                self._timers.set(Routine.STEER, now)  # whatever is better is better at once
         self._journey.leave(entry, reason, now, out)
 
     def forget(self, entry: Entry, out: Outbox) -> None:

@@ -1,12 +1,19 @@
-"""Do this node's own clients wait too long? Deadlines met and missed, window by window.
+"""Do this node's own clients wait too long? Page's CUSUM over deadlines met and missed.
 
-A deployment is slow when in each of ``WINDOWS`` windows in a row some requests missed their deadline, and at least one
-in ``SHARE`` of those that ended. One missed deadline is an accident, and a minute of them in a row is the client's
-patience, not ours; three windows are half a minute. A window without requests says nothing and ends the row.
+Evidence grows with every missed deadline and shrinks with every one that is met, never below nothing::
 
-What says something is how many requests ended, not how long it took: a window is over early once ``ENOUGH`` did. Where
-requests are short and many, half a minute of them is a hundred, and most of what could have been saved is lost by then
-(paper (b)'s experiment in docs/control.md).
+    evidence = max(0, evidence + MISSED) or max(0, evidence - MET)         slow from SLOW on, until below CALM
+
+The weights are the log likelihood ratio of "one in five is late" against "one in twenty is": ln(0.2 / 0.05) = 1.39 for
+a late one, ln(0.8 / 0.95) = -0.17 for another, 8 to 1. So a deployment of which more than one in nine is late becomes
+slow sooner or later, and one of which fewer are hardly ever. Of all rules that cry wolf as rarely none is quicker
+(Page 1954; Lorden 1971; Moustakides 1986). SLOW is 6.9 nats, five late ones in a row: at one late in twenty, at least
+e^6.9 = 1000 requests pass on average before it is said for nothing, and then nothing is done unless something is
+better.
+
+One missed deadline is an accident, and so is a crowd of them that come together: a process that stalled, a burst.
+Hence whatever is late within ``CROWD_S`` of the first counts for half of what it takes, however many they are. And
+evidence is about now: it is gone once no request ended for ``SILENCE_S``.
 
 Requests that were cancelled or failed are not counted: what made them fail is somebody else's to notice.
 """
@@ -16,53 +23,65 @@ from typing import Final
 
 from shoal_protocol.ids import DeploymentId, Instant
 
-WINDOW_S: Final = 10.0
-"""The longest."""
-WINDOW_S_MIN: Final = 2.0
-"""The shortest: as often as it is asked."""
-ENOUGH: Final = 8
-"""With fewer, a single late one is a large share."""
-WINDOWS: Final = 3
-SHARE: Final = 10
-"""One late request in so many."""
+MISSED: Final = 8
+MET: Final = 1
+SLOW: Final = 40
+CALM: Final = 20
+"""Twenty in time after the last late one: an answer should not change while a plan is being agreed upon."""
+CROWD: Final = SLOW // 2
+CROWD_S: Final = 1.0
+"""Longer than a collector's pause or a lost packet's repetition holds requests up."""
+SILENCE_S: Final = 10.0
 
 
 @dataclass(slots=True)
-class _Window:
-    """The window that is open, and how many late ones came just before it."""
+class _Run:
+    """What was counted since evidence was last nothing, which is the likeliest moment of the change."""
 
-    begun: Instant
-    ended: int = 0
-    late: int = 0
-    row: int = 0
-    told: str = ""
+    since: Instant
+    heard: Instant
+    met: int = 0
+    missed: int = 0
+    evidence: int = 0
+    slow: bool = False
 
 
 class Lateness:
     """All deployments that this node is an ingress of."""
 
     def __init__(self) -> None:
-        self._windows: dict[DeploymentId, _Window] = {}
+        self._runs: dict[DeploymentId, _Run] = {}
 
-    def ended(self, deployment: DeploymentId, *, late: bool) -> None:
-        """A request is over; it counts in the window that is open when ``slow`` is asked next."""
-        window = self._windows.setdefault(deployment, _Window(Instant(0.0)))
-        window.ended += 1
-        window.late += late
+    def ended(self, deployment: DeploymentId, now: Instant, *, late: bool) -> bool:
+        """A request is over, or its deadline is. Whether the deployment is slow since this one."""
+        run = self._run(deployment, now)
+        if run is None:
+            if late:
+                self._runs[deployment] = _Run(now, now, missed=1, evidence=MISSED)
+            return False
+        run.heard, run.met, run.missed = now, run.met + (not late), run.missed + late
+        bound = CROWD if now < run.since + CROWD_S else SLOW
+        run.evidence = min(run.evidence + MISSED, bound) if late else run.evidence - MET
+        if run.evidence <= 0:
+            self.forget(deployment)
+            return False
+        was, run.slow = run.slow, run.evidence >= (CALM if run.slow else SLOW)
+        return run.slow and not was
 
     def slow(self, deployment: DeploymentId, now: Instant) -> str | None:
-        """What there is to say of ``deployment`` if it is slow; to be asked at least once in a window."""
-        window = self._windows.get(deployment)
-        if window is None:
+        """What there is to say of ``deployment`` if it is slow."""
+        run = self._run(deployment, now)
+        if run is None or not run.slow:
             return None
-        if now >= window.begun + (WINDOW_S_MIN if window.ended >= ENOUGH else WINDOW_S):
-            missed = window.late > 0 and window.late * SHARE >= window.ended
-            row = window.row + 1 if missed and now < window.begun + 2 * WINDOW_S else int(missed)
-            span_s = now - window.begun
-            told = f"{window.late} of {window.ended} requests missed their deadline in the last {span_s:.0f} s"
-            window = self._windows[deployment] = _Window(now, row=row, told=told)
-        return f"{window.told}, so for {window.row} windows in a row" if window.row >= WINDOWS else None
+        return f"{run.missed} of {run.met + run.missed} requests missed their deadline in {now - run.since:.0f} s"
 
     def forget(self, deployment: DeploymentId) -> None:
-        """A new plan is in force: begin anew."""
-        self._windows.pop(deployment, None)
+        """A new plan is in force, or all is well: begin anew."""
+        self._runs.pop(deployment, None)
+
+    def _run(self, deployment: DeploymentId, now: Instant) -> _Run | None:
+        run = self._runs.get(deployment)
+        if run is not None and now > run.heard + SILENCE_S:
+            self.forget(deployment)
+            return None
+        return run

@@ -128,9 +128,9 @@ class Adaptive:
         return self.control.fetching(node, now)
 
     def ended(self, now: float, *, late: bool) -> None:
-        """Shoal counts deadlines in windows of its own evaluations."""
-        assert now >= 0.0, "after the beginning"
-        self._lateness.ended(NAME, late=late)
+        """Once its clients wait too long, Shoal thinks at once."""
+        if self._lateness.ended(NAME, Instant(now), late=late) and self._rules.repairs:
+            self.tick(now)
 
     def admits(self, now: float, under_way: int) -> bool:
         """Whether it can be answered before its client goes."""

@@ -71,7 +71,7 @@ class Method(Protocol):
         """``node`` is back."""
 
     def ended(self, now: float, *, late: bool) -> None:
-        """A request was answered."""
+        """A request was answered in time, or its deadline passed."""
 
     def fetching(self, node: int, now: float) -> bool:
         """Whether ``node`` is loading blocks over its link."""
@@ -118,8 +118,9 @@ class Kind(IntEnum):
     DONE = 4
     REACH = 5
     LOOK = 6
-    TICK = 7
-    ARRIVE = 8
+    DUE = 7
+    TICK = 8
+    ARRIVE = 9
 
 
 _Event = tuple[float, int, int, int, int, int]
@@ -158,6 +159,8 @@ class Serving:
                     self._done(one, two, three, now)
                 case Kind.LOOK:
                     self._start(one, now)
+                case Kind.DUE:
+                    self._due(one, now)
                 case Kind.TICK:
                     self._method.tick(now)
                 case _:
@@ -210,6 +213,7 @@ class Serving:
     def _arrive(self, index: int, now: float) -> None:
         self._under_way += 1
         if self._method.admits(now, self._under_way):
+            self._at(now + DEADLINE_S, Kind.DUE, index)
             self._start(index, now)
         else:
             self.outcome.refused += 1
@@ -293,6 +297,12 @@ class Serving:
         else:
             self._end(index, self._cross(at.node, cluster.INGRESS, self._sizes.leave_bytes, now))
 
+    def _due(self, index: int, now: float) -> None:
+        """A method learns of a missed deadline when it passes, as an ingress does, not when the answer comes."""
+        answered = self.outcome.requests[index].answered
+        if answered is None or answered > now:
+            self._method.ended(now, late=True)
+
     def _gave_up(self, index: int, now: float) -> bool:
         request = self.outcome.requests[index]
         if now > request.arrived + PATIENCE_S:
@@ -307,4 +317,5 @@ class Serving:
         self._under_way -= 1
         if answered is not None and answered <= request.arrived + PATIENCE_S:
             request.answered = answered
-            self._method.ended(answered, late=answered > request.arrived + DEADLINE_S)
+            if answered <= request.arrived + DEADLINE_S:
+                self._method.ended(answered, late=False)
