@@ -11,6 +11,7 @@ from copy import copy
 from typing import Final
 
 from shoal_agent.core.costs import Costs, Memory, widths_of
+from shoal_agent.core.facts import Width
 from shoal_agent.core.problem import Candidate, SplitProblem
 
 FASTEST: Final = -1
@@ -31,11 +32,15 @@ class Figures:
         self.path = [costs.path(node) for node in nodes]
         self.busy = [costs.busy(node) for node in nodes]
         self.reach = [reaches(problem, self.memory, node) for node in nodes]
-        starts = range(self.ends)
-        self.hops = [
-            [[[costs.hop(u.node, n.node, start, w) for start in starts] for w in self.widths] for n in nodes]
-            for u in nodes
-        ]
+        sizes = [problem.blocks[start - 1].boundary_bytes_per_token for start in range(self.ends)]
+        alike = [sizes.index(size) for size in sizes]
+
+        def hops(sender: Candidate, receiver: Candidate, width: Width) -> list[int]:
+            """Before each block; most blocks put out as much as any other, and are asked about once."""
+            known = {start: costs.hop(sender.node, receiver.node, start, width) for start in dict.fromkeys(alike)}
+            return [known[start] for start in alike]
+
+        self.hops = [[[hops(u, n, width) for width in self.widths] for n in nodes] for u in nodes]
         """hops[u][n][w][i]: what leaves block i-1, from node u to node n in width w (unused at i = 0)."""
         never = [UNREACHED] * self.ends
         self.link = [

@@ -177,8 +177,8 @@ class Pass:
                 cost if join(cost, after) < below else UNREACHED
                 for cost, after in zip(row, self.limits.rest[last], strict=True)
             ]
-            if min(row) >= UNREACHED:
-                return
+        if min(row) >= UNREACHED:
+            return
         self._rows[mask, last, level] = row
 
     def _finish(self, mask: int, last: int, stages: int) -> None:
