@@ -1,3 +1,4 @@
+import math
 from dataclasses import replace
 
 from shoal_agent.core.backbone_audit import verify
@@ -26,6 +27,18 @@ def test_demand_hosts_and_reserve_are_kept():
         for k, r in enumerate(room):
             taken = sum(c * one.scenario.services[m].needs[k] for (v, m), c in one.placement.items() if v == node)
             assert taken <= (1 - RESERVE) * r + 1e-6
+
+
+def test_demand_to_the_letter_is_an_instance_for_every_stage_of_a_slot():
+    one = setting(regime="R1-literal")
+    for number in tables.CORES:
+        service = one.scenario.services[number]
+        came = sum(u.tasks_per_ms for u in one.scenario.users if number in one.scenario.pipelines[u.pipeline].parents)
+        spread = backbone.least_loaded(one.scenario, REGIMES["R1-literal"])
+        assert spread is not None
+        for placement in (one.placement, spread):
+            count = sum(c for (_, m), c in placement.items() if m == number)
+            assert count >= came * math.ceil(service.run_ms) - 0.01
 
 
 def test_a_system_without_room_has_no_placement():

@@ -59,6 +59,12 @@ def test_a_seed_without_placement_is_named_and_left_out():
     assert not nothing.passed
 
 
+def test_where_least_loaded_finds_no_room_its_cores_stand_where_the_others_do(monkeypatch):
+    monkeypatch.setattr(backbone, "least_loaded", lambda scenario, regime: None)
+    one = Job("R2", 2.0, 0, ("lbrr", "static"), 5, 10)
+    assert set(play(one).runs) == {"lbrr", "static"}
+
+
 def test_no_placement_means_no_runs(monkeypatch):
     monkeypatch.setattr(backbone, "place", lambda scenario, regime: None)
     assert play(job(0)).runs == {}

@@ -1,3 +1,5 @@
+import pytest
+
 from shoal_agent.experiments.paper_a.ours import Centre
 from tests.support.paper_a import on_time, played
 
@@ -24,6 +26,8 @@ def test_a_centre_is_down_when_it_is():
     assert [slot for slot in range(8) if centre.is_down(slot)] == [3, 4]
 
 
-def test_held_instances_are_never_taken_twice():
-    one = played("ours", regime="R1")
+@pytest.mark.parametrize("regime", ["R1", "R1-slots", "R1-literal"])
+def test_held_instances_are_never_taken_twice(regime):
+    """The world would refuse: the run ends."""
+    one = played("ours", regime=regime)
     assert any(task.done_ms is not None for task in one.tasks)

@@ -1,6 +1,8 @@
+import pytest
+
 from shoal_agent.experiments.paper_a import tables
 from shoal_agent.experiments.paper_a.routes import Routes
-from shoal_agent.experiments.paper_a.scaling import DWELL_SLOTS, Nodes, Sizes, resize, start_price
+from shoal_agent.experiments.paper_a.scaling import IDLE_SLOTS, Flow, Nodes, Sizes, resize, start_price
 from shoal_agent.experiments.paper_a.trace import Arrival
 from shoal_agent.experiments.paper_a.world import Stage
 from tests.support.paper_a import setting, world
@@ -35,20 +37,34 @@ def test_a_node_starts_what_comes_and_lets_it_go_when_nothing_does():
     nodes.scale(one)
     assert one.pool(7, service.number).instances
     for _ in range(200):
-        for instance in one.pool(7, service.number).instances:
-            instance.idle_slots += 1
         one.slot += 1
         nodes.scale(one)
     assert not one.pool(7, service.number).instances
 
 
-def test_nothing_goes_before_it_was_idle_for_what_a_start_costs():
+@pytest.mark.parametrize("seen", [0, 9])
+def test_nothing_goes_before_it_lost_what_a_start_costs_and_what_earns_its_rent_never_does(seen):
+    one, nodes, service = world(), Nodes(sizes(), v=3.0), used()
+    pool = one.pool(7, service.number)
+    one.boot(7, service)
+    pool.seen, pool.seen_urgency = seen, float(seen)
+    nodes._flows[7, service.number] = Flow()
+    here = []
+    for _ in range(IDLE_SLOTS + 1):
+        nodes.scale(one)
+        here.append(len(pool.instances))
+    assert here == [1] * (IDLE_SLOTS - 1) + ([1, 1] if seen else [0, 0])
+
+
+def test_only_idle_instances_stop():
     one, service = world(), used()
     pool = one.pool(7, service.number)
-    for idle in (DWELL_SLOTS - 1, DWELL_SLOTS):
-        one.boot(7, service).idle_slots = idle
+    for _ in range(2):
+        one.boot(7, service)
+    one._arrived(Arrival(0, 0.0, 0.0))
+    pool.instances[0].jobs.append(Stage(one.tasks[-1], service, 0.0, 7, 0.0, service.work_mb))
     resize(one, 7, service, pool, 0)
-    assert [instance.idle_slots for instance in pool.instances] == [DWELL_SLOTS - 1]
+    assert [len(instance.jobs) for instance in pool.instances] == [1]
 
 
 def test_a_start_is_dearer_for_long_work():

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from shoal_agent.experiments.paper_a import tables
+from shoal_agent.experiments.paper_a.regimes import Hold
 from shoal_agent.experiments.paper_a.trace import Arrival, Trace
-from shoal_agent.experiments.paper_a.world import Stage, World
+from shoal_agent.experiments.paper_a.world import Stage, World, gives
 from tests.support.paper_a import played, setting, world
 
 
@@ -23,13 +24,13 @@ class ToGateway:
             one.send_light(stage, gateway)
 
 
-def single(rate=1.0):
+def single(rate=1.0, hold=Hold.COMPUTING):
     """A world with one task, and instances that all run at ``rate``."""
     base = setting()
     sizes = (60, len(base.scenario.nodes), 32)
     rates = {number: np.full(sizes, rate) for number in tables.LIGHTS}
     trace = Trace(((Arrival(0, 0.0, 0.0),), *[()] * 59), rates)
-    return World(base.scenario, trace, base.placement, held=False)
+    return World(base.scenario, trace, base.placement, hold)
 
 
 def test_a_task_walks_through_its_pipeline_in_order():
@@ -57,6 +58,55 @@ def test_cost_is_core_instances_boots_and_instance_slots():
     fixed = cores * (tables.CORE_BOOT + tables.CORE_RUN * 60)
     assert one.cost == pytest.approx(fixed + tables.LIGHT_BOOT * one.boots + tables.LIGHT_RUN * one.instance_slots)
     assert one.boots == len([number for number in one.tasks[0].ended if number in tables.LIGHTS])
+
+
+@pytest.mark.parametrize(
+    ("hold", "at_once", "in_this_slot", "begins"),
+    [(Hold.COMPUTING, True, True, 2.5), (Hold.INPUT, True, False, 3.0), (Hold.SLOTS, False, False, 3.0)],
+)
+def test_what_holds_a_core_instance(hold, at_once, in_this_slot, begins):
+    """One instance, free in half a slot or in a slot and a half; the input is two slots and a half away."""
+    assert [gives(hold, free) for free in (0.0, 0.5, 1.5)] == [True, at_once, in_this_slot]
+    one = single(hold=hold)
+    one._arrived(Arrival(0, 0.0, 0.0))
+    task = one.tasks[0]
+    number = next(m for m in task.pipeline.parents if m in tables.CORES)
+    node = min(one.cores[number])
+    one.cores[number][node] = [0.0 if hold is Hold.SLOTS else 0.5]
+    stage = Stage(task, one.scenario.services[number], 0.0)
+    one.there_ms = lambda *_: 2.5
+    if hold is Hold.SLOTS:
+        one.slot, one.cores[number][node] = 1, [0.5]
+        begins = 2.5
+    assert one.takes(node, stage.service)
+    assert one.begin_ms(stage, node) == begins
+    one.send_core(stage, node)
+    assert one.cores[number][node] == [begins + stage.service.run_ms]
+
+
+def test_a_held_instance_is_chosen_only_when_it_is_free():
+    one = single(hold=Hold.INPUT)
+    one._arrived(Arrival(0, 0.0, 0.0))
+    number = tables.CORES[0]
+    node = min(one.cores[number])
+    one.cores[number][node] = [1.5]
+    with pytest.raises(AssertionError, match="when it is free"):
+        one.send_core(Stage(one.tasks[0], one.scenario.services[number], 0.0), node)
+
+
+def test_what_was_there_in_a_slot_is_remembered_with_what_ended_in_it():
+    one, service = single(rate=100.0), world().scenario.services[tables.LIGHTS[0]]
+    one.boot(7, service)
+    for number in range(3):
+        one._arrived(Arrival(0, 0.0, 0.0))
+        one.pool(7, service.number).queue.append(Stage(one.tasks[number], service, 0.0, 7, 0.0, service.work_mb))
+    one._ended = lambda *_: None
+    pool = one.pool(7, service.number)
+    one._serve(7, service.number, pool)
+    assert not pool.queue
+    assert (pool.seen, pool.seen_urgency) == (3, 3.0)
+    one._serve(7, service.number, pool)
+    assert (pool.seen, pool.seen_urgency) == (0, 0.0)
 
 
 def test_a_shared_queue_serves_the_earliest_deadline_first():

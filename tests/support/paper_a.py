@@ -28,7 +28,7 @@ def trace(regime="R2", load=1.0, seed=1):
 def world(regime="R2", load=1.0, seed=1):
     """Fresh, at its first slot."""
     one = setting(regime, load, seed)
-    return World(one.scenario, trace(regime, load, seed), one.placement, held=one.regime.held)
+    return World(one.scenario, trace(regime, load, seed), one.placement, one.regime.hold)
 
 
 def played(method, regime="R2", load=1.0, seed=1):

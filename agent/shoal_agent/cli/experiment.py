@@ -21,7 +21,7 @@ Name = Annotated[str, typer.Argument(help=f"One of: {', '.join(EXPERIMENTS)}.", 
 Seeds = Annotated[int, typer.Option("--seeds", help="How many seeds: 0 to N-1.", metavar="N")]
 Loads = Annotated[str, typer.Option("--loads", help="Multiples of the nominal load.", metavar="A,B")]
 Methods = Annotated[str, typer.Option("--methods", help="Only these; without it, all.", metavar="A,B")]
-Regime = Annotated[str, typer.Option("--regime", help="Set of assumptions: R1 or R2.", metavar="NAME")]
+Regime = Annotated[str, typer.Option("--regime", help="Set of assumptions, as R1 or R2.", metavar="NAME")]
 Trace = Annotated[str, typer.Option("--trace", help="Weather of machines and links: mild or harsh.", metavar="NAME")]
 Width = Annotated[bool, typer.Option("--fp32/--int8", help="Width of the activations at a cut.")]
 Jobs = Annotated[int, typer.Option("--jobs", help="Processes.", min=1, max=JOBS_MAX)]

@@ -56,7 +56,7 @@ def _service(scenario: Scenario, regime: Regime, known: Affinity, number: int) -
         needs=tuple(ceil(MILLI * need) for need in service.needs),
         # Busy instances are rate times time; the unit of one is fixed, so the other follows.
         rate_milli=round(MILLI * MILLI * known.busy[number] / service.run_ms),
-        time_us=round(MILLI * service.run_ms),
+        time_us=round(MILLI * regime.busy_ms(service.run_ms)),
         headroom_permille=round(MILLI * regime.headroom),
         survive_permille=0,
         hosts_min=HOSTS_MIN,
@@ -76,8 +76,9 @@ def least_loaded(scenario: Scenario, regime: Regime) -> Placement | None:
     used = [[0.0] * len(KINDS) for _ in scenario.rooms]
     placement: Placement = {}
     for number in tables.CORES:
-        needs = scenario.services[number].needs
-        for _ in range(max(HOSTS_MIN, ceil(regime.headroom * known.busy[number]))):
+        needs, run_ms = scenario.services[number].needs, scenario.services[number].run_ms
+        busy = known.busy[number] / run_ms * regime.busy_ms(run_ms)
+        for _ in range(max(HOSTS_MIN, ceil(regime.headroom * busy))):
             fitting = [v for v in scenario.nodes if _fits(used[v], needs, scenario.rooms[v])]
             if not fitting:
                 return None

@@ -18,10 +18,11 @@ from typing import Final
 from shoal_agent.core.dispatch import InFlight, Offer, settle, shortlist, to_probe
 from shoal_agent.core.dispatch import Task as Wanted
 from shoal_agent.experiments.paper_a.digests import Digests, State, look
+from shoal_agent.experiments.paper_a.regimes import Hold
 from shoal_agent.experiments.paper_a.routes import Routes
 from shoal_agent.experiments.paper_a.scaling import start_price
 from shoal_agent.experiments.paper_a.scenario import Scenario
-from shoal_agent.experiments.paper_a.world import Stage, World
+from shoal_agent.experiments.paper_a.world import Stage, World, gives
 from shoal_protocol.ids import NodeId
 
 CHOICES: Final = 2
@@ -141,17 +142,19 @@ class Gateways:
         price = 0.0
         if service.core:
             free = max(0.0, state.free_ms + sent_mb / service.rate / state.instances - now)
-            if world.held and free > 0:
+            if not gives(world.hold, free):
                 return None
         elif state.instances or state.room:
             price = 0.0 if state.instances else start_price(service)
             free = max(0.0, (state.work_mb + sent_mb) / service.rate / max(1, state.instances) - age_slots)
         else:
             return None
+        # To a queue the input travels while others are served; a held instance has to be free for it first.
+        meanwhile = 0.0 if service.core and world.hold is not Hold.COMPUTING else way
         return Offer(
             node=_name(node),
             pressure=0.0,  # what is queued is counted once, as the wait
-            wait_slots=max(0.0, free - way) + service.run_ms,
+            wait_slots=max(0.0, free - meanwhile) + service.run_ms,
             transfer_slots=way + self._routes.left_ms(stage.task.pipeline, service.number, node),
             price=price,
         )

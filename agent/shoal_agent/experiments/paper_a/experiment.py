@@ -60,14 +60,15 @@ def play(job: Job) -> Outcome:
     scenario = sample(regime, job.load, job.seed)
     trace = draw(scenario, regime, job.seed, job.arrivals_ms, job.drain_ms)
     named = trace_hash(scenario, trace)
-    placement, spread = backbone.place(scenario, regime), backbone.least_loaded(scenario, regime)
-    if placement is None or spread is None:
+    placement = backbone.place(scenario, regime)
+    if placement is None:
         return Outcome(named, {})
+    spread = backbone.least_loaded(scenario, regime) or placement
     runs = {}
     for name in job.methods:
         method = METHODS[name]
         chosen = spread if method.least_loaded else placement
-        world = World(scenario, trace, chosen, held=regime.held)
+        world = World(scenario, trace, chosen, regime.hold)
         world.run(method.build(Setting(scenario, regime, chosen, job.seed)))
         runs[name] = _judged(world)
     return Outcome(named, runs)

@@ -33,7 +33,7 @@ class RoundRobin:
 
     def _send_core(self, world: World, stage: Stage) -> None:
         hosts = world.cores[stage.service.number]
-        free = [v for v, heap in sorted(hosts.items()) if not world.held or heap[0] <= world.slot]
+        free = [node for node in sorted(hosts) if world.takes(node, stage.service)]
         if free:
             world.send_core(stage, self._next(stage.service, free))
 

@@ -90,7 +90,11 @@ METHODS: Final[dict[str, Method]] = {
     "static": Method(
         "routes and counts from the means by the same tools, never changed", lambda s: Static(s.scenario, s.placement)
     ),
-    "lbrr": Method("least-loaded machines, round robin", lambda _: RoundRobin(), least_loaded=True),
+    "lbrr": Method(
+        "least-loaded machines (for core services the programme's where those leave no room), round robin",
+        lambda _: RoundRobin(),
+        least_loaded=True,
+    ),
     "ga": Method("(19) by a genetic algorithm: 10 chromosomes, 30 generations, mutation 0.1", _genetic),
     "no-cooperation": Method(
         "rule A; a gateway uses its own machine and the nearest core hosts", _ours(Eyes(Sight.ALONE))

@@ -69,5 +69,5 @@ class Ours:
         if not stage.service.core:
             world.send_light(stage, node)
             self._nodes.came(node, stage.service)
-        elif not world.held or world.cores[stage.service.number][node][0] <= world.slot:
+        elif world.takes(node, stage.service):
             world.send_core(stage, node)

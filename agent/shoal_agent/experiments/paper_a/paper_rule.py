@@ -188,12 +188,9 @@ def send_cores(world: World) -> None:
         if not stage.service.core:
             continue
         best, chosen = inf, -1
-        for node, heap in world.cores[stage.service.number].items():
-            if world.held and heap[0] > world.slot:
-                continue
-            start = max(world.slot, world.there_ms(stage, node), heap[0])
-            if start < best:
-                best, chosen = start, node
+        for node in world.cores[stage.service.number]:
+            if world.takes(node, stage.service) and (begin := world.begin_ms(stage, node)) < best:
+                best, chosen = begin, node
         if chosen >= 0:
             world.send_core(stage, chosen)
 

@@ -2,24 +2,25 @@
 
 A node knows its own queues only. It keeps as many instances of a service as effective capacity asks for at the rate at
 which stages came lately (EB of Poisson arrivals met by EC of the profiled service, for the share of the deadline that
-``routes`` gives the stage), adds what rule A finds worth its price, and lets an instance go when it has been idle for
-as long as a start costs. Both come from ``core``.
+``routes`` gives the stage), adds what rule A finds worth its price, and lets an instance go when it has lost what a
+start costs. All three come from ``core``. What an instance earned in a slot is reckoned with all stages that were there
+in it, as agents do (``core/bench.py``): stages that are done within the slot they came in are what it is there for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Final
 
 from shoal_agent.core.effective_capacity import GammaService, PoissonTasks, Size, size
 from shoal_agent.core.instances import INSTANCES_MAX, Light, Prices, decide
+from shoal_agent.core.retirement import Losses
 from shoal_agent.experiments.paper_a import tables
 from shoal_agent.experiments.paper_a.routes import Routes
 from shoal_agent.experiments.paper_a.scenario import Service
 from shoal_agent.experiments.paper_a.world import Pool, World
 
-DWELL_SLOTS: Final = ceil(tables.LIGHT_BOOT / tables.LIGHT_RUN)
-"""An idle instance costs as much in so many slots as starting it again: the rule of the ski rental, never worse than
-twice the best."""
+IDLE_SLOTS: Final = ceil(tables.LIGHT_BOOT / tables.LIGHT_RUN)
+"""An instance without work has lost the price of a start after so many slots."""
 MEMORY_SLOTS: Final = 16.0
 """Over so many slots arrivals are averaged."""
 RATE_STEPS: Final = 8
@@ -37,6 +38,8 @@ class Flow:
     """Averaged."""
     came: int = 0
     """In this slot."""
+    losses: Losses = field(default_factory=Losses)
+    """Of the instances there."""
 
 
 class Sizes:
@@ -103,12 +106,12 @@ class Nodes:
     def _light(self, world: World, service: Service, pool: Pool, flow: Flow) -> Light:
         asked = self._sizes.of(service, flow.per_slot)
         waiting = [job for job in pool.queue if job.there_ms < world.slot + 1]
-        return Light(
+        light = Light(
             name=str(service.number),
             needs=service.needs,
             running=len(pool.instances),
             busy=pool.busy,
-            settled=sum(1 for each in pool.instances if each.jobs or each.idle_slots < DWELL_SLOTS),
+            settled=pool.busy,
             # Without any, a task that waits would wait for ever: it came too seldom to be counted on.
             least=max(asked.instances, int(bool(waiting))),
             backlog=float(len(waiting)),
@@ -118,18 +121,20 @@ class Nodes:
             boot=tables.LIGHT_BOOT,
             run=tables.LIGHT_RUN,
         )
+        past = replace(light, backlog=float(pool.seen), pressure=pool.seen_urgency)
+        return replace(light, settled=flow.losses.stay(past, self._prices))
 
 
 def resize(world: World, node: int, service: Service, pool: Pool, count: int) -> None:
-    """Start what is missing while it fits; stop what has been idle for long."""
+    """Start what is missing while it fits; stop idle ones that are too many."""
     while len(pool.instances) < count and world.fits(node, service):
         world.boot(node, service)
-    idle = [each for each in pool.instances if not each.jobs and each.idle_slots >= DWELL_SLOTS]
+    idle = [each for each in pool.instances if not each.jobs]
     for instance in idle[: max(0, len(pool.instances) - count)]:
         world.stop(node, service, instance)
 
 
 def start_price(service: Service) -> float:
     """Of a stage for which an instance would start: that instance serves all that come until it may go."""
-    tasks = max(1.0, DWELL_SLOTS / service.run_ms)
-    return (tables.LIGHT_BOOT + tables.LIGHT_RUN * DWELL_SLOTS) / tasks
+    tasks = max(1.0, IDLE_SLOTS / service.run_ms)
+    return (tables.LIGHT_BOOT + tables.LIGHT_RUN * IDLE_SLOTS) / tasks

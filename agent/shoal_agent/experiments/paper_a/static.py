@@ -50,7 +50,7 @@ class Static:
     def _send_core(self, world: World, stage: Stage) -> None:
         """The host whose turn it is; where instances are held, the stage waits for one of its own."""
         number, hosts = stage.service.number, world.cores[stage.service.number]
-        free = [v for v, heap in hosts.items() if not world.held or heap[0] <= world.slot]
+        free = [v for v in hosts if world.takes(v, stage.service)]
         if not free:
             return
         total = sum(len(heap) for heap in hosts.values())

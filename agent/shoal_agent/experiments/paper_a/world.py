@@ -13,6 +13,7 @@ from heapq import heapify, heappop, heappush, heapreplace
 from typing import Final, Protocol
 
 from shoal_agent.experiments.paper_a import tables
+from shoal_agent.experiments.paper_a.regimes import Hold
 from shoal_agent.experiments.paper_a.scenario import Pipeline, Scenario, Service
 from shoal_agent.experiments.paper_a.trace import INSTANCES, Arrival, Trace
 
@@ -65,7 +66,6 @@ class Instance:
 
     ordinal: int
     jobs: list[Stage] = field(default_factory=list[Stage])
-    idle_slots: int = 0
 
 
 @dataclass(slots=True)
@@ -76,6 +76,10 @@ class Pool:
     queue: list[Stage] = field(default_factory=list[Stage])
     booted: int = 0
     """Instances at the end of the slot before."""
+    seen: int = 0
+    """Stages that were here in the slot before, those that ended in it included."""
+    seen_urgency: float = 0.0
+    """Of all of them together."""
 
     @property
     def busy(self) -> int:
@@ -89,17 +93,22 @@ class Controller(Protocol):
         """Send what waits, start and stop instances."""
 
 
+def gives(hold: Hold, free_in_ms: float) -> bool:
+    """Whether an instance that will be free then is given to a stage now."""
+    return free_in_ms <= 0 or free_in_ms < hold.value
+
+
 class World:
     """One method's run over one trace."""
 
-    def __init__(self, scenario: Scenario, trace: Trace, placement: Placement, *, held: bool) -> None:
+    def __init__(self, scenario: Scenario, trace: Trace, placement: Placement, hold: Hold) -> None:
         self.scenario = scenario
         self.trace = trace
         self.slot = 0
         self.tasks: list[Task] = []
         self.active: list[Task] = []
         self.waiting: list[Stage] = []
-        self.held = held
+        self.hold = hold
         self.cores: dict[int, dict[int, list[float]]] = {number: {} for number in tables.CORES}
         self.pools: dict[Place, Pool] = {}
         self.used = [[0.0] * len(room) for room in scenario.rooms]
@@ -140,13 +149,24 @@ class World:
         return all(u + n <= r + ROOM_SLACK for u, n, r in zip(self.used[node], service.needs, room, strict=True))
 
     def send_core(self, stage: Stage, node: int) -> None:
-        """To the queue of ``node``; where instances are held, one must be free."""
-        heap = self.cores[stage.service.number][node]
-        assert not self.held or heap[0] <= self.slot, "a held instance is chosen only when it is free"
+        """To the queue of ``node``, or to the instance there that is held for it."""
+        assert self.takes(node, stage.service), "a held instance is chosen only when it is free"
+        end = self.begin_ms(stage, node) + stage.service.run_ms
         stage.node, stage.there_ms = node, self.there_ms(stage, node)
-        start = max(float(self.slot), stage.there_ms, heap[0])
-        heapreplace(heap, start + stage.service.run_ms)
-        self._ended(stage, start + stage.service.run_ms)
+        heapreplace(self.cores[stage.service.number][node], end)
+        self._ended(stage, end)
+
+    def takes(self, node: int, service: Service) -> bool:
+        """Whether a core stage may be sent to ``node`` in this slot."""
+        return gives(self.hold, self.cores[service.number][node][0] - self.slot)
+
+    def begin_ms(self, stage: Stage, node: int) -> float:
+        """When ``node`` would begin to compute a core stage that is sent now."""
+        now, free = float(self.slot), self.cores[stage.service.number][node][0]
+        there = self.there_ms(stage, node)
+        if self.hold is Hold.COMPUTING:
+            return max(now, there, free)
+        return max(now, free) + max(there - now, 0.0)
 
     def send_light(self, stage: Stage, node: int, instance: Instance | None = None) -> None:
         """To one instance, or to the queue that all instances of ``node`` share."""
@@ -230,7 +250,8 @@ class World:
         end = self.slot + 1.0
         for instance in pool.instances:
             instance.jobs.sort(key=lambda job: job.there_ms)
-            instance.idle_slots += 1
+        here = [job for jobs in (pool.queue, *(i.jobs for i in pool.instances)) for job in jobs if job.there_ms < end]
+        pool.seen, pool.seen_urgency = len(here), sum(job.task.urgency for job in here)
         free = [(float(self.slot), index) for index in range(len(pool.instances))]
         heapify(free)
         while free:
@@ -239,7 +260,6 @@ class World:
             job = self._next(pool, instance, now, end)
             if job is None:
                 continue
-            instance.idle_slots = 0
             rate, start = float(rates[instance.ordinal % INSTANCES]), max(now, job.there_ms)
             if start + job.left_mb / rate <= end:
                 stop = start + job.left_mb / rate
