@@ -126,7 +126,7 @@ def test_sizes_count_both_ends():
     ("nodes", "words"),
     [
         ((AGENT,), None),
-        ((AGENT, AGENT), "a node holds two stages"),
+        ((AGENT, AGENT), "a node holds two stages, and not just the first and the last"),
         ((AGENT, STRANGER), f"{node_of(STRANGER)} is not in the roster"),
         ((AGENT, OPERATOR), f"{node_of(OPERATOR)} is no agent"),
         ((AGENT, WITNESS), f"{node_of(WITNESS)} is no agent"),

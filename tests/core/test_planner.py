@@ -249,11 +249,47 @@ def test_thirty_two_blocks_over_eight_nodes_are_planned_at_once(objective):
     assert min(took_s) <= 0.15
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [{}, {"widths": (), "loss_max": None}, {"widths": (), "loss_max": None, "zones": (), "nodes_min": 3}],
+    ids=["all", "no widths", "no guard"],
+)
+def test_so_are_they_as_agents_ask_where_anybody_may_hold_both_ends(changed):
+    asked, took_s = replace(everything_on(Objective.LATENCY), ingress=None, **changed), []
+    for _ in range(5):
+        begun = time.process_time()
+        split_model(asked)
+        took_s.append(time.process_time() - begun)
+    assert min(took_s) <= 0.15
+
+
 def test_the_ingress_may_hold_both_ends():
     home, cloud = Candidate(A, GMAC, 45 * MB, zone="home"), Candidate(B, 9 * GMAC, 900 * MB, zone="cloud")
     private = {"zones": (("home",), (), (), ("home",)), "ingress": A}
     assert isinstance(split_model(problem([home, cloud], **private)), Infeasible)
-    assert shape(split_model(problem([home, cloud], u_shape=True, **private))) == [(A, 0, 0), (B, 1, 2), (A, 3, 3)]
+    bent = [(A, 0, 0), (B, 1, 2), (A, 3, 3)]
+    assert shape(split_model(problem([home, cloud], u_shape=True, **private))) == bent
+    private["ingress"] = None
+    assert shape(split_model(problem([home, cloud], u_shape=True, **private))) == bent, "then whoever may"
+    assert isinstance(split_model(problem([home, cloud], u_shape=True, nodes_min=3, **private)), Infeasible)
+
+
+def test_a_processor_that_does_both_ends_does_no_more_than_one():
+    home, cloud = Candidate(A, 10 * GMAC, 900 * MB), Candidate(B, 10 * GMAC, 15 * MB)
+    asked = problem([home, cloud], objective=Objective.THROUGHPUT, u_shape=True, stages_min=3)
+    split = split_model(asked)
+    assert shape(split)[0][0] == shape(split)[2][0] == A
+    own_us = sum(stage.time_us for stage in split.stages if stage.node == A)
+    assert own_us == 900
+    assert split.score_us == own_us
+
+
+def test_whoever_alone_may_hold_both_ends_is_looked_at_among_however_many():
+    strong = [Candidate(node(i), 12 * GMAC, 29 * MB, zone="cloud") for i in range(10)]
+    home = Candidate("z" * 32, GMAC, 29 * MB, zone="home")
+    guarded = {"zones": (("home",), (), (), ("home",)), "u_shape": True}
+    split = split_model(problem([*strong, home], **guarded))
+    assert [stage.node for stage in split.stages if stage.node == home.node] == [home.node] * 2
 
 
 def test_the_width_of_every_cut_is_chosen_within_the_budget():

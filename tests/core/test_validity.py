@@ -80,8 +80,8 @@ def test_hosts_are_agents_of_the_roster(bereft):
     assert judge(bereft, stranger) == (False, f"invalid: {'z' * 32} is not in the roster")
     witness = bereft.after((0, 0, 3), (5, 4, 7))
     assert judge(bereft, witness) == (False, f"invalid: {bereft.names[5]} is no agent")
-    twice = bereft.after((0, 0, 3), (2, 4, 5), (0, 6, 7))
-    assert judge(bereft, twice) == (False, "invalid: a node holds two stages")
+    twice = bereft.after((0, 0, 1), (2, 2, 3), (0, 4, 5), (1, 6, 7))
+    assert judge(bereft, twice) == (False, "invalid: a node holds two stages, and not just the first and the last")
 
 
 def test_hosts_are_in_allowed_zones():

@@ -1,5 +1,6 @@
 """Every feature of a split at once against brute force: widths, budgets, zones, waiting, the U, both objectives."""
 
+from dataclasses import replace
 from itertools import combinations, pairwise, permutations, product
 from random import Random
 
@@ -59,11 +60,18 @@ def drawn(random, nodes_max, blocks_max):
         shared_bytes=random.choice((0, 50)),
         widths=random.choice(((), WIDTHS, WIDTHS, WIDTHS[1:])),
         loss_max=random.choice((None, 0, 3, 6, 40, 43)),
-        zones=tuple(random.choice(((), (), ZONES[:2], ZONES[:1])) for _ in range(count))
-        if random.random() < 0.4
-        else (),
+        zones=_zones(random, count),
         u_shape=random.random() < 0.8,
+        nodes_min=random.choice((1, 1, stages_min)),
     )
+
+
+def _zones(random, count):
+    """None, at random, or both ends at home."""
+    kind = random.random()
+    if kind < 0.3:
+        return tuple(random.choice(((), (), ZONES[:2], ZONES[:1])) for _ in range(count))
+    return (ZONES[:1], *((),) * (count - 2), ZONES[:1]) if kind < 0.6 else ()
 
 
 def _link(random):
@@ -122,10 +130,12 @@ def layouts(problem):
     for stages in range(problem.stages_min, min(problem.stages_max, count) + 1):
         rows = list(permutations(usable, stages))
         if problem.u_shape and stages >= 3:
-            source = [c for c in usable if c.node == problem.ingress]
-            others = [c for c in usable if c.node != problem.ingress]
-            rows += [(s, *middle, s) for s in source for middle in permutations(others, stages - 2)]
+            for source in [c for c in usable if problem.ingress in {None, c.node}]:
+                others = [c for c in usable if c is not source]
+                rows += [(source, *middle, source) for middle in permutations(others, stages - 2)]
         for hosts in rows:
+            if len(set(hosts)) < problem.nodes_min:
+                continue
             for inner in combinations(range(1, count), stages - 1):
                 cuts = (0, *inner, count)
                 if fits(problem, hosts, cuts):
@@ -137,7 +147,10 @@ def scores_ns(problem, hosts, cuts):
     join = sum if problem.objective is Objective.LATENCY else max
     load, widths = problem.workload, problem.widths or (Width(""),)
     tokens = load.prompt_tokens + load.answer_tokens
-    legs = [time_ns(problem, host, start, end) for host, (start, end) in zip(hosts, pairwise(cuts), strict=True)]
+    work = dict.fromkeys(hosts, 0)
+    for host, (start, end) in zip(hosts, pairwise(cuts), strict=True):
+        work[host] += time_ns(problem, host, start, end)
+    legs = list(work.values())
     legs.append(crossing_ns(problem, problem.ingress, hosts[0].node, load.answer_tokens + 1, 8 * tokens))
     legs.append(crossing_ns(problem, hosts[-1].node, problem.ingress, load.answer_tokens, 8 * load.answer_tokens))
     cuts_ns = [
@@ -178,3 +191,23 @@ def test_five_hundred_splits_are_as_good_as_the_best_of_all():
     seen = [agrees(drawn(random, 5, 6)) for _ in range(500)]
     counted = {kind: seen.count(kind) for kind in ("infeasible", "one", "chain", "u")}
     assert all(count > 20 for count in counted.values()), counted
+
+
+def test_where_both_ends_are_guarded_the_best_of_all_is_often_a_u_on_whoever_may_hold_them():
+    """As running clusters plan: requests come in anywhere, so anybody may be the home of a U."""
+    random, seen = Random("guarded"), []
+    for _ in range(150):
+        asked = drawn(random, 4, 6)
+        count = len(asked.blocks)
+        homes = random.randint(1, 2)
+        asked = replace(
+            asked,
+            candidates=tuple(replace(c, zone=ZONES[0 if n < homes else 2]) for n, c in enumerate(asked.candidates)),
+            zones=(ZONES[:1], *((),) * (count - 2), ZONES[:1]),
+            ingress=None,
+            u_shape=True,
+            stages_max=5,
+        )
+        seen.append(agrees(asked))
+    assert seen.count("u") > 30, seen
+    assert seen.count("chain") + seen.count("one") > 30, seen

@@ -230,11 +230,17 @@ class Cell:
         return ModelAvailable(self.world.facts) if known else ModelMissing(model, f"asked {len(sources)} peers")
 
     def load(self, span: StageSpan) -> None:
-        if self.load_fault:
-            self.later(self.load_s, BlocksFailed(span, self.load_fault))
-            return
         self.loaded.append(span)
+        if self.load_fault:
+            fault = BlocksFailed(span, self.load_fault)
+            self.world.later(self.load_s, lambda: self.fail(fault))
+            return
         self.later(self.load_s, BlocksLoaded(span, 1))
+
+    def fail(self, fault: BlocksFailed) -> None:
+        if fault.span in self.loaded:  # or nobody wants it any more
+            self.loaded.remove(fault.span)
+        self.post(fault)
 
     def answer(self, effect: Accept | Emit | Finish | Reject) -> None:
         told = self.answers[effect.session]

@@ -67,10 +67,11 @@ WALL_MS: Final = 1_700_000_000_000
 BROKERS: Final = ("a", "b")
 HOPS_MAX: Final = 200_000
 MEMORY_BYTES: Final = 10**9
+SPEED: Final = 10**9
 
 
-def capacity(memory_bytes: int = MEMORY_BYTES) -> Capacity:
-    return Capacity(1, memory_bytes, memory_bytes, 10**9, 10**9, ("CPU",))
+def capacity(memory_bytes: int = MEMORY_BYTES, speed: int = SPEED) -> Capacity:
+    return Capacity(1, memory_bytes, memory_bytes, 10**9, speed, ("CPU",))
 
 
 def world_of(stages: int, outsiders: int = 1, **options: int) -> "World":
@@ -137,9 +138,15 @@ class World:
         self.run(0.5)
 
     def boot(
-        self, cell: Cell, *, with_services: bool = True, with_model: bool = True, memory_bytes: int = MEMORY_BYTES
+        self,
+        cell: Cell,
+        *,
+        with_services: bool = True,
+        with_model: bool = True,
+        memory_bytes: int = MEMORY_BYTES,
+        speed: int = SPEED,
     ) -> None:
-        cell.post(Sampled(capacity(memory_bytes), Load(0, 10**9, None, 0, 0), self.wall_ms()))
+        cell.post(Sampled(capacity(memory_bytes, speed), Load(0, 10**9, None, 0, 0), self.wall_ms()))
         if with_model:
             cell.post(ModelAvailable(self.facts))
         if with_services:

@@ -9,7 +9,8 @@ What is compared is the time of one typical session, ``prompt_tokens`` in and ``
 so a prompt-heavy service weighs the activations of a long prompt, and a chatty one the round trips. In THROUGHPUT a
 link counts only while bytes are on it (waiting for the other end does not occupy it). Costs are measured per block,
 never counted: SmolLM2's head costs as much as 5.3 of its layers. LATENCY adds all legs up, THROUGHPUT takes the
-longest; a leg is a stage or a link, the way in from the ingress and the way out to it included.
+longest; a leg is a link, the way in from the ingress and the way out to it included, or what one node has to do: both
+ends of a U are done by one processor.
 
 *Waiting.* Where other deployments keep a node at work for a share rho of the time, a session stands in line; with one
 line and work that comes as it likes that makes its time 1 / (1 - rho) times as long (M/M/1). Waiting is part of
@@ -159,15 +160,17 @@ def price(problem: SplitProblem, stages: Sequence[PlanStage]) -> Split | None:
     width_of = {width.wire: width for width in (AS_IT_IS, *problem.widths)}
     per_token = 1000 * problem.workload.answer_tokens
     priced: list[SplitStage] = []
-    legs: list[int] = []
+    links_ns: list[int] = []
+    work_ns: dict[NodeId, int] = {}
     for index, stage in enumerate(stages):
         width = width_of.get(stage.width, AS_IT_IS) if index else AS_IT_IS
         start, end, before = stage.first_block, stage.last_block + 1, stages[index - 1].node
         link_ns = costs.hop(before, stage.node, start, width) if index else costs.enter(stage.node)
         stage_ns = costs.stage(known[stage.node], start, end)
-        legs += [link_ns, stage_ns]
+        links_ns.append(link_ns)
+        work_ns[stage.node] = work_ns.get(stage.node, 0) + stage_ns
         needed, times_us = memory.needed(start, end), (stage_ns // per_token, link_ns // per_token)
         priced.append(SplitStage(stage.node, start, end - 1, *times_us, needed, width.name))
-    legs.append(costs.leave(stages[-1].node))
+    legs = [*links_ns, *work_ns.values(), costs.leave(stages[-1].node)]
     whole = sum(legs) if problem.objective is Objective.LATENCY else max(legs)
     return Split(tuple(priced), whole // per_token)

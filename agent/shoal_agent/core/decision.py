@@ -27,7 +27,7 @@ Scores come from ``costs``, measured figures included; everything here is intege
 against the move. A decision can be explained by its numbers alone: they are its text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import permutations
@@ -35,7 +35,8 @@ from typing import Final
 
 from shoal_agent.core.costs import Memory, idle_permille, price, trusted, usable
 from shoal_agent.core.facts import BlockFacts
-from shoal_agent.core.problem import Candidate, Split, SplitProblem, stages_of
+from shoal_agent.core.plan import folded, hosts_of
+from shoal_agent.core.problem import Candidate, Split, SplitProblem, SplitStage, stages_of
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.limits import STAGING_MS_MAX
 from shoal_protocol.messages import PlanStage, SwitchMode
@@ -55,7 +56,7 @@ STAGING_FACTOR: Final = 4
 SPARES_MAX: Final = 8
 """Nodes that are tried in place of lost ones, strongest first."""
 LOST_MAX: Final = 2
-"""Stages that are refilled one by one; whoever lost more is better off with a new split."""
+"""Nodes that are replaced one by one; whoever lost more is better off with a new split."""
 
 
 class Choice(StrEnum):
@@ -99,18 +100,23 @@ class Decision:
 
 def move_of(problem: SplitProblem, split: Split, held: Sequence[PlanStage], stored: Mapping[NodeId, bool]) -> Move:
     """What changes owner if ``split`` follows what is ``held``; ``stored``: who has the package on its disk."""
-    owned: dict[NodeId, set[int]] = {}
-    for part in held:
-        owned.setdefault(part.node, set()).update(range(part.first_block, part.last_block + 1))
+    owned = _blocks_by_node(held)
     blocks = fetched = opened = slowest = 0
-    for stage in split.stages:
-        blocks_of = range(stage.first_block, stage.last_block + 1)
-        new = [index for index in blocks_of if index not in owned.get(stage.node, ())]
+    for node, wanted in _blocks_by_node(stages_of(split)).items():
+        new = [index for index in wanted if index not in owned.get(node, ())]
         size = sum(problem.blocks[index].resident_bytes for index in new)
-        fetch = 0 if stored.get(stage.node, False) else size
+        fetch = 0 if stored.get(node, False) else size
         blocks, fetched, opened = blocks + len(new), fetched + fetch, opened + size
         slowest = max(slowest, 1000 * fetch // FETCH_BYTES_PER_S + 1000 * size // OPEN_BYTES_PER_S)
     return Move(blocks, fetched, opened, slowest)
+
+
+def _blocks_by_node(stages: Iterable[PlanStage]) -> dict[NodeId, dict[int, None]]:
+    """Which blocks each node has of ``stages``, over all of them."""
+    found: dict[NodeId, dict[int, None]] = {}
+    for stage in stages:
+        found.setdefault(stage.node, {}).update(dict.fromkeys(range(stage.first_block, stage.last_block + 1)))
+    return found
 
 
 def switch_mode(
@@ -120,21 +126,30 @@ def switch_mode(
     spare = [PlanStage(node, s.first_block, s.last_block) for s in before for node in s.standbys]
     memory = Memory(problem)
     offered = {candidate.node: candidate.memory_bytes for candidate in problem.candidates}
-    for stage in split.stages:
-        new = range(stage.first_block, stage.last_block + 1)
-        parts = [part for part in owned if part.node == stage.node and part not in spare]
-        kept = sorted({index for part in parts for index in range(part.first_block, part.last_block + 1)})
-        beside = sum(problem.blocks[index].resident_bytes for index in kept if index not in new)
-        if memory.needed(stage.first_block, stage.last_block + 1) + beside > offered[stage.node]:
+    kept = _blocks_by_node(part for part in owned if part not in spare)
+    for node, new in _blocks_by_node(stages_of(split)).items():
+        beside = sum(problem.blocks[index].resident_bytes for index in kept.get(node, ()) if index not in new)
+        if memory.together(_runs_on(node, split.stages)) + beside > offered[node]:
             return SwitchMode.BREAK_BEFORE_MAKE
     return SwitchMode.MAKE_BEFORE_BREAK
 
 
+def _runs_on(node: NodeId, stages: Iterable[PlanStage | SplitStage]) -> list[tuple[int, int]]:
+    """The runs of blocks that ``node`` has of ``stages``: where each begins, and where it ends."""
+    return [(stage.first_block, stage.last_block + 1) for stage in stages if stage.node == node]
+
+
 def same_cuts(problem: SplitProblem, held: Sequence[PlanStage]) -> SplitProblem:
-    """``problem`` with the stages ``held`` as its only blocks: its answer is the best redistribution."""
+    """``problem`` with the stages ``held`` as its only blocks: its answer is the best redistribution.
+
+    A U may become another U or a row; a row is not bent for it.
+    """
     blocks = tuple(_joined(problem.blocks[stage.first_block : stage.last_block + 1]) for stage in held)
     zones = tuple(_zones_of(problem, stage) for stage in held) if problem.zones else ()
-    return replace(problem, blocks=blocks, zones=zones, stages_min=len(held), stages_max=len(held))
+    count, u_shape = len(held), problem.u_shape and folded(held)
+    return replace(
+        problem, blocks=blocks, zones=zones, stages_min=count, stages_max=count, nodes_min=1, u_shape=u_shape
+    )
 
 
 def _zones_of(problem: SplitProblem, stage: PlanStage) -> tuple[str, ...]:
@@ -165,19 +180,20 @@ def redistributed(problem: SplitProblem, held: Sequence[PlanStage], answer: Spli
 def promoted(problem: SplitProblem, held: Sequence[PlanStage]) -> Split | None:
     """The stages ``held`` with a standby in place of each node that is no candidate any more: its blocks are open.
 
-    None if nobody is lost, or somebody has no standby that has no stage of its own.
+    None if nobody is lost, or somebody has no standby that has no stage of its own. The ends of a U may go to one.
     """
-    known, memory = {c.node: c for c in problem.candidates if usable(c)}, Memory(problem)
-    stages = list(held)
+    known, stages = {c.node: c for c in problem.candidates if usable(c)}, list(held)
+    ends = (0, len(held) - 1) if folded(held) else ()
     for index, stage in enumerate(held):
         if stage.node in known:
             continue
-        hosts = [other.node for other in stages]
-        free = [known[n] for n in stage.standbys if n in known and n not in hosts]
-        able = [candidate.node for candidate in free if _may_hold(problem, memory, candidate, stage)]
-        if not able:
+        taken = [other.node for at, other in enumerate(stages) if not (index in ends and at in ends)]
+        heirs = (replace(stage, node=node) for node in stage.standbys if node in known and node not in taken)
+        tried = ([*stages[:index], heir, *stages[index + 1 :]] for heir in heirs)
+        found = next((each for each in tried if _may_host(problem, known[each[index].node], each)), None)
+        if found is None:
             return None
-        stages[index] = replace(stage, node=able[0])
+        stages = found
     return None if stages == list(held) else price(problem, stages)
 
 
@@ -187,25 +203,25 @@ def refilled(problem: SplitProblem, held: Sequence[PlanStage]) -> Split | None:
     None if nobody is lost, or too many are, or no spare has the room.
     """
     known = {c.node: c for c in problem.candidates if usable(c)}
-    lost = [index for index, stage in enumerate(held) if stage.node not in known]
-    hosts = {stage.node for stage in held}
+    hosts = hosts_of(held)
+    lost = [node for node in hosts if node not in known]
     spares = sorted((c for c in known.values() if c.node not in hosts), key=lambda c: (-_power(c), c.node))
-    memory = Memory(problem)
     best: Split | None = None
     for chosen in permutations(spares[:SPARES_MAX], len(lost)) if 0 < len(lost) <= LOST_MAX else ():
-        stages, room = list(held), True
-        for index, spare in zip(lost, chosen, strict=True):
-            stages[index] = replace(stages[index], node=spare.node)
-            room = room and _may_hold(problem, memory, spare, stages[index])
+        heirs = {node: spare.node for node, spare in zip(lost, chosen, strict=True)}
+        stages = [replace(stage, node=heirs.get(stage.node, stage.node)) for stage in held]
+        room = all(_may_host(problem, spare, stages) for spare in chosen)
         split = price(problem, stages) if room else None
         if split is not None and (best is None or split.score_us < best.score_us):
             best = split
     return best
 
 
-def _may_hold(problem: SplitProblem, memory: Memory, candidate: Candidate, stage: PlanStage) -> bool:
-    blocks = stage.first_block, stage.last_block + 1
-    return memory.needed(*blocks) <= candidate.memory_bytes and trusted(problem, candidate, *blocks)
+def _may_host(problem: SplitProblem, candidate: Candidate, stages: Sequence[PlanStage]) -> bool:
+    """Whether ``candidate`` has room for all it has of ``stages``, and may hold it."""
+    runs = _runs_on(candidate.node, stages)
+    room = Memory(problem).together(runs) <= candidate.memory_bytes
+    return room and all(trusted(problem, candidate, *run) for run in runs)
 
 
 def _power(candidate: Candidate) -> int:

@@ -79,7 +79,7 @@ class Pass:
                 continue
             for last in (n for n in range(nodes) if mask >> n & 1):
                 self._rows[mask, last] = self._fill(mask, last)
-                if stages >= self.problem.stages_min:
+                if stages >= self.problem.stages_min and stages - own // 2 >= self.problem.nodes_min:
                     self._finish(mask, last)
         for q in sorted(self._best):
             best = self._best[q]

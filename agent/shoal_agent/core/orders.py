@@ -80,7 +80,7 @@ def _along(
                 if ways:
                     rows[n] = lay(arrivals(ways, objective), figures.path[n], figures.reach[n], objective)
             history.append(rows)
-        for n in order if stages >= problem.stages_min else ():
+        for n in order if stages >= max(problem.stages_min, problem.nodes_min) else ():
             score = join(rows[n][ends], figures.leave[n]) if n in rows else UNREACHED
             if score < UNREACHED and (best is None or score < best[0]):
                 best = score, _back(problem, figures, order, history, n)

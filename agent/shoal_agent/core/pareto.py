@@ -78,7 +78,7 @@ def front(
     """
     safe = tuple(w for w in problem.widths if _harmless(problem, w.loss))
     if problem.widths and not safe:
-        problem = replace(problem, stages_max=1, stages_min=1, u_shape=False)
+        problem = replace(problem, stages_max=1, stages_min=1, nodes_min=1, u_shape=False)
     asked = replace(problem, objective=Objective.LATENCY, widths=safe, loss_max=None)
     nodes = _searched(asked, terms)
     if not nodes:

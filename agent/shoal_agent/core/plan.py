@@ -4,6 +4,10 @@ A plan is not accepted because others accept it, nor because this node would hav
 are never equal at one instant): each host checks it against *itself*: its roster, its packages, its memory with what
 other deployments and the epoch before take of it. Every fault is reported, so that an operator mends a plan once.
 
+*Who hosts.* Every stage has a primary of its own, with one exception: the first and the last may be one node's, with
+others between them (a U: what goes in and what comes out stays at home). It is what the planner can propose, and no
+more: two stages of one node that follow each other are one stage, and two of the middle keep nothing at home.
+
 *Who decides the next one* is part of every plan: its hosts first, for they have most to lose, then witnesses, ranked by
 a hash of (deployment, node), so that everybody ranks alike and witnesses change only when they must. An odd number
 where all are honest: a fourth voter would survive no more crashes than three, and one more would have to be heard.
@@ -24,6 +28,8 @@ from shoal_protocol.widths import ActivationWidth
 
 GENESIS_PARENT: Final = Digest(bytes(DIGEST_BYTES))
 """What stands where a first plan has no parent."""
+U_STAGES_MIN: Final = 3
+"""A head, something between, a tail."""
 _ODD: Final = (7, 5, 3, 1)
 """How many voters there may be where nobody lies."""
 
@@ -68,6 +74,11 @@ def primaries_of(plan: Plan) -> tuple[NodeId, ...]:
 def hosts_of(stages: Iterable[PlanStage]) -> tuple[NodeId, ...]:
     """The nodes of ``stages``; each once."""
     return tuple(dict.fromkeys(stage.node for stage in stages))
+
+
+def folded(stages: Sequence[PlanStage]) -> bool:
+    """Whether they are a U: the first and the last are one node's, with others between."""
+    return len(stages) >= U_STAGES_MIN and stages[0].node == stages[-1].node
 
 
 def servers_of(plan: Plan) -> tuple[NodeId, ...]:
@@ -144,9 +155,8 @@ def faults_of(plan: Plan, roster: TrustedRoster) -> list[str]:
     faults = []
     if plan.epoch == 0 and plan.parent != GENESIS_PARENT:
         faults.append("a genesis plan has no parent")
-    primaries = primaries_of(plan)
-    if len(set(primaries)) != len(primaries):
-        faults.append("a node holds two stages")
+    if len(plan.stages) - len(hosts_of(plan.stages)) > folded(plan.stages):
+        faults.append("a node holds two stages, and not just the first and the last")
     if any(len(stage.standbys) > plan.terms.standbys for stage in plan.stages):
         faults.append(f"a stage has more standbys than {plan.terms.standbys}")
     for node in servers_of(plan):

@@ -7,7 +7,8 @@ to whom, so that the parcel arrives soonest (LATENCY) or so that the slowest leg
 *How it is found.* Over at most eight candidates by ``search``, exactly: order, cuts and widths. That search cannot see
 two kinds of budget: the quality that narrow widths may cost in all, and the memory that head and tail of a U take of
 the source together. If its answer keeps both it is the best there is, for it was found among more than is allowed. If
-not, ``tight`` finds the best that does, exactly too.
+not, ``tight`` finds the best that does, exactly too; and where requests may come in anywhere, it looks for a U on
+everybody who may hold both ends.
 
 *Beyond 8 candidates* the exact search would double with each. It is asked twice: about the eight strongest by speed
 times useful memory, and about those that ``orders`` proposes; the better answer counts. If neither holds the model,
@@ -22,7 +23,7 @@ way what the best split *with* it would cost: that is what a left-out node is to
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shoal_agent.core.costs import Memory, price, usable
+from shoal_agent.core.costs import Memory, price, trusted, usable
 from shoal_agent.core.figures import UNREACHED, Figures, reaches
 from shoal_agent.core.orders import promising, strongest
 from shoal_agent.core.plan import GENESIS_PARENT, hosts_of
@@ -35,9 +36,9 @@ from shoal_agent.core.problem import (
     SplitProblem,
     stages_of,
 )
-from shoal_agent.core.search import Found, Run, cheapest, stages_of_runs
+from shoal_agent.core.search import Found, Run, cheapest, sources_of, stages_of_runs
 from shoal_agent.core.standbys import back_up
-from shoal_agent.core.tight import cheapest_within, keeps_budgets
+from shoal_agent.core.tight import cheapest_within, is_true
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, NodeId
 from shoal_protocol.limits import REASON_CHARS_MAX
 from shoal_protocol.messages import Plan, Terms
@@ -57,8 +58,8 @@ def split_model(problem: SplitProblem) -> Split | Infeasible:
     """The cheapest split of ``problem``, exact for up to CANDIDATES_EXACT_MAX candidates."""
     _check(problem)
     able = sorted((c for c in problem.candidates if usable(c)), key=lambda c: c.node)
-    hosts_max = min(len(able) + problem.u_shape, CANDIDATES_EXACT_MAX, len(problem.blocks))
-    if hosts_max < problem.stages_min:
+    stages_max = min(len(able) + problem.u_shape, CANDIDATES_EXACT_MAX, len(problem.blocks))
+    if stages_max < problem.stages_min or len(able) < problem.nodes_min:
         reason = f"{problem.stages_min} stages need as many nodes and blocks: {len(able)} usable nodes, "
         reason += f"{len(problem.blocks)} blocks, at most {CANDIDATES_EXACT_MAX} stages"
         return Infeasible(reason, _room_of(problem))
@@ -124,23 +125,36 @@ def _shortlists(problem: SplitProblem, able: list[Candidate]) -> Iterator[list[C
         return
     ranked = strongest(able, Memory(problem).needed(0, len(problem.blocks)))
     yield _by_id(ranked[:CANDIDATES_EXACT_MAX])
-    source = [c for c in able if problem.u_shape and c.node == problem.ingress]
+    source = _homes(problem, ranked)[:1]
     proposed = [*promising(problem, ranked)[: CANDIDATES_EXACT_MAX - len(source)], *source, *ranked]
     second = _by_id(list(dict.fromkeys(proposed))[:CANDIDATES_EXACT_MAX])
     if second != _by_id(ranked[:CANDIDATES_EXACT_MAX]):
         yield second
 
 
+def _homes(problem: SplitProblem, ranked: list[Candidate]) -> list[Candidate]:
+    """Who must not be missed for the ends of a U: the ingress, or who may hold both where not everybody may."""
+    last = len(problem.blocks) - 1
+    if not problem.u_shape:
+        return []
+    if problem.ingress is not None:
+        return [c for c in ranked if c.node == problem.ingress]
+    guarded = problem.zones and problem.zones[0] and problem.zones[last]
+    return [c for c in ranked if guarded and trusted(problem, c, 0, 1) and trusted(problem, c, last, last + 1)]
+
+
 def _solve(problem: SplitProblem, shortlist: list[Candidate]) -> Split | None:
     """The best split over ``shortlist``; None if nothing fits."""
     figures = Figures(problem, shortlist)
     found = cheapest(problem, figures)
-    if found is None:
+    runs = None if found is None else found.runs
+    anybody = problem.ingress is None and sources_of(problem, figures)
+    if anybody or (found is not None and not is_true(problem, figures, found)):
+        runs = cheapest_within(problem, figures, found)
+    if runs is None:
         return None
-    if keeps_budgets(problem, figures, found.runs):
-        return _told(problem, figures, found.runs, tuple(_rivals(problem, figures, found)))
-    runs = cheapest_within(problem, figures, found)
-    return None if runs is None else _told(problem, figures, runs, ())
+    rivals = () if found is None or runs != found.runs else tuple(_rivals(problem, figures, found))
+    return _told(problem, figures, runs, rivals)
 
 
 def _told(problem: SplitProblem, figures: Figures, runs: Sequence[Run], rivals: tuple[Rival, ...]) -> Split:

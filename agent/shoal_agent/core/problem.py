@@ -109,7 +109,10 @@ class SplitProblem:
     zones: tuple[tuple[str, ...], ...] = ()
     """For each block the trust zones that may hold it, none named: any. For no block at all: no bounds."""
     u_shape: bool = False
-    """Whether the ingress may hold the first blocks and the last ones, others what is between."""
+    """Whether one node may hold the first blocks and the last ones, others what is between: the ingress, if there is
+    one, else anybody."""
+    nodes_min: int = 1
+    """So many nodes at least: the two ends of a U are two stages, and one node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,9 +171,14 @@ def problem_of(
 ) -> SplitProblem:
     """How ``facts`` are split among ``candidates`` under the ``terms`` of a deployment.
 
-    Without a budget of quality there is nothing to choose: activations travel as they are.
+    Without a budget of quality there is nothing to choose: activations travel as they are. Where both ends are guarded
+    one node may have to hold both, and terms count stages. Elsewhere a U is one shape among others: terms that ask for
+    so many stages want as many nodes; and where throughput is asked for it is not looked for, because a node that does
+    both ends does no more, and to find out how little better its cuts are takes half a second.
     """
     narrow = terms.loss_micronats > 0
+    zones = zones_by_block(terms.guarded, len(facts.blocks))
+    guarded = bool(zones and zones[0] and zones[-1])
     return SplitProblem(
         facts.blocks,
         facts.reference_macs_per_s,
@@ -184,8 +192,15 @@ def problem_of(
         facts.shared_bytes,
         _in_steps(facts.widths, terms.loss_micronats) if narrow else (),
         LOSS_STEPS if narrow else None,
-        zones_by_block(terms.guarded, len(facts.blocks)),
+        zones,
+        u_shape=guarded or terms.objective is Objective.LATENCY,
+        nodes_min=1 if guarded else terms.stages_min,
     )
+
+
+def with_fewer(problem: SplitProblem, stages_min: int) -> SplitProblem:
+    """``problem``, where ``stages_min`` stages are enough."""
+    return replace(problem, stages_min=stages_min, nodes_min=min(problem.nodes_min, stages_min))
 
 
 def _in_steps(widths: tuple[Width, ...], budget: int) -> tuple[Width, ...]:

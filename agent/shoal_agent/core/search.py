@@ -8,9 +8,10 @@ where (+) is addition for LATENCY and max for THROUGHPUT: both keep "a cheaper p
 dynamic programming needs. S is a bit mask, so "no node twice" is exact, and the number of stages is the number of bits.
 
 *The U.* A device that may hold the head and the tail (its data enters and leaves there) is one node twice, which a set
-cannot say. So there is a second pass over all other nodes, which begins with a head on the source and ends with a tail
-on it. Its head and its tail are each held against the source's memory, not both together: what comes out may be too
-good to be true, and who asks must look. The same is so of the quality budget: every cut gets its fastest width.
+cannot say. So, where there is an ingress, there is a second pass over all other nodes, which begins with a head on the
+source and ends with a tail on it. Its head and its tail are each held against the source's memory, not both together,
+and (THROUGHPUT) its processor has the tail to do and one block of the head: what comes out may be too good to be true,
+and who asks must look. The same is so of the quality budget: every cut gets its fastest width.
 
 *Limits.* Where one of these two bites, ``tight`` searches again within ``Limits``: one row for every sum of losses that
 some cuts can have (``Level``), heads and tails in given ranges, and only what may become cheaper than something known.
@@ -30,11 +31,9 @@ from operator import add
 from typing import Final
 
 from shoal_agent.core.figures import FASTEST, UNREACHED, Figures
+from shoal_agent.core.plan import U_STAGES_MIN
 from shoal_agent.core.problem import SplitProblem
 from shoal_protocol.messages import Objective, PlanStage
-
-U_STAGES_MIN: Final = 3
-"""A head, something between, a tail."""
 
 Join = Callable[[int, int], int]
 """(+): how the cost of one more leg joins what came before."""
@@ -87,10 +86,21 @@ def cheapest(problem: SplitProblem, figures: Figures) -> Found | None:
 
 
 def source_of(problem: SplitProblem, figures: Figures) -> int | None:
-    """Who may hold head and tail; None if nobody may."""
+    """The ingress, if it may hold head and tail; None if it may not, or if there is none."""
     if not problem.u_shape or problem.stages_max < U_STAGES_MIN:
         return None
     return next((index for index, node in enumerate(figures.nodes) if node.node == problem.ingress), None)
+
+
+def sources_of(problem: SplitProblem, figures: Figures) -> tuple[int, ...]:
+    """Everybody who may hold head and tail: the ingress; where there is none, whoever can hold either."""
+    if problem.ingress is not None:
+        source = source_of(problem, figures)
+        return () if source is None else (source,)
+    if not problem.u_shape or problem.stages_max < U_STAGES_MIN:
+        return ()
+    last = figures.ends - 1
+    return tuple(n for n, reach in enumerate(figures.reach) if reach[0] > 0 and reach[last] > last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +172,7 @@ class Pass:
             for last in (n for n in range(nodes) if mask >> n & 1):
                 for level in range(len(self.limits.levels)):
                     self._fill(mask, last, level)
-                if stages >= self.problem.stages_min:
+                if stages >= self.problem.stages_min and stages - own // 2 >= self.problem.nodes_min:
                     self._finish(mask, last, stages)
 
     def _fill(self, mask: int, last: int, level: int) -> None:
@@ -202,15 +212,14 @@ class Pass:
                     yield _Best(join(row[ends], figures.leave[last]), stages, mask, last, ends, number, 0)
                 continue
             path, reach, out = figures.path[self.source], figures.reach[self.source], figures.leave[self.source]
+            whole_ns = path[ends] + (path[self.limits.head_from] if join is max else 0)
             for before, width in level.steps:
                 row = self._rows.get((mask, last, before))
                 if row is None:
                     continue
                 link, first = figures.crossing(last, self.source, width), max(1, self.limits.tail_from)
                 tails = [
-                    (join(join(row[i], link[i]), path[ends] - path[i]), i)
-                    for i in range(first, ends)
-                    if reach[i] == ends
+                    (join(join(row[i], link[i]), whole_ns - path[i]), i) for i in range(first, ends) if reach[i] == ends
                 ]
                 score_ns, end = min(tails, default=(UNREACHED, ends))
                 yield _Best(join(score_ns, out), stages, mask, last, end, before, width)

@@ -37,7 +37,7 @@ from shoal_agent.core.facts import ModelFacts, Standing
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.outlook import Outlooks
 from shoal_agent.core.plan import covers, own_stages, rendezvous_order
-from shoal_agent.core.problem import Infeasible, Split, SplitProblem
+from shoal_agent.core.problem import Infeasible, Split, SplitProblem, with_fewer
 from shoal_agent.core.standbys import back_up
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure
@@ -254,7 +254,7 @@ class Steering:
         if isinstance(case.answers[Choice.RESPLIT], Split) or not 0 < fewer < tried:
             return False
         case.stages_min = fewer
-        self._solve(case, Choice.RESPLIT, replace(problem, stages_min=fewer), out)
+        self._solve(case, Choice.RESPLIT, with_fewer(problem, fewer), out)
         return True
 
     def _repair(self, scene: Scene, decision: Decision | None, now: Instant, out: Outbox) -> list[SteeringFact]:

@@ -1,19 +1,23 @@
 """The cheapest split where a budget bites: quality over all cuts, or the memory of a U's head and tail together.
 
-``search`` sees neither, so its answer may break them. Three things make it exact again:
+``search`` sees neither, so its answer may break them; nor that one processor has both ends to do, where throughput is
+asked for; nor does it look for a U where there is no ingress and anybody may hold both ends. Three things make it exact
+again:
 
 *Levels.* Losses of widths are few, so the sums that cuts can come to are few: a dozen, for three widths. The programme
 keeps one row for each.
 
-*Halves.* Head and tail share the source's memory, which a row cannot remember. So first every head in a range is
-allowed, and tails as if it were the shortest of them: too good to be true at worst. If the answer is not true, the
-range is cut in two: heads below m, and heads from m on, whose tails have what m leaves. With m no more than the head of
-the answer, and large enough to leave too little for its tail, neither can give that answer again; a range of one head
-is true. Only ranges that promise something better are looked at.
+*Halves.* Head and tail share the source's memory and its processor, which a row cannot remember. So first every head in
+a range is allowed, and tails as if it were the shortest of them: too good to be true at worst. If the answer is not
+true, the range is cut in two: heads below m, and heads from m on, whose tails have what m leaves. With m no more than
+the head of the answer, and large enough to leave too little memory for its tail, neither can give that answer again;
+where time is what is not true, the second range is told better. A range of one head is true. Only ranges that promise
+something better are looked at.
 
-*Bounds.* A split that keeps the budgets is known as a rule before it begins: without a U in the width that loses least,
-or the fast answer in wider widths. What cannot become cheaper than the best known is dropped (``remainder``), which is
-nearly everything.
+*Bounds.* A split that keeps the budgets is known as a rule before it begins: the fast answer itself, where only a U
+could be better; the same in wider widths; or one without a U in the width that loses least. What cannot become cheaper
+than the best known is dropped (``remainder``), which is nearly everything. So a U on each of eight nodes is looked for
+in a fraction of the time that the best row takes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -23,13 +27,31 @@ from itertools import pairwise
 from shoal_agent.core.figures import UNREACHED, Figures
 from shoal_agent.core.problem import SplitProblem
 from shoal_agent.core.remainder import rest_of
-from shoal_agent.core.search import ANY_LOSS, Found, Level, Limits, Pass, Run, cheapest, join_of, source_of
+from shoal_agent.core.search import ANY_LOSS, Found, Level, Limits, Pass, Run, cheapest, join_of, sources_of
+from shoal_protocol.messages import Objective
 
 
-def keeps_budgets(problem: SplitProblem, figures: Figures, runs: Sequence[Run]) -> bool:
-    """Whether ``runs`` keep what the fast search cannot see."""
+def is_true(problem: SplitProblem, figures: Figures, found: Found) -> bool:
+    """Whether ``found`` keeps what the fast search cannot see, and costs what that said."""
+    return _keeps_budgets(problem, figures, found.runs) and _honest(problem, figures, found) == found
+
+
+def _keeps_budgets(problem: SplitProblem, figures: Figures, runs: Sequence[Run]) -> bool:
+    return has_room(figures, runs) and _keeps_quality(problem, figures, runs)
+
+
+def _keeps_quality(problem: SplitProblem, figures: Figures, runs: Sequence[Run]) -> bool:
     loss = sum(figures.widths[run.width].loss for run in runs[1:])
-    return has_room(figures, runs) and (problem.loss_max is None or loss <= problem.loss_max)
+    return problem.loss_max is None or loss <= problem.loss_max
+
+
+def _honest(problem: SplitProblem, figures: Figures, found: Found) -> Found:
+    """``found`` with what both ends of a U take of their one processor."""
+    first, last = found.runs[0], found.runs[-1]
+    if problem.objective is Objective.LATENCY or len(found.runs) == 1 or first.node != last.node:
+        return found
+    path = figures.path[last.node]
+    return replace(found, score_ns=max(found.score_ns, path[first.end] + path[last.end] - path[last.start]))
 
 
 def has_room(figures: Figures, runs: Sequence[Run]) -> bool:
@@ -47,17 +69,19 @@ def tail_from(figures: Figures, source: int, head: int) -> int | None:
     return next((i for i in range(1, figures.ends) if figures.memory.needed(i, figures.ends) <= left), None)
 
 
-def cheapest_within(problem: SplitProblem, figures: Figures, fast: Found) -> tuple[Run, ...] | None:
-    """The best split that keeps all budgets; ``fast`` is the one that does not. None if there is none."""
-    known = [safe for safe in _safe(problem, figures, fast) if keeps_budgets(problem, figures, safe.runs)]
-    best = min(known, key=lambda found: found.score_ns, default=None)
-    levels = _levels(problem, figures)
-    join = join_of(problem.objective)
-    straight = Limits(levels, UNREACHED if best is None else best.score_ns, rest_of(figures, join, None))
-    best = _solved(Pass(problem, figures, None, straight)) or best
-    source = source_of(problem, figures)
-    if source is not None:
-        best = _best_u(problem, figures, source, replace(straight, rest=rest_of(figures, join, source)), best)
+def cheapest_within(problem: SplitProblem, figures: Figures, fast: Found | None) -> tuple[Run, ...] | None:
+    """The best split that keeps all budgets; ``fast`` is what the fast search found. None if there is none."""
+    levels, join = _levels(problem, figures), join_of(problem.objective)
+    best = fast
+    if fast is not None and not is_true(problem, figures, fast):
+        safe = (each for each in _safe(problem, figures, fast) if _keeps_budgets(problem, figures, each.runs))
+        known = (_honest(problem, figures, each) for each in safe)
+        best = min(known, key=lambda found: found.score_ns, default=None)
+        below_ns = UNREACHED if best is None else best.score_ns
+        straight = Pass(problem, figures, None, Limits(levels, below_ns, rest_of(figures, join, None)))
+        best = _solved(straight) or best
+    for source in sources_of(problem, figures):
+        best = _best_u(problem, figures, source, Limits(levels, rest=rest_of(figures, join, source)), best)
     return None if best is None else best.runs
 
 
@@ -76,13 +100,19 @@ def _best_u(problem: SplitProblem, figures: Figures, source: int, limits: Limits
             continue
         below = UNREACHED if best is None else best.score_ns
         within = replace(limits, below_ns=below, head_from=low, head_to=high, tail_from=first)
-        found = _solved(Pass(problem, figures, source, within))
+        found = _solved(Pass(problem, figures, source, replace(within, levels=ANY_LOSS)))
+        if found is not None and not _keeps_quality(problem, figures, found.runs):
+            found = _solved(Pass(problem, figures, source, within))  # now with every sum of losses, which takes longer
         if found is None or found.score_ns >= below:
             continue
-        if has_room(figures, found.runs):
-            best = found
-        else:
+        true, room = _honest(problem, figures, found), has_room(figures, found.runs)
+        if room and true.score_ns < below:
+            best = true
+        if not room:
             ranges += halves(figures, source, found.runs, low, high)
+        elif true != found:
+            middle = (low + found.runs[0].end + 2) // 2
+            ranges += [(low, middle - 1), (middle, high)]
     return best
 
 

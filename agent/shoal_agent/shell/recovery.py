@@ -21,7 +21,7 @@ from shoal_agent.config import OperatorConfig
 from shoal_agent.core.facts import ModelFacts
 from shoal_agent.core.plan import hosts_of
 from shoal_agent.core.planner import split_model
-from shoal_agent.core.problem import Infeasible, problem_of, stages_of
+from shoal_agent.core.problem import Infeasible, problem_of, stages_of, with_fewer
 from shoal_agent.core.standbys import back_up
 from shoal_agent.errors import ConfigError, DeniedError, FailedError
 from shoal_agent.shell.desk import ANNOUNCE_S, Desk, InForce, Operator, Publish, Tell, open_desk
@@ -135,7 +135,7 @@ class Recovering:
         split = split_model(problem)
         for fewer in (len(able.candidates), 1):
             if isinstance(split, Infeasible) and 0 < fewer < problem.stages_min:
-                split = split_model(replace(problem, stages_min=fewer))
+                split = split_model(with_fewer(problem, fewer))
         if isinstance(split, Infeasible):
             raise able.no_plan(split)
         backing = back_up(problem, stages_of(split), before.terms.standbys, before.stages)
