@@ -2,8 +2,9 @@ from random import Random
 
 import pytest
 
-from shoal_agent.core.bench import BOOT, FADE_S, REFERENCE_WORK, RUN, Bench, work_of
+from shoal_agent.core.bench import BOOT, REFERENCE_WORK, RUN, Bench, work_of
 from shoal_agent.core.facts import CallId
+from shoal_agent.core.fading import FADE_S
 from shoal_agent.core.instances import Prices
 from shoal_agent.core.queues import SLOT_S
 from shoal_protocol.codec import encode_header
@@ -22,7 +23,7 @@ def warm(pace_s: float = 0.01, work: float = 4.0) -> Bench:
     bench = Bench(SERVICE)
     bench.begin(CallId(1), 1.0, at(90.0))
     bench.end(CallId(1), at(95.0), measure=True)
-    assert bench.pace_s == 0, "the call that boots a service tells nothing of its pace"
+    assert bench.pace.mean == 0, "the call that boots a service tells nothing of its pace"
     bench.begin(CallId(2), work, at(100.0 - pace_s * work))
     bench.end(CallId(2), at(100.0), measure=True)
     return bench
@@ -35,7 +36,7 @@ def test_work_is_counted_in_kibibytes(size, work):
 
 def test_the_pace_is_what_an_instance_took():
     bench = warm(0.01)
-    assert bench.pace_s == pytest.approx(0.01)
+    assert bench.pace.mean == pytest.approx(0.01)
     assert bench.best_s == pytest.approx(0.01)
 
 
@@ -46,7 +47,7 @@ def test_a_call_in_line_begins_when_the_one_before_it_ends():
     assert (bench.busy, bench.under_way, bench.outstanding) == (1, 2, 20.0)
     bench.end(CallId(3), at(100.2), measure=False)
     bench.end(CallId(4), at(100.3), measure=True)
-    assert bench.pace_s == pytest.approx(0.01, rel=0.05), "0.1 s for ten, and not 0.3"
+    assert bench.pace.mean == pytest.approx(0.01, rel=0.05), "0.1 s for ten, and not 0.3"
     assert bench.outstanding == 0
 
 
@@ -66,14 +67,14 @@ def test_what_was_measured_fades_and_a_new_figure_replaces_it():
     later = 100.0 + 20 * FADE_S
     bench.begin(CallId(3), 1.0, at(later))
     bench.end(CallId(3), at(later + 0.01), measure=True)
-    assert bench.pace_s == pytest.approx(0.01, rel=0.01)
+    assert bench.pace.mean == pytest.approx(0.01, rel=0.01)
 
 
 def test_a_call_that_failed_is_not_measured():
     bench = warm(0.01)
     bench.begin(CallId(3), 1.0, at(100.0))
     bench.end(CallId(3), at(105.0), measure=False)
-    assert bench.pace_s == pytest.approx(0.01)
+    assert bench.pace.mean == pytest.approx(0.01)
 
 
 def test_the_wait_is_what_stands_before_it():

@@ -15,7 +15,8 @@ from shoal_agent.core.services import EmbedRequest, EncodeAnswer, pack
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import ErrandDeadline
 from shoal_protocol.headers import ServiceCall, ServiceFault
-from shoal_protocol.ids import Incarnation, Instant, NodeId
+from shoal_protocol.ids import Incarnation, Instant, NodeId, Sequence
+from shoal_protocol.light import DigestTold, ServiceLoad
 from shoal_protocol.limits import REQUESTS_MAX
 from shoal_protocol.messages import NodePhase, NodeState
 from tests.support.protocol import MESSAGES
@@ -172,3 +173,22 @@ def test_a_node_that_is_stopping_takes_none(scene):
     scene.tables.phase = NodePhase.DRAINING
     (refused,) = scene.arrive()
     assert (refused.code, refused.detail) == (RejectCode.STOPPING, "this node is stopping")
+
+
+def test_how_long_a_call_abroad_took_is_remembered_by_its_service(scene):
+    _, header = scene.abroad(scene.arrive(steps=((THEIRS, "embed"), (THEIRS, "embed"))))
+    effects = scene.answer(ServiceReturned(header.call, b"x" * 4096), Instant(NOW + 0.5))
+    assert scene.tables.abroad.believed(THEIRS, Instant(NOW + 0.5)) == pytest.approx(0.5)
+    _, header = scene.abroad(effects)
+    scene.answer(ServiceReturned(header.call, b""), Instant(NOW + 0.9))
+    later = Instant(NOW + 0.9)
+    assert 0.1 < scene.tables.abroad.believed(THEIRS, later) < 0.5, "0.4 s for four units"
+    peer, header = scene.abroad(scene.arrive(3, BOTH[1:]))
+    told = DigestTold((ServiceLoad(THEIRS, 1, 9, 10_000, 900_000),))
+    scene.tables.digests.heard(peer, Incarnation(1), Sequence(1), told, later)
+    waited = Instant(later + 60.0)
+    scene.answer(ServiceReturned(header.call, b""), waited)
+    assert scene.tables.abroad.believed(THEIRS, waited) == pytest.approx(0.1, rel=0.01), "it waited for most of that"
+    (first,) = scene.arrive(2, BOTH[:1])
+    scene.answer(ServiceReturned(first.call, b""), later)
+    assert scene.tables.abroad.believed(MINE, later) == 0.0

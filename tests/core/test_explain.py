@@ -72,3 +72,13 @@ def test_what_nobody_stands_by_for_is_explained():
     world.run(1.0)
     (lack,) = world.cells[world.names[0]].node.explain(None, None, world.now).account.backing.lacks
     assert (lack.stage, lack.why) == (0, "there is no other node")
+
+
+def test_of_the_newest_plan_it_tells_what_doors_and_services_did_too():
+    world = world_of(2)
+    cell = world.cells[world.names[0]]
+    plain = cell.node.explain(None, None, world.now).story
+    for subject in ("pipeline:compare", "nothing of ours"):
+        cell.node.story().tell(world.now, subject, "refuses")
+    more = cell.node.explain(None, None, world.now).story
+    assert [entry.subject for entry in more if entry not in plain] == ["pipeline:compare"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal_agent.core.prospects import RETRY_S_MAX, late_s
+from shoal_agent.core.prospects import RETRY_S_MAX, done_s, late_s
 from shoal_agent.core.resume import Speed
 
 SPEEDS = (Speed(0.01, 0.001), Speed(0.03, 0.002))
@@ -18,6 +18,13 @@ def test_among_others_it_waits_for_the_slowest_stage(others):
     done_s = 0.3 + 50 * max(0.04, (others + 1) * 0.03)
     assert late_s(others, 100, 50, SPEEDS, done_s + 1e-9) is None
     assert late_s(others, 100, 50, SPEEDS, done_s - 0.01) is not None
+
+
+def test_the_way_around_is_gone_for_the_prompt_and_for_every_token_unless_others_fill_the_time():
+    assert done_s(0, 100, 50, SPEEDS, 0.02) == pytest.approx(0.3 + 0.02 + 50 * 0.06)
+    assert done_s(9, 100, 50, SPEEDS, 0.02) == pytest.approx(0.3 + 0.02 + 50 * 0.3)
+    assert late_s(0, 100, 50, SPEEDS, 3.33, 0.02) is None
+    assert late_s(0, 100, 50, SPEEDS, 3.31, 0.02) is not None
 
 
 def test_who_is_refused_is_told_when_enough_of_the_others_are_over():

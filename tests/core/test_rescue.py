@@ -5,7 +5,7 @@ from shoal_agent.core.facts import FinishReason, RejectCode, Standing
 from shoal_agent.core.ledger import BEGIN_S_MAX, STALL_S, Step
 from shoal_agent.core.rescue import KICKS, OPEN_S, RUNS_AT_ONCE
 from shoal_protocol.headers import Activation, CloseSession, OpenSession, Ping, Resume, SessionOpened
-from shoal_protocol.ids import SessionId
+from shoal_protocol.ids import DeploymentId, SessionId
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS
 from tests.support.ordeal import Pauses, backed_world, decide, entry_of, ingress_of
 from tests.support.toy import toy_tokens
@@ -249,3 +249,26 @@ def test_a_standby_out_of_reach_is_told_when_it_is_back_that_a_session_is_over(w
     world.cut.clear()
     world.run(12.0)  # a lost link is tried every ten seconds
     assert len([frame for frame in sent(world, CloseSession) if frame.peer == standby]) == told + 1
+
+
+# --- before it begins -------------------------------------------------------------------------------------------------
+
+
+def test_what_a_request_to_come_would_take_is_what_admission_predicts(world):
+    ingress, deployment = ingress_of(world).node._ingress, ingress_of(world).node._tables.tenures.deployments()[0]
+    alone_s = ingress.takes_s(deployment, 0, 100, 400)
+    assert alone_s is not None
+    assert alone_s > 0
+    assert ingress.takes_s(deployment, 0, 500, 200) == pytest.approx(2 * alone_s), "no answer is longer than it may be"
+    assert ingress.takes_s(deployment, 0, None, 400) == 0.0, "nobody is in its way, and nothing known of its answer"
+    sessions = [begun(world, 1) for _ in range(4)]
+    beside_s = ingress.takes_s(deployment, 0, 100, 400)
+    assert beside_s == pytest.approx(2.5 * alone_s), "five on the slowest of two equal stages"
+    assert ingress.takes_s(deployment, 0, None, 100) == pytest.approx(beside_s)
+    assert ingress.takes_s(deployment, 200, 100, 400) > beside_s
+    for session in sessions:
+        world.answer(ingress_of(world).name, session)
+
+
+def test_of_a_model_that_nobody_serves_nothing_can_be_told(world):
+    assert ingress_of(world).node._ingress.takes_s(DeploymentId("nothing"), 1, 1, 1) is None

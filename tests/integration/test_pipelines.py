@@ -7,6 +7,7 @@ and say from when to when. Clients ask the other agent.
 import asyncio
 import base64
 import json
+import os
 import re
 from pathlib import Path
 
@@ -23,8 +24,10 @@ pytestmark = [needs_mosquitto, pytest.mark.asyncio(loop_scope="module")]
 
 ROOM = "/shoal/v1/pipelines"
 SLEEP_S = 0.4
+LOAD = 8
+"""Runs that make the sleepers a queue of more than a second, with as many instances as two processors allow."""
 PACKAGE = """
-import json, time
+import json, pathlib, time
 
 class Sleeper:
     methods = ("sleep", "refuse")
@@ -38,6 +41,8 @@ class Sleeper:
 def answer(method, request):
     if method == "refuse":
         raise ValueError("not today")
+    with pathlib.Path(__file__).with_name("slept").open("a") as told:
+        print(request.decode(), file=told)
     begun = time.monotonic()
     time.sleep(float(request))
     return json.dumps([begun, time.monotonic()]).encode()
@@ -77,6 +82,10 @@ name = "quick"
 deadline_ms = 150.0
 epsilon = 0.1
 [[classes]]
+name = "brisk"
+deadline_ms = 1000.0
+epsilon = 0.1
+[[classes]]
 name = "calm"
 deadline_ms = 20000.0
 epsilon = 0.1
@@ -106,7 +115,7 @@ async def pair(tiny_store, tmp_path_factory):
             agent.lab.config.write_text(agent.lab.config.read_text() + CLASSES)
         ingress, sleeper = running.agents
         with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("PYTHONPATH", str(folder / "site"))
+            patch.setenv("PYTHONPATH", str(folder / "site"), prepend=os.pathsep)
             await sleeper.start()
         await running.start(ingress)
         await running.until(lambda view: len(view.alive) == len(running.agents), [ingress], SETTLED_S_MAX)
@@ -125,14 +134,8 @@ async def level(pair, kind):
     return float(re.findall(rf'^shoal_class_level{{class="{kind}"}} (\S+)$', text, re.MULTILINE)[0])
 
 
-async def test_branches_run_side_by_side(pair):
-    api = pair.agents[0].api
-    left, right = spans(await pair.client.post(f"{api}{ROOM}/pair", content=str(SLEEP_S)))
-    assert left[0] < right[1]
-    assert right[0] < left[1]
-
-
 async def test_two_classes_at_once_each_with_its_own_deadline(pair):
+    """Nothing was measured yet, so the quick one is let in, and late."""
     url, before = f"{pair.agents[0].api}{ROOM}/pair", await level(pair, "quick")
     quick, calm = await asyncio.gather(
         pair.client.post(url, content=str(SLEEP_S), headers={"X-Shoal-Class": "quick"}),
@@ -143,6 +146,37 @@ async def test_two_classes_at_once_each_with_its_own_deadline(pair):
     spans(calm)
     assert await level(pair, "quick") == pytest.approx(before + 0.9)
     assert await level(pair, "calm") == 0.0
+
+
+async def test_branches_run_side_by_side(pair):
+    api = pair.agents[0].api
+    left, right = spans(await pair.client.post(f"{api}{ROOM}/pair", content=str(SLEEP_S)))
+    assert left[0] < right[1]
+    assert right[0] < left[1]
+
+
+async def test_who_cannot_be_in_time_is_refused_at_the_door_and_who_has_longer_comes_in(pair, tmp_path_factory):
+    url, brisk = f"{pair.agents[0].api}{ROOM}/pair", {"X-Shoal-Class": "brisk"}
+    load = [asyncio.create_task(pair.client.post(url, content=str(SLEEP_S))) for _ in range(LOAD)]
+    await asyncio.wait(load, return_when=asyncio.FIRST_COMPLETED)
+    before = await level(pair, "brisk")
+    late = asyncio.create_task(pair.client.post(url, content="0.101", headers={"X-Shoal-Class": "calm"}))
+    refused = await pair.client.post(url, content="0.102", headers=brisk)
+    assert not all(task.done() for task in load), "it was not the queue that it waited for"
+    assert refused.status_code == 429, refused.text
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert re.fullmatch(r"it would take \d+ ms, and has \d+ ms", refused.json()["error"]["message"])
+    for answer in [await late, *await asyncio.gather(*load)]:
+        spans(answer)
+    slept = next(iter(tmp_path_factory.getbasetemp().glob("pipelines*/site/slept"))).read_text().split()
+    assert slept.count("0.101") == 2
+    assert slept.count("0.102") == 0
+    assert await level(pair, "brisk") == pytest.approx(before + 0.9)
+    assert await level(pair, "calm") == 0.0
+    metrics = (await pair.client.get(f"{pair.agents[0].api}/metrics")).text
+    assert 'shoal_pipelines_judged_total{word="late"} 1.0' in metrics
+    assert 'shoal_pipeline_forecast_seconds_count{pipeline="pair"}' in metrics
+    assert (await pair.client.post(url, content="0.103", headers=brisk)).status_code == 200, "the queue is gone"
 
 
 async def test_a_step_that_fails_is_named(pair):

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from shoal_agent.core.effects import Accept, Emit, ErrandEnded, Finish, Reject
+from shoal_agent.core.effects import Accept, Emit, ErrandEnded, Finish, PipelineJudged, Reject
+from shoal_agent.core.events import StepAhead
 from shoal_agent.core.facts import ChatPrompt, FinishReason, Piece, RejectCode, TextPrompt, Usage
 from shoal_agent.core.pipeline import GENERATE, JOIN, Generation, Pipeline, Step, joined
 from shoal_agent.core.pipeline_run import RUNS_MAX, Ended
@@ -43,6 +44,9 @@ class Line:
     counted: list[tuple[str, str]] = field(default_factory=list)
     tokens: list[tuple[int, int]] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
+    ahead: list[tuple[str, str, float, tuple[StepAhead, ...]]] = field(default_factory=list)
+    word: PipelineJudged = field(default_factory=lambda: PipelineJudged(1, 0.25, None, "", None))
+    foretold: list[tuple[str, float]] = field(default_factory=list)
 
     async def run(self, steps, request, deadline_s, kind=""):
         self.asked.append((steps, request, kind))
@@ -61,6 +65,13 @@ class Line:
         self.requests.append(request)
         for answer in self.script:
             yield answer
+
+    async def judge(self, pipeline, kind, deadline_s, steps):
+        self.ahead.append((pipeline, kind, deadline_s, steps))
+        return self.word
+
+    def run_foretold(self, pipeline, seconds):
+        self.foretold.append((pipeline, seconds))
 
     def run_ended(self, pipeline, how, seconds):
         assert seconds >= 0
@@ -113,6 +124,30 @@ async def test_a_deadline_ends_it_and_cancels_what_runs(line, runs):
     assert ended.code is RejectCode.DEADLINE
     assert "'a', 'b', 'both'" in ended.detail
     assert sorted(line.cancelled) == ["a", "b"]
+
+
+async def test_whom_the_door_refuses_begins_nothing(line, runs):
+    line.word = PipelineJudged(1, 7.5, RejectCode.OVERLOADED, "it would take 7500 ms, and has 5000 ms", 3.0)
+    ended = await runs.run(PAIR, {"request": b"four"}, 5.0, "search")
+    assert ended == Ended(b"", RejectCode.OVERLOADED, "it would take 7500 ms, and has 5000 ms", 3.0)
+    assert not line.asked
+    ahead = (StepAhead("a", (), 4, "turn"), StepAhead("b", (), 4, "turn"))
+    assert line.ahead == [("pair", "search", 5.0, ahead)]
+    assert (line.foretold, line.counted) == ([("pair", 7.5)], [("pair", "overloaded")])
+
+
+async def test_the_door_is_told_what_steps_were_like(line, runs):
+    pipeline = Pipeline("ask", (*asking().steps, turn("after", "ask")), "after")
+    line.script = script("Par", "is")
+    for _ in range(2):
+        run = asyncio.create_task(runs.run(pipeline, {"request": b"r"}, 5.0, ""))
+        async with asyncio.timeout(5):
+            await line.arrivals.get()
+        line.answer("after", b"x")
+        await run
+    (_, _, _, first), (_, _, _, second) = line.ahead
+    assert first == (StepAhead("ask", (), 1, "", TINY, True, 8), StepAhead("after", (0,), 1, "turn"))
+    assert second == (StepAhead("ask", (), 1, "", TINY, True, 8, 3, 2), StepAhead("after", (0,), 5, "turn"))
 
 
 async def test_who_leaves_takes_the_steps_along(line, runs):

@@ -19,6 +19,7 @@ from shoal_agent.core.effects import (
     Finish,
     Listen,
     Persist,
+    PipelineJudged,
     Reject,
     Stop,
 )
@@ -28,10 +29,12 @@ from shoal_agent.core.events import (
     ErrandArrived,
     ErrandCancelled,
     Event,
+    PipelineArrived,
     PipelineEnded,
     RequestArrived,
     ServiceReturned,
     StageFinished,
+    StepAhead,
     StopRequested,
     TimePassed,
 )
@@ -236,6 +239,10 @@ async def test_an_errand_that_nobody_waits_for_is_cancelled_and_one_that_is_over
     assert script.seen == [ErrandArrived(1, steps, b"abc", 5.0), ErrandCancelled(1)]
     script.answers[ErrandArrived] = lambda event: [ErrandEnded(event.errand, b"cba", None, "")]
     assert (await runtime.run(steps, b"abc", 5.0)).result == b"cba"
+    judged = PipelineJudged(1, 0.5, None, "", None)
+    script.answers[PipelineArrived] = lambda _: [judged]
+    assert await runtime.judge("compare", "search", 5.0, (StepAhead("a", (), 4, "turn"),)) is judged
+    assert script.seen.pop() == PipelineArrived(1, "compare", "search", 5.0, (StepAhead("a", (), 4, "turn"),))
     runtime.ended("search", late=True)
     assert script.seen[3:] == [PipelineEnded("search", late=True)]
 

@@ -31,6 +31,7 @@ from shoal_agent.core.effects import (
     Note,
     OpenStage,
     Persist,
+    PipelineJudged,
     Reject,
     ReleaseTensor,
     RunStage,
@@ -117,7 +118,7 @@ class Cell:
     kib_s: float = 0.0
     """What a light service takes for each KiB of its request."""
     free_at: float = 0.0
-    light: list[ErrandEnded | StartInstance | StopInstance] = field(default_factory=list)
+    light: list[ErrandEnded | PipelineJudged | StartInstance | StopInstance] = field(default_factory=list)
     """What became of light services alone, and of their instances."""
     in_vain: bool = False
     """A run whose session closed ends all the same, with an output."""
@@ -202,7 +203,7 @@ class Cell:
                     self.held.append(effect)
                 else:
                     self.world.later(self.turn_s(effect), lambda: self.call(effect))
-            case ErrandEnded() | StartInstance() | StopInstance():
+            case ErrandEnded() | PipelineJudged() | StartInstance() | StopInstance():
                 self.light.append(effect)
             case CloseService() if self.held:
                 self.held.append(effect)

@@ -13,7 +13,8 @@ from contextlib import contextmanager
 import numpy as np
 
 from shoal_agent.core import services
-from shoal_agent.core.effects import Accept, Emit, ErrandEnded, Finish, Reject
+from shoal_agent.core.effects import Accept, Emit, ErrandEnded, Finish, PipelineJudged, Reject
+from shoal_agent.core.events import StepAhead
 from shoal_agent.core.facts import (
     ChatPrompt,
     FinishReason,
@@ -73,6 +74,10 @@ class TwinIngress:
         """Why no errand is done."""
         self.kinds: list[str] = []
         """The classes of errands."""
+        self.asked: list[tuple[str, str, float, tuple[StepAhead, ...]]] = []
+        """Runs of pipelines that asked whether they may begin."""
+        self.word = PipelineJudged(1, 0.01, None, "", None)
+        """What all of them are told."""
         self.ends: list[tuple[str, bool]] = []
         """Runs of pipelines that are over: class, and whether it was late."""
 
@@ -105,6 +110,10 @@ class TwinIngress:
         else:
             tokens = unpack(CheckRequest, request).tokens
         return ErrandEnded(1, pack(EmbedAnswer((float(len(tokens)), 0.0), len(tokens))), None, "")
+
+    async def judge(self, pipeline: str, kind: str, deadline_s: float, steps: tuple[StepAhead, ...]) -> PipelineJudged:
+        self.asked.append((pipeline, kind, deadline_s, steps))
+        return self.word
 
     def ended(self, kind: str, *, late: bool) -> None:
         self.ends.append((kind, late))

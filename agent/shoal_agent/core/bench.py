@@ -7,7 +7,7 @@ and a queue of ten letters is not a queue of ten books.
 came, so a call begins when it comes, or when the one before it on its instance ends; no clock of the workers is needed.
 The estimate follows by ``WEIGHT`` a measurement, and *fades*: it halves with every ``FADE_S`` without one. What this
 node took while something else held its processor says little about it ten seconds later, and a service that is thought
-slow gets no calls by which to learn that it is fast again. Fading makes it try one now and then.
+slow gets no calls by which to learn that it is fast again. Fading makes it try one now and then (``fading``).
 
 **What is owed.** Every call brings Z of its request's class, as it was at its ingress when the call was made; the
 service itself may be far from any client. Rule A weighs lateness with ``sum Z_n arrivals_n`` over classes. That is Z
@@ -25,6 +25,7 @@ from typing import Final
 
 from shoal_agent.core.effective_capacity import Blocks, Size, size
 from shoal_agent.core.facts import CallId
+from shoal_agent.core.fading import FADE_S, Fading
 from shoal_agent.core.instances import Light, Prices
 from shoal_agent.core.queues import SLOT_S, ServiceQueue
 from shoal_agent.core.retirement import Losses
@@ -40,10 +41,6 @@ GROWTH: Final = 1.0
 """Work that must be served in a slot at the least while any waits: W grows faster than one letter in ten slots is."""
 SERVED_MAX: Final = 64.0
 """W forgets an hour of growth within a minute of rest."""
-WEIGHT: Final = 0.3
-"""Of one measurement: three calls tell most of a change."""
-FADE_S: Final = 4.0
-"""Half-life of what was measured: a device that was four times as slow is tried again every eight seconds."""
 DEADLINE_SLOTS: Final = 10.0
 """A light service's share of a request's time: a second, of the ten that a first token may take."""
 EPSILON: Final = 0.05
@@ -80,9 +77,8 @@ class Bench:
     running: int = 0
     outstanding: float = 0.0
     """Work that waits or is under way."""
-    pace_s: float = 0.0
-    """As last measured; 0: never."""
-    measured: Instant = BEGINNING
+    pace: Fading = field(default_factory=lambda: Fading(FADE_S))
+    """Seconds."""
     best_s: float = 0.0
     """The least pace it ever had here: what another node of this kind may need."""
     spare_since: Instant = BEGINNING
@@ -130,11 +126,8 @@ class Bench:
         self._take(now)
 
     def _measure(self, pace_s: float, now: Instant) -> None:
-        faded = self.faded(now)
-        stale = 0.0 if self.pace_s == 0 else faded / self.pace_s
-        self.pace_s = pace_s if self.pace_s == 0 else pace_s + (1 - WEIGHT) * stale * (self.pace_s - pace_s)
-        self.best_s = self.pace_s if self.best_s == 0 else min(self.best_s, self.pace_s)
-        self.measured = now
+        self.pace.measured(pace_s, now)
+        self.best_s = self.pace.mean if self.best_s == 0 else min(self.best_s, self.pace.mean)
 
     def scale(self, instances: int, now: Instant) -> None:
         """So many from now on; those that have a call keep it to its end."""
@@ -164,7 +157,7 @@ class Bench:
 
     def faded(self, now: Instant) -> float:
         """The pace as it is believed now."""
-        return float(self.pace_s * 2 ** (-(now - self.measured) / FADE_S))
+        return self.pace.believed(now)
 
     def wait_slots(self, work: float, now: Instant) -> float:
         """Until a call that comes now is done."""

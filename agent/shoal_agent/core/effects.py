@@ -278,6 +278,17 @@ class ErrandEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class PipelineJudged:
+    """Whether a run of a pipeline may begin; no ``code``: it may, and will probably end after ``finish_s``."""
+
+    run: int
+    finish_s: float
+    code: RejectCode | None
+    detail: str
+    retry_after_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class ReleaseTensor:
     """Forget a tensor nobody will read."""
 
@@ -332,6 +343,7 @@ Effect = (
     | Finish
     | Reject
     | ErrandEnded
+    | PipelineJudged
     | ReleaseTensor
     | Count
     | Note

@@ -9,10 +9,11 @@ replaced. An errand keeps no state anywhere but here, and ends exactly once.
 
 from dataclasses import dataclass, field
 
+from shoal_agent.core.bench import work_of
 from shoal_agent.core.calls import Answer, Ask, Calls, came_too_late
 from shoal_agent.core.dispatch import place
 from shoal_agent.core.effects import ErrandEnded
-from shoal_agent.core.events import ErrandArrived, ServiceFailed
+from shoal_agent.core.events import ErrandArrived, ErrandCancelled, ServiceFailed
 from shoal_agent.core.facts import CallId, RejectCode
 from shoal_agent.core.movers import ASKS_MAX, Movers
 from shoal_agent.core.outbox import Outbox
@@ -33,6 +34,8 @@ class _Errand:
     asked: ErrandArrived
     deadline: Instant
     request: bytes
+    begun: Instant
+    """When its last call was made."""
     step: int = 0
     call: CallId | None = None
     where: NodeId | None = None
@@ -58,6 +61,13 @@ class Errands:
     def __len__(self) -> int:
         return len(self._errands)
 
+    def heard(self, event: ErrandArrived | ErrandCancelled, now: Instant, out: Outbox) -> None:
+        """A client wants something, or nothing any more."""
+        if isinstance(event, ErrandArrived):
+            self.arrived(event, now, out)
+        else:
+            self.cancelled(event.errand, out)
+
     def arrived(self, event: ErrandArrived, now: Instant, out: Outbox) -> None:
         """A client wants something."""
         assert event.steps, "an errand has something to do"
@@ -69,7 +79,7 @@ class Errands:
             detail = f"{REQUESTS_MAX} errands are under way"
             out.add(ErrandEnded(event.errand, b"", RejectCode.OVERLOADED, detail))
             return
-        errand = self._errands[event.errand] = _Errand(event, Instant(now + event.deadline_s), event.request)
+        errand = self._errands[event.errand] = _Errand(event, Instant(now + event.deadline_s), event.request, now)
         self._tables.timers.set(ErrandDeadline(event.errand), errand.deadline)
         self._ask(errand, now, out)
 
@@ -77,7 +87,7 @@ class Errands:
         service, method = errand.asked.steps[errand.step]
         tables = self._tables
         ask = Ask(service, method, errand.request, _left_ms(errand, now), tables.classes.owed(errand.asked.kind))
-        errand.where = None
+        errand.where, errand.begun = None, now
         if service in tables.services:
             errand.call = self._movers.ask(ask, now, out)
         else:
@@ -108,12 +118,23 @@ class Errands:
             else:
                 self._end(errand, b"", _CODES.get(event.fault, RejectCode.INTERNAL), event.reason, out)
             return
+        if errand.where is not None:
+            self._measure(errand, errand.where, now)
         errand.request, errand.step = pack(event.result), errand.step + 1
         errand.tried.clear()
         if errand.step < len(errand.asked.steps):
             self._ask(errand, now, out)
         else:
             self._end(errand, errand.request, None, "", out)
+
+    def _measure(self, errand: _Errand, where: NodeId, now: Instant) -> None:
+        """A call abroad is answered: what it took, or less if it waited, for who has a queue tells of its pace."""
+        service, _ = errand.asked.steps[errand.step]
+        told = self._tables.digests.of(where, service)
+        pace_s = (now - errand.begun) / work_of(len(errand.request))
+        if told is not None and told.load.rate_milli:
+            pace_s = min(pace_s, 1000 / told.load.rate_milli)
+        self._tables.abroad.measured(service, pace_s, now)
 
     def lost(self, node: NodeId, now: Instant, out: Outbox) -> None:
         """``node`` is out of reach: what it was asked is asked elsewhere."""

@@ -12,7 +12,7 @@ from shoal_agent.core.facts import CallId, GenerationRequest, LinkFault, ModelFa
 from shoal_agent.core.problem import Infeasible, Split
 from shoal_agent.core.services import Parcel
 from shoal_protocol.headers import Header, ServiceFault
-from shoal_protocol.ids import Digest, NodeId, SessionId
+from shoal_protocol.ids import DeploymentId, Digest, NodeId, SessionId
 from shoal_protocol.messages import Capacity, Load
 
 
@@ -258,6 +258,34 @@ class ErrandCancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class StepAhead:
+    """What a step of a run to come will probably be, after the steps of these indices (``habits``)."""
+
+    name: str
+    after: tuple[int, ...]
+    request_bytes: int
+    service: str = ""
+    """In full; empty: a generation of ``model``."""
+    model: DeploymentId | None = None
+    chat: bool = False
+    answer_tokens_max: int = 0
+    prompt_tokens: int | None = None
+    """As they were lately; None: never measured."""
+    answer_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineArrived:
+    """A client of this node's API wants a pipeline run, a request of class ``kind``. Answered by PipelineJudged."""
+
+    run: int
+    pipeline: str
+    kind: str
+    deadline_s: float
+    steps: tuple[StepAhead, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PipelineEnded:
     """A pipeline's run that came in here is over: one request of class ``kind``, whatever its steps were."""
 
@@ -318,6 +346,7 @@ Event = (
     | RequestArrived
     | ErrandArrived
     | ErrandCancelled
+    | PipelineArrived
     | PipelineEnded
     | CancelRequested
     | Solved

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from shoal_agent.core.case import Account
 from shoal_agent.core.costs import price
 from shoal_agent.core.council import Council
+from shoal_agent.core.pipeline import SUBJECT
 from shoal_agent.core.problem import Split, SplitProblem
 from shoal_agent.core.services import ServiceKind, service_name
 from shoal_agent.core.steering import Steering
@@ -112,10 +113,12 @@ def explain(
 
 
 def _story(tables: Tables, subject: str, plan: Plan, *, newest: bool) -> tuple[Entry, ...]:
-    """What led to the plan; of the ``newest`` also what its light services did, which go where it is best for them."""
+    """What led to the plan; of the ``newest`` also what light services and doors did, which go by load."""
     told = {entry.number: entry for entry in tables.story.why(subject)}
     for kind in ServiceKind if newest else ():
         told.update((entry.number, entry) for entry in tables.story.about(service_name(kind, plan.model)))
+    if newest:
+        told.update((each.number, each) for each in tables.story.entries() if each.subject.startswith(SUBJECT))
     return tuple(told[number] for number in sorted(told))
 
 

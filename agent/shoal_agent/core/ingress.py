@@ -40,7 +40,7 @@ from shoal_protocol.headers import (
     SessionRefused,
     Token,
 )
-from shoal_protocol.ids import Instant, NodeId, SessionId
+from shoal_protocol.ids import DeploymentId, Instant, NodeId, SessionId
 from shoal_protocol.journal import JournalServed
 from shoal_protocol.limits import PREFILL_CHUNK_TOKENS, REQUESTS_MAX, STAGE_QUEUE_MAX
 
@@ -102,6 +102,10 @@ class Ingress:
         self._ledger.add(entry)
         self._timers.set(RequestDeadline(request.session), deadline)
         self._heed(entry, self.scribe.begin(entry, now, out), now, out)
+
+    def takes_s(self, deployment: DeploymentId, prompt: int, answer: int | None, answer_max: int) -> float | None:
+        """How long a generation would take on its stages now; see ``Journey.takes_s``."""
+        return self._journey.takes_s(deployment, prompt, answer, answer_max)
 
     def owns(self, event: ServiceReturned | ServiceFailed) -> bool:
         """Whether a request here waits for this answer."""

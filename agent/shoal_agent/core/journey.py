@@ -23,7 +23,7 @@ from shoal_agent.core.rescue import OPEN_S, Elsewhere, Rescue
 from shoal_agent.core.resume import Reach
 from shoal_agent.core.tables import Tables
 from shoal_protocol.headers import CloseReason, HandedOver, PathBroken, RefusalCode, SessionOpened, SessionRefused
-from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.ids import DeploymentId, Instant, NodeId
 
 REFUSALS_MAX: Final = 4
 """A request that was promised nothing ends with so many refusals: its client may do better elsewhere."""
@@ -64,12 +64,22 @@ class Journey:
 
     def crowded(self, entry: Entry, now: Instant) -> Failure | None:
         """Why ``entry`` would not be done in time, with all that is under way, if so."""
-        deployment = entry.plan.deployment
-        others = sum(e.routed and e.plan.deployment == deployment for e in self._ledger.entries() if e is not entry)
+        others = self._under_way(entry.plan.deployment, entry)
         late_s = self._rescue.late_s(entry, others, now)
         if late_s is None:
             return None
         return Failure(RejectCode.OVERLOADED, f"it would not be done in time beside {others} others", late_s)
+
+    def takes_s(self, deployment: DeploymentId, prompt: int, answer: int | None, answer_max: int) -> float | None:
+        """How long a generation of so many tokens would take beside those under way; None if nobody can tell.
+
+        ``answer`` None: nothing is known but the most that it may be.
+        """
+        return self._rescue.takes_s(deployment, self._under_way(deployment), prompt, answer, answer_max)
+
+    def _under_way(self, deployment: DeploymentId, but: Entry | None = None) -> int:
+        """Sessions of ``deployment`` that its stages are at work for."""
+        return sum(e.routed and e.plan.deployment == deployment for e in self._ledger.entries() if e is not but)
 
     def lay(self, entry: Entry, now: Instant, out: Outbox) -> Failure | None:
         """Lay the session's route, for the first time or anew."""

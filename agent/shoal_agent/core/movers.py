@@ -138,6 +138,30 @@ class Movers:
         bench, work = self.workshop.bench(service), work_of(request_bytes)
         return next(iter(self._listed(bench, work, _task(owed), (), now)), self._local(bench, work, now))
 
+    def abroad(self, service: str, request_bytes: int, now: Instant) -> Offer | None:
+        """What to expect of a call of a service that this node has not got; None if no node has it.
+
+        Whoever has it may get the call (``dispatch.place``), so this is the mean. Of whom nothing was heard, that it
+        takes as long as such calls took lately.
+        """
+        pace_s, work = self._tables.abroad.believed(service, now), work_of(request_bytes)
+        offers = [self._by_digest(node, service, pace_s, work, now) for node in self._able(service, (), now)]
+        if not offers:
+            return None
+        wait, pressure = (sum(getattr(offer, name) for offer in offers) for name in ("wait_slots", "pressure"))
+        transfer, count = sum(offer.transfer_slots for offer in offers), len(offers)
+        return Offer(offers[0].node, pressure / count, wait / count, transfer / count)
+
+    def _able(self, service: str, shunned: Container[NodeId], now: Instant) -> list[NodeId]:
+        """Peers that have it."""
+        return [
+            peer.node
+            for peer in self._tables.membership.peers()
+            if service in peer.state.services
+            and peer.node not in shunned
+            and self._tables.membership.present(peer.node, now)
+        ]
+
     def _local(self, bench: Bench, work: float, now: Instant) -> Offer:
         return Offer(self._node, bench.pressure, bench.wait_slots(work, now))
 
@@ -149,29 +173,30 @@ class Movers:
         self, bench: Bench, work: float, task: Task, shunned: Container[NodeId], now: Instant
     ) -> tuple[Offer, ...]:
         """Nodes that may be better than this one."""
-        service, membership = bench.service, self._tables.membership
-        able = [
-            self._by_digest(peer.node, bench, work, now)
-            for peer in membership.peers()
-            if service in peer.state.services and peer.node not in shunned and membership.present(peer.node, now)
-        ]
-        return shortlist(able, task, self._home(bench, work, now))
+        able = self._able(bench.service, shunned, now)
+        offers = [self._by_digest(node, bench.service, bench.best_s, work, now) for node in able]
+        return shortlist(offers, task, self._home(bench, work, now))
 
-    def _by_digest(self, node: NodeId, bench: Bench, work: float, now: Instant) -> Offer:
-        """What ``node`` offers by its last word; of whom nothing was heard, that it is idle and as we are at best."""
-        told = self._tables.digests.of(node, bench.service)
+    def _by_digest(self, node: NodeId, service: str, usual_s: float, work: float, now: Instant) -> Offer:
+        """What ``node`` offers by its last word; of whom nothing was heard, that it is idle and takes ``usual_s``."""
+        told = self._tables.digests.of(node, service)
         if told is None:
-            done = work * bench.best_s / SLOT_S
-            return Offer(node, 0.0, done, self._link_slots(node), in_flight=self._sent_to(node, bench.service, None))
+            done = work * usual_s / SLOT_S
+            return Offer(node, 0.0, done, self._link_slots(node), in_flight=self._sent_to(node, service, None))
         age_slots = (now - told.at) / SLOT_S
-        flying = self._sent_to(node, bench.service, told.at)
-        # A load that was told drains as it is told, and nobody says that it has.
-        return self._offer(node, told.load, bench, work, in_flight=flying, age_slots=age_slots)
+        sent = self._sent_to(node, service, told.at)
+        return self._offer(node, told.load, usual_s, work, in_flight=sent, age_slots=age_slots)
 
     def _offer(
-        self, node: NodeId, load: ServiceLoad, bench: Bench, work: float, in_flight: float = 0.0, age_slots: float = 0.0
+        self,
+        node: NodeId,
+        load: ServiceLoad,
+        usual_s: float,
+        work: float,
+        in_flight: float = 0.0,
+        age_slots: float = 0.0,
     ) -> Offer:
-        pace_s = 1000 / load.rate_milli if load.rate_milli else bench.best_s
+        pace_s = 1000 / load.rate_milli if load.rate_milli else usual_s
         wait_slots = max(0.0, load.wait_us / 1e6 / SLOT_S - age_slots) + work * pace_s / SLOT_S
         pressure = load.waiting / REFERENCE_WORK if age_slots * SLOT_S < load.wait_us / 1e6 + SLOT_S else 0.0
         link = self._link_slots(node)
@@ -225,7 +250,7 @@ class Movers:
         load = header.load
         if load is not None and load.service == trip.service:
             self._tables.digests.answered(peer, load, now)
-            trip.answers.append(self._offer(peer, load, self.workshop.bench(trip.service), trip.work))
+            trip.answers.append(self._offer(peer, load, self.workshop.bench(trip.service).best_s, trip.work))
         if not trip.probing:
             self._choose(trip, now, out)
 

@@ -17,6 +17,7 @@ from typing import assert_never
 from shoal_agent.core.budgets import Budgets
 from shoal_agent.core.calls import Calls
 from shoal_agent.core.citizen import Citizen
+from shoal_agent.core.door import Door
 from shoal_agent.core.effects import Effect, Stop
 from shoal_agent.core.errands import Errands
 from shoal_agent.core.events import (
@@ -39,6 +40,7 @@ from shoal_agent.core.events import (
     PeerLost,
     PeerMisbehaved,
     PeerRelayed,
+    PipelineArrived,
     PipelineEnded,
     RequestArrived,
     Restored,
@@ -126,6 +128,7 @@ class Node:
         self._citizen = Citizen(config, tables, self._voice, opener, rng, self._occupancy, self._host.evict)
         self._ingress = Ingress(identity.node, tables, self._calls, self._movers)
         self._errands = Errands(identity.node, tables, self._calls, self._movers)
+        self._door = Door(tables, self._movers, self._ingress.takes_s)
         self._keeper = Keeper(identity.node, tables)
         self._citizen.begin(now)
 
@@ -199,12 +202,10 @@ class Node:
                 self._time_passed(now, out)
             case RequestArrived():
                 self._ingress.arrived(event, now, out)
-            case ErrandArrived():
-                self._errands.arrived(event, now, out)
-            case ErrandCancelled(errand):
-                self._errands.cancelled(errand, out)
-            case PipelineEnded(kind, late):
-                self._tables.classes.ended(kind, late=late)
+            case ErrandArrived() | ErrandCancelled():
+                self._errands.heard(event, now, out)
+            case PipelineArrived() | PipelineEnded():
+                self._door.heard(event, now, out)
             case CancelRequested():
                 self._ingress.cancel(event, now, out)
             case PeerLost():

@@ -43,6 +43,8 @@ GENERATE: Final = "generate"
 JOIN: Final = "join"
 REQUEST: Final = "request"
 PART: Final = f"{REQUEST}."
+SUBJECT: Final = "pipeline:"
+"""Before a pipeline's name, where its story is told."""
 _STEP_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 _PART_NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _BROUGHT: Final = re.compile(r"[a-z0-9][a-z0-9-]{0,31}(:[a-z0-9][a-z0-9.-]{0,31})?")

@@ -16,6 +16,7 @@ route is laid once more, whoever is to blame: what is there is kept, so this cos
 
 from array import array
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 from shoal_agent.core.facts import RejectCode, Standing
@@ -23,15 +24,15 @@ from shoal_agent.core.farewells import Farewells
 from shoal_agent.core.ledger import BEGIN_S_MAX, STALL_S, Entry, Failure, Gap, Step
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.plan import decode_macs, servers_of, span_of
-from shoal_agent.core.prospects import late_s
+from shoal_agent.core.prospects import done_s, late_s
 from shoal_agent.core.resume import Reach, Speed, Start, restart_of
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure, route_of
 from shoal_agent.core.timers import RequestDue
 from shoal_protocol.headers import Activation, CloseReason, CloseSession, OpenSession, Resume
-from shoal_protocol.ids import Instant, NodeId
+from shoal_protocol.ids import DeploymentId, Instant, NodeId
 from shoal_protocol.limits import ATTEMPTS_MAX, PREFILL_CHUNK_TOKENS
-from shoal_protocol.messages import Plan
+from shoal_protocol.messages import LinkMeasured, Plan
 from shoal_protocol.tensors import Dtype
 
 LOOK_S: Final = 0.25
@@ -230,7 +231,42 @@ class Rescue:
         busiest = max([others, *(self._sessions(node) for node in route)])
         if busiest == 0:
             return None  # nobody is in its way: it may be late, and trying again would not help
-        return late_s(busiest, entry.prompt_tokens, answer, self._speeds(plan, route, 0.0), entry.left_s(now))
+        speeds, trip_s = self._speeds(plan, route, 0.0), self._trip_s(route)
+        return late_s(busiest, entry.prompt_tokens, answer, speeds, entry.left_s(now), trip_s)
+
+    def takes_s(
+        self, deployment: DeploymentId, others: int, prompt: int, answer: int | None, answer_max: int
+    ) -> float | None:
+        """How long a request to come would take its stages beside ``others``; None if there is no way to tell.
+
+        Of an answer whose length is not known nothing is held against it while nobody is in its way, as in ``late_s``.
+        """
+        tenure = self._tenures.serving(deployment)
+        if tenure is None or tenure.plan.model not in self._tables.models:
+            return None
+        plan, lost = tenure.plan, self._tenures.lost
+        route = route_of(tenure, lost, [node for node in servers_of(plan) if self.away(node)])
+        if route is None:
+            return None
+        busiest = max([others, *(self._sessions(node) for node in route)])
+        unknown = min(plan.terms.answer_tokens, answer_max) if busiest else 0
+        tokens = unknown if answer is None else min(answer, answer_max)
+        return done_s(busiest, prompt, tokens, self._speeds(plan, route, 0.0), self._trip_s(route))
+
+    def _trip_s(self, route: tuple[NodeId, ...]) -> float:
+        """The way around, by the links that were measured."""
+        return sum(self._hop_s(one, next_) for one, next_ in pairwise((self._node, *route, self._node)))
+
+    def _hop_s(self, one: NodeId, other: NodeId) -> float:
+        ends = ((one, other), (other, one))
+        rtts_us = (link.rtt_us for end, peer in ends for link in self._links(end) if link.peer == peer)
+        return 0.0 if one == other else next(rtts_us, 0) / 2e6
+
+    def _links(self, node: NodeId) -> tuple[LinkMeasured, ...]:
+        if node == self._node:
+            return self._tables.links
+        peer = self._tables.membership.peer(node)
+        return () if peer is None else peer.state.links
 
     def _sessions(self, node: NodeId) -> int:
         """How many sessions ``node`` said it serves, whoever asked for them."""

@@ -11,6 +11,7 @@ from typing import Final
 from shoal_agent.core.budgets import NO_TERMS, Budgets
 from shoal_agent.core.digests import Digests
 from shoal_agent.core.facts import ModelFacts
+from shoal_agent.core.fading import FADE_S, FadingByName
 from shoal_agent.core.lateness import Lateness
 from shoal_agent.core.membership import Membership
 from shoal_agent.core.pace import Pace
@@ -39,6 +40,8 @@ class Tables:
     """The links of this node as it measured them, by peer."""
     digests: Digests = field(default_factory=Digests)
     """How busy others' light services are."""
+    abroad: FadingByName = field(default_factory=lambda: FadingByName(FADE_S))
+    """How long calls of services that this node has not got take, there and back, for each KiB."""
     relayed: set[NodeId] = field(default_factory=set)
     """Peers that our frames reach through brokers only."""
     isolated: bool = False

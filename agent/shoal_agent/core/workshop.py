@@ -154,7 +154,7 @@ class Workshop:
             if count == bench.running:
                 continue
             kind = bench.service.partition(":")[0]
-            pace = f"{bench.faded(now) * 1000:.2g} ms per KiB" if bench.pace_s else "pace unknown"
+            pace = f"{bench.faded(now) * 1000:.2g} ms per KiB" if bench.pace.mean else "pace unknown"
             idle_s = now - bench.spare_since
             why = f"Q + W {light.pressure:.1f}, Z {light.lateness:.1f}, {pace}, {light.least} at the least"
             if count > bench.running:

@@ -38,6 +38,7 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "calls_sent_again": ("why", "Calls of light services that another node did not do, and that went elsewhere"),
     "content_bytes": ("direction", "Bytes of packages served to peers (out) or taken from them and verified (in)"),
     "content_pieces_rejected": ("reason", "Pieces from peers that were not what the manifest says, or unasked for"),
+    "pipelines_judged": ("word", "Runs of pipelines at the door: let in, or refused and why"),
     "errands_ended": ("how", "What became of calls of light services alone, as embeddings are"),
     "exchanges": ("part", "Anti-entropy: exchanges this node asked for, answered or declined"),
     "frames_dropped": ("kind", "Data-plane frames that no session here was waiting for"),
@@ -198,6 +199,13 @@ class Metrics:
             buckets=_FIRST_TOKEN_S,
             registry=self._registry,
         )
+        self._forecast = Histogram(
+            "shoal_pipeline_forecast_seconds",
+            "When runs of a pipeline would end, as foretold at the door",
+            ["pipeline"],
+            buckets=_FIRST_TOKEN_S,
+            registry=self._registry,
+        )
         self._first_token = Histogram(
             "shoal_first_token_seconds",
             "From the arrival of a request to its first token",
@@ -227,6 +235,10 @@ class Metrics:
     def answered(self, route: str, status: int) -> None:
         """The API began a response. ``route`` is one of the API's own paths, never a client's."""
         self._answers.labels(route, str(status)).inc()
+
+    def run_foretold(self, pipeline: str, seconds: float) -> None:
+        """A run of a pipeline was judged, refused or not."""
+        self._forecast.labels(pipeline).observe(seconds)
 
     def run_ended(self, pipeline: str, how: str, seconds: float) -> None:
         """A run of a pipeline is over; only those that were answered tell how long it takes."""

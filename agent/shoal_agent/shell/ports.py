@@ -20,11 +20,12 @@ from shoal_agent.core.effects import (
     ExportKv,
     Finish,
     ImportKv,
+    PipelineJudged,
     Reject,
     RunStage,
     SendFrame,
 )
-from shoal_agent.core.events import Event
+from shoal_agent.core.events import Event, StepAhead
 from shoal_agent.core.facts import GenerationRequest, StageSpan, TensorHandle
 from shoal_agent.shell.links import Link
 from shoal_protocol.content import ContentHeader
@@ -181,6 +182,9 @@ class Ingress(Protocol):
 
         Cancelled with its caller.
         """
+
+    async def judge(self, pipeline: str, kind: str, deadline_s: float, steps: tuple[StepAhead, ...]) -> PipelineJudged:
+        """Whether a run of a pipeline may begin; ``kind`` is its class, if any."""
 
     def ended(self, kind: str, *, late: bool) -> None:
         """A request that the API put together from several calls is over; ``kind`` is its class."""

@@ -36,6 +36,7 @@ from shoal_agent.core.effects import (
     Note,
     OpenStage,
     Persist,
+    PipelineJudged,
     Reject,
     ReleaseTensor,
     RunStage,
@@ -50,8 +51,10 @@ from shoal_agent.core.events import (
     ErrandArrived,
     ErrandCancelled,
     Event,
+    PipelineArrived,
     PipelineEnded,
     StageFinished,
+    StepAhead,
     TimePassed,
 )
 from shoal_agent.core.facts import GenerationRequest
@@ -129,6 +132,8 @@ class Runtime:
         self._streams = Streams(self.post)
         self._errands: dict[int, asyncio.Future[ErrandEnded]] = {}
         self._errand_count = 0
+        self._judged: dict[int, asyncio.Future[PipelineJudged]] = {}
+        self._judged_count = 0
         self.stopped: asyncio.Future[None] = self._loop.create_future()
         """Done when the node said Stop; failed when something of ours broke."""
 
@@ -206,6 +211,10 @@ class Runtime:
                 self._streams.answer(effect)
             case Count(name, label, amount):
                 drivers.meters.count(name, label, amount)
+            case PipelineJudged(run):
+                judged = self._judged.pop(run, None)
+                if judged is not None and not judged.done():
+                    judged.set_result(effect)
             case ErrandEnded(errand):
                 waiting = self._errands.pop(errand, None)
                 if waiting is not None and not waiting.done():
@@ -286,6 +295,18 @@ class Runtime:
         finally:
             if self._errands.pop(errand, None) is not None:
                 self.post(ErrandCancelled(errand))
+
+    async def judge(self, pipeline: str, kind: str, deadline_s: float, steps: tuple[StepAhead, ...]) -> PipelineJudged:
+        """Whether a run of a pipeline may begin."""
+        self._judged_count += 1
+        run = self._judged_count
+        waiting: asyncio.Future[PipelineJudged] = self._loop.create_future()
+        self._judged[run] = waiting
+        self.post(PipelineArrived(run, pipeline, kind, deadline_s, steps))
+        try:
+            return await waiting
+        finally:
+            self._judged.pop(run, None)
 
     def ended(self, kind: str, *, late: bool) -> None:
         """A request that the API put together from several calls is over; ``kind`` is its class."""

@@ -37,6 +37,7 @@ from shoal_agent.core.effects import (
     Note,
     OpenStage,
     Persist,
+    PipelineJudged,
     Reject,
     ReleaseTensor,
     RunStage,
@@ -336,8 +337,8 @@ class Machine:
         device = self.device
         match effect:
             case (
-                Count() | Note() | Accept() | Emit() | Finish() | Reject() | ErrandEnded() | StartInstance()
-                | StopInstance()
+                Count() | Note() | Accept() | Emit() | Finish() | Reject() | ErrandEnded() | PipelineJudged()
+                | StartInstance() | StopInstance()
             ):  # fmt: skip
                 # What a client is told and what is counted is the oracles' to judge; toy services need no instances.
                 return

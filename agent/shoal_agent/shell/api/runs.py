@@ -1,5 +1,7 @@
 """Runs of pipelines on this node: what ``core/pipeline_run.py`` wants begun goes in where clients' requests go in.
 
+A run is judged as a whole before any of its steps is begun (``core/welcome.py``), by what its steps were lately.
+
 A light service's step is an errand, so rule B places it as it places any other; a generation enters the ingress as a
 chat does. Both are given what is left of the deadline, and the class of the run, by which they are admitted and placed.
 What still runs when a run is over is cancelled.
@@ -22,6 +24,7 @@ from shoal_agent.core.facts import (
     RejectCode,
     TextPrompt,
 )
+from shoal_agent.core.habits import Habits
 from shoal_agent.core.pipeline import Generation, Pipeline
 from shoal_agent.core.pipeline_run import RUNS_MAX, Begin, Ended, Order, PipelineRun
 from shoal_agent.core.services import ChatMessage, RenderRequest, ServiceKind, pack, service_name
@@ -58,6 +61,7 @@ class Runs:
         self._ingress = ingress
         self._models = models
         self._metrics = metrics
+        self._habits = Habits()
         self._count = 0
 
     async def run(self, pipeline: Pipeline, request: Mapping[str, bytes], deadline_s: float, kind: str) -> Ended:
@@ -65,7 +69,7 @@ class Runs:
         begun, how = time.monotonic(), CANCELLED
         self._count += 1
         try:
-            ended = self._refused(pipeline)
+            ended = self._refused(pipeline) or await self._judged(pipeline, request, deadline_s, kind)
             if ended is None:
                 ended = await self._drive(pipeline, request, begun + deadline_s, kind)
             how = "done" if ended.code is None else ended.code.value
@@ -84,6 +88,14 @@ class Runs:
                 return Ended(b"", RejectCode.UNKNOWN_MODEL, f"step {step.name!r}: no model {step.model!r} here")
         return None
 
+    async def _judged(
+        self, pipeline: Pipeline, request: Mapping[str, bytes], deadline_s: float, kind: str
+    ) -> Ended | None:
+        ahead = self._habits.ahead(pipeline, request, self._names(pipeline), Instant(time.monotonic()))
+        word = await self._ingress.judge(pipeline.name, kind, deadline_s, ahead)
+        self._metrics.run_foretold(pipeline.name, word.finish_s)
+        return None if word.code is None else Ended(b"", word.code, word.detail, word.retry_after_s)
+
     async def _drive(self, pipeline: Pipeline, request: Mapping[str, bytes], until: float, kind: str) -> Ended:
         run, names = PipelineRun(pipeline, request, Instant(until)), self._names(pipeline)
         tasks: dict[str, asyncio.Task[bytes | _Failed]] = {}
@@ -93,7 +105,7 @@ class Runs:
                 for order in orders:
                     if isinstance(order, Ended):
                         return order
-                    tasks[order.step.name] = asyncio.create_task(self._step(order, names, kind))
+                    tasks[order.step.name] = asyncio.create_task(self._step(pipeline.name, order, names, kind))
                 left_s = max(0.0, until - time.monotonic())
                 await asyncio.wait(tasks.values(), timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
                 orders = self._came(run, tasks, Instant(time.monotonic()))
@@ -130,16 +142,17 @@ class Runs:
             if step.generation is None
         }
 
-    async def _step(self, order: Begin, names: Mapping[str, str], kind: str) -> bytes | _Failed:
+    async def _step(self, pipeline: str, order: Begin, names: Mapping[str, str], kind: str) -> bytes | _Failed:
         step = order.step
+        self._habits.began(pipeline, step.name, len(order.request), Instant(time.monotonic()))
         if step.generation is not None:
-            return await self._generated(order, step.generation, kind)
+            return await self._generated(pipeline, order, step.generation, kind)
         ended = await self._ingress.run(((names[step.name], step.method),), order.request, order.left_s, kind)
         if ended.code is not None:
             return _Failed(ended.code, ended.detail, retry_after_s(ended.code))
         return ended.result
 
-    async def _generated(self, order: Begin, how: Generation, kind: str) -> bytes | _Failed:
+    async def _generated(self, pipeline: str, order: Begin, how: Generation, kind: str) -> bytes | _Failed:
         own, model = lone(), order.step.model
         assert model is not None, "a pipeline whose generation has no model is refused"
         sampling = Sampling(how.temperature, 0, 1.0, 1.0, own.seed, -1)
@@ -154,9 +167,9 @@ class Runs:
             kind=kind,
             part=True,
         )
-        return await self._text(self._ingress.generate(request, lingers=False))
+        return await self._text(pipeline, order.step.name, self._ingress.generate(request, lingers=False))
 
-    async def _text(self, answers: AsyncGenerator[Answer, None]) -> bytes | _Failed:
+    async def _text(self, pipeline: str, step: str, answers: AsyncGenerator[Answer, None]) -> bytes | _Failed:
         text: list[str] = []
         async with aclosing(answers):
             async for answer in answers:
@@ -167,6 +180,8 @@ class Runs:
                         self._metrics.used(usage.prompt_tokens, usage.completion_tokens)
                         code = _BROKEN.get(reason)
                         if code is None:
+                            now = Instant(time.monotonic())
+                            self._habits.generated(pipeline, step, usage.prompt_tokens, usage.completion_tokens, now)
                             return "".join((*text, tail)).encode()
                         return _Failed(code, detail or "the generation ended early", retry_after_s(code))
                     case Reject(_, code, detail, again_s):
