@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from shoal_agent.experiments.paper_b import cluster
-from shoal_agent.experiments.paper_b.serving import PATIENCE_S, Leg, Route, Serving
+from shoal_agent.experiments.paper_b.serving import DEADLINE_S, PATIENCE_S, Leg, Route, Serving
 from shoal_agent.experiments.paper_b.trace import MILD, Outage, Steps, draw
 
 SIZES = cluster.sizes_of("int8")
@@ -28,7 +28,7 @@ class Told:
     tick_s = 10.0
 
     def __init__(self, way=WAY, around=AROUND, admits=True):
-        self.ways, self.dead, self.open, self.lates, self.served = (way, around), False, admits, [], lambda _: True
+        self.ways, self.dead, self.open, self.ends, self.served = (way, around), False, admits, [], lambda _: True
 
     def route(self, now):
         way = self.ways[self.dead]
@@ -49,7 +49,7 @@ class Told:
         self.dead = False
 
     def ended(self, now, *, late):
-        self.lates.append(late)
+        self.ends.append((now, late))
 
     def fetching(self, node, now):
         return False
@@ -113,11 +113,21 @@ def test_blocks_that_were_closed_meanwhile_send_a_request_back():
     assert Serving(quiet(1.0), SIZES, told).run().restarts > 0
 
 
-def test_a_late_answer_is_told():
+def test_a_missed_deadline_is_told_once_and_when_it_passes_not_when_the_answer_comes():
     told = Told()
-    Serving(quiet(*[1.0] * 20), SIZES, told).run()
-    assert told.lates[0] is False
-    assert told.lates[-1] is True
+    outcome = Serving(quiet(*[1.0] * 20), SIZES, told).run()
+    late = sum(time_s > DEADLINE_S for time_s in took(outcome))
+    assert 0 < late < 20
+    assert [at for at, missed in told.ends if missed] == [pytest.approx(1.0 + DEADLINE_S)] * late
+    assert sum(not missed for _, missed in told.ends) == 20 - late
+
+
+def test_who_is_not_let_in_or_is_lost_in_a_node_misses_a_deadline_only_if_it_was_let_in():
+    refused, lost = Told(admits=False), Told(around=None)
+    Serving(quiet(1.0), SIZES, refused).run()
+    Serving(quiet(1.0, outages=[(3, Outage(1.01, 50.0, 0.2))]), SIZES, lost).run()
+    assert refused.ends == []
+    assert lost.ends == [(pytest.approx(1.0 + DEADLINE_S), True)]
 
 
 def test_a_mixed_answer_would_be_seen():

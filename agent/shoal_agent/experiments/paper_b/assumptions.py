@@ -64,8 +64,8 @@ def _knowledge() -> list[str]:
         ),
         (
             f"the operator asks {Rules().gain_permille / 10:g} % of a new plan and names a deadline of "
-            f"{serving.DEADLINE_S:g} s, a fifth below the SLO; a request is refused if it would take over "
-            f"{serving.PATIENCE_S:g} s, and a refusal is a failure"
+            f"{serving.DEADLINE_S:g} s, a fifth below the SLO; that it was missed is known when it passes; a request "
+            f"is refused if it would take over {serving.PATIENCE_S:g} s, and a refusal is a failure"
         ),
         "static is the same planner's best split under the mean conditions of the very trace it then meets",
         "central-rtt: its centre is 0.05 s away and fails as often as a machine; while it is away nothing is decided",
