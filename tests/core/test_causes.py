@@ -6,13 +6,14 @@ from shoal_agent.core.causes import (
     is_gone,
     late_hosts,
     missed_standbys,
+    slowness_of,
     standbys_there,
     trigger_of,
 )
 from shoal_agent.core.facts import Standing
 from shoal_protocol.ids import Instant
 from shoal_protocol.messages import Cause, DeploymentPhase, NodePhase
-from tests.support.opinion import NOW, Opinion
+from tests.support.opinion import NOW, TOY, Opinion
 
 FAILED, LOADING, READY = DeploymentPhase.FAILED, DeploymentPhase.LOADING, DeploymentPhase.READY
 
@@ -115,3 +116,14 @@ def test_a_standby_is_missed_once_it_has_been_gone_for_a_while_and_breaks_nothin
     assert missed({three: NOW}, Instant(NOW + STANDBY_S - 0.1)) == ()
     assert missed({three: NOW}, Instant(NOW + STANDBY_S)) == (three, three), "it backed two stages"
     assert trigger(me, {three: NOW}, Instant(NOW + STANDBY_S)) is None
+
+
+def test_clients_that_wait_too_long_are_the_fault_of_the_plan_that_serves_them(me):
+    for number in range(10):
+        me.tables.lateness.ended(TOY, Instant(NOW + number), late=True)
+    found = slowness_of(me.tables, me.here, me.head, Instant(NOW + 9))
+    assert (found.cause, found.nodes, found.stays) == (Cause.SLOW, (me.here,), False)
+    me.report(me.names[1], LOADING, sequence=2)
+    assert slowness_of(me.tables, me.here, me.head, Instant(NOW + 9)) is None
+    me.report(me.names[1], READY, sequence=3)
+    assert slowness_of(me.tables, me.here, me.head, Instant(NOW + 9)) is None, "what was late before is forgotten"

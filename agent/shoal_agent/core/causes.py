@@ -109,6 +109,15 @@ def trigger_of(
     return None
 
 
+def slowness_of(tables: Tables, here: NodeId, head: Tenure, now: Instant) -> Trigger | None:
+    """Whether this node's own clients wait too long. Who is late while ``head`` loads is late by the plan before."""
+    if not head.complete(tables.tenures.lost):
+        tables.lateness.forget(head.plan.deployment)
+        return None
+    told = tables.lateness.slow(head.plan.deployment, now)
+    return None if told is None else Trigger(Cause.SLOW, (here,), told)
+
+
 def state_of(tables: Tables, here: NodeId, node: NodeId) -> str:
     """In a word, how ``node`` is gone."""
     standing = tables.membership.standing(node)

@@ -27,7 +27,7 @@ from typing import Final
 from shoal_agent.core.backbone import Backbone, BackboneProblem
 from shoal_agent.core.bracing import braced, bracing
 from shoal_agent.core.case import TRIALS_MAX, Account, Case, Scene, barred_by, case_of, options_of
-from shoal_agent.core.causes import STANDBY_S, Trigger, is_gone, missed_standbys, state_of, trigger_of
+from shoal_agent.core.causes import STANDBY_S, Trigger, is_gone, missed_standbys, slowness_of, state_of, trigger_of
 from shoal_agent.core.costs import price
 from shoal_agent.core.decision import Choice, Decision, Option, decide, same_cuts
 from shoal_agent.core.drafting import draft
@@ -172,9 +172,7 @@ class Steering:
 
     def _scene(self, case: Case, head: Tenure, facts: ModelFacts, now: Instant) -> Scene:
         trigger = trigger_of(self._tables, self._here, head, self._gone_since, now)
-        slow = self._tables.lateness.slow(head.plan.deployment, now)
-        if trigger is None and slow is not None:
-            trigger = Trigger(Cause.SLOW, (self._here,), slow)
+        trigger = trigger or slowness_of(self._tables, self._here, head, now)
         return Scene(case, head, trigger, self._outlooks.of(head.plan, facts, barred_by(case, head, trigger, now), now))
 
     def _facts(self, plan: Plan) -> ModelFacts | None:
