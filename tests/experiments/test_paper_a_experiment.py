@@ -24,6 +24,7 @@ def test_two_seeds_have_structure_pairing_bands_and_are_the_same_again():
     assert outcomes[0].trace != outcomes[1].trace
     again = play(jobs[0])
     assert again == outcomes[0]
+    assert any("nothing ever waited" in line and line.endswith("load: 2: 1.000.") for line in found.assumptions)
     rows = {row.method: row for row in found.rows}
     assert rows["ours"].on_time >= 0.9
     assert rows["ours"].cost <= 1.1 * rows["central"].cost
@@ -63,6 +64,12 @@ def test_where_least_loaded_finds_no_room_its_cores_stand_where_the_others_do(mo
     monkeypatch.setattr(backbone, "least_loaded", lambda scenario, regime: None)
     one = Job("R2", 2.0, 0, ("lbrr", "static"), 5, 10)
     assert set(play(one).runs) == {"lbrr", "static"}
+
+
+def test_what_the_radio_brings_too_late_is_out_of_reach():
+    late = play(Job("R1", 1.0, 0, ("static",), 30, 60))
+    assert 0.5 < late.in_reach < 1.0
+    assert late.runs["static"].on_time <= late.in_reach + 0.05
 
 
 def test_no_placement_means_no_runs(monkeypatch):

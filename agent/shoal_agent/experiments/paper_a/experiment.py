@@ -7,8 +7,9 @@ from shoal_agent.experiments.options import Options, Progress
 from shoal_agent.experiments.paper_a import backbone
 from shoal_agent.experiments.paper_a.methods import METHODS, Setting
 from shoal_agent.experiments.paper_a.regimes import ARRIVALS_MS, DRAIN_MS, REGIMES
-from shoal_agent.experiments.paper_a.scenario import sample
-from shoal_agent.experiments.paper_a.trace import draw
+from shoal_agent.experiments.paper_a.routes import Routes
+from shoal_agent.experiments.paper_a.scenario import Scenario, sample
+from shoal_agent.experiments.paper_a.trace import Trace, draw
 from shoal_agent.experiments.paper_a.world import World
 from shoal_agent.experiments.pool import each
 from shoal_agent.experiments.report import Band, Chart, Report, Row
@@ -52,6 +53,8 @@ class Outcome:
 
     trace: str
     runs: dict[str, Run]
+    in_reach: float = 0.0
+    """The share of tasks that would be on time if nothing ever waited and every rate was its mean."""
 
 
 def play(job: Job) -> Outcome:
@@ -71,7 +74,17 @@ def play(job: Job) -> Outcome:
         world = World(scenario, trace, chosen, regime.hold)
         world.run(method.build(Setting(scenario, regime, chosen, job.seed)))
         runs[name] = _judged(world)
-    return Outcome(named, runs)
+    return Outcome(named, runs, _in_reach(Routes(scenario, placement), scenario, trace))
+
+
+def _in_reach(routes: Routes, scenario: Scenario, trace: Trace) -> float:
+    found = []
+    for arrival in (arrival for slot in trace.arrivals for arrival in slot):
+        user = scenario.users[arrival.user]
+        pipeline = scenario.pipelines[user.pipeline]
+        quickest = arrival.ready_ms + routes.quickest_ms(pipeline, user.gateway)
+        found.append(float(quickest <= arrival.at_ms + pipeline.deadline_ms))
+    return mean(found)
 
 
 def _judged(world: World) -> Run:
@@ -110,12 +123,15 @@ def report(jobs: list[Job], outcomes: list[Outcome]) -> Report:
             found[job.load, name].append(one)
     left_out = [f"load {j.load:g} seed {j.seed}" for j, o in zip(jobs, outcomes, strict=True) if not o.runs]
     rows = [_row(name, load, found[load, name]) for load in loads for name in methods]
+    played = [(job.load, outcome.in_reach) for job, outcome in zip(jobs, outcomes, strict=True) if outcome.runs]
+    reach = [f"{load:g}: {mean([share for at, share in played if at == load]):.3f}" for load in loads]
     return Report(
         name=f"paper-a-{regime}",
         trace_hash=trace_hash([outcome.trace for outcome in outcomes]),
         assumptions=[
             *REGIMES[regime].assumptions(),
             f"Left out because no core placement fits: {', '.join(left_out) or 'none'}.",
+            f"On time if nothing ever waited and every rate was its mean, by load: {', '.join(reach)}.",
             *(f"{name}: {METHODS[name].summary}." for name in methods),
         ],
         rows=rows,

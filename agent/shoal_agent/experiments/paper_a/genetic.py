@@ -119,15 +119,17 @@ class Search:
 
     def possible(self, chromosome: Chromosome) -> Chromosome:
         """Without the instances that do not fit."""
-        taken = [used[:] for used in self._world.used]
+        taken = self._world.used.copy()  # rows are replaced, never changed
         kept: Chromosome = {}
         for number, genes in chromosome.items():
-            service, nodes = self._world.scenario.services[number], []
+            service = self._world.scenario.services[number]
+            nodes: list[int] = []
             for node in genes:
-                if node != NOWHERE and fits(self._world, taken, node, service):
-                    taken[node] = [u + n for u, n in zip(taken[node], service.needs, strict=True)]
-                    nodes.append(node)
-            kept[number] = tuple(sorted([*nodes, *[NOWHERE] * (len(genes) - len(nodes))]))
+                if node == NOWHERE or not fits(self._world, taken, node, service):
+                    continue
+                taken[node] = [u + n for u, n in zip(taken[node], service.needs, strict=True)]
+                nodes.append(node)
+            kept[number] = (*[NOWHERE] * (len(genes) - len(nodes)), *nodes)  # both sorted, as genes are
         return kept
 
     def worth(self, chromosome: Chromosome) -> float:

@@ -62,7 +62,7 @@ class Routes:
         share = dict.fromkeys(tables.LIGHTS, inf)
         for user in self._scenario.users:
             pipeline = self._scenario.pipelines[user.pipeline]
-            slack = pipeline.deadline_ms - self._quickest(pipeline, user.gateway)
+            slack = pipeline.deadline_ms - self.quickest_ms(pipeline, user.gateway)
             light = [m for m in pipeline.parents if m in share]
             work = sum(self._scenario.services[m].run_ms for m in light)
             for m in light:
@@ -70,7 +70,7 @@ class Routes:
                 share[m] = min(share[m], max(SHARE_MS_MIN, run + slack * run / work))
         return share
 
-    def _quickest(self, pipeline: Pipeline, gateway: int) -> float:
+    def quickest_ms(self, pipeline: Pipeline, gateway: int) -> float:
         """A task from ``gateway`` that never waits: its longest branch."""
         scenario, most = self._scenario, 0.0
         for number, parents in pipeline.parents.items():
