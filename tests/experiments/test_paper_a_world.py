@@ -60,25 +60,27 @@ def test_cost_is_core_instances_boots_and_instance_slots():
     assert one.boots == len([number for number in one.tasks[0].ended if number in tables.LIGHTS])
 
 
+def test_when_a_core_instance_is_given_away():
+    """One that is free now, in half a slot, in a slot and a half."""
+    given = {hold: [gives(hold, free_in) for free_in in (0.0, 0.5, 1.5)] for hold in Hold}
+    assert given == {
+        Hold.COMPUTING: [True, True, True],
+        Hold.INPUT: [True, True, False],
+        Hold.SLOTS: [True, False, False],
+    }
+
+
 @pytest.mark.parametrize(
-    ("hold", "at_once", "in_this_slot", "begins"),
-    [(Hold.COMPUTING, True, True, 2.5), (Hold.INPUT, True, False, 3.0), (Hold.SLOTS, False, False, 3.0)],
+    ("hold", "free", "begins"), [(Hold.COMPUTING, 0.5, 2.5), (Hold.INPUT, 0.5, 3.0), (Hold.SLOTS, 0.0, 2.5)]
 )
-def test_what_holds_a_core_instance(hold, at_once, in_this_slot, begins):
-    """One instance, free in half a slot or in a slot and a half; the input is two slots and a half away."""
-    assert [gives(hold, free) for free in (0.0, 0.5, 1.5)] == [True, at_once, in_this_slot]
+def test_a_held_instance_waits_for_its_input_from_when_it_is_free(hold, free, begins):
     one = single(hold=hold)
     one._arrived(Arrival(0, 0.0, 0.0))
-    task = one.tasks[0]
-    number = next(m for m in task.pipeline.parents if m in tables.CORES)
-    node = min(one.cores[number])
-    one.cores[number][node] = [0.0 if hold is Hold.SLOTS else 0.5]
-    stage = Stage(task, one.scenario.services[number], 0.0)
     one.there_ms = lambda *_: 2.5
-    if hold is Hold.SLOTS:
-        one.slot, one.cores[number][node] = 1, [0.5]
-        begins = 2.5
-    assert one.takes(node, stage.service)
+    number = next(m for m in one.tasks[0].pipeline.parents if m in tables.CORES)
+    node = min(one.cores[number])
+    one.cores[number][node] = [free]
+    stage = Stage(one.tasks[0], one.scenario.services[number], 0.0)
     assert one.begin_ms(stage, node) == begins
     one.send_core(stage, node)
     assert one.cores[number][node] == [begins + stage.service.run_ms]
