@@ -30,16 +30,15 @@ class ServiceLoad:
 
 @dataclass(frozen=True, slots=True)
 class DigestTold:
-    """How busy the sender's light services are, and how far its budgets are overdrawn. Neither retained nor kept.
+    """How busy the sender's light services are, and what its budgets make of more work. Neither retained nor kept.
 
     What is owed to classes of requests is not in it: that rides with each call, in ``ServiceCall``.
     """
 
     loads: tuple[ServiceLoad, ...]
-    energy_milli: int = 0
-    """The E queue: energy spent beyond the budget, in thousandths of what it allows in a second."""
-    money_milli: int = 0
-    """The K queue: money, likewise."""
+    price_milli: int = 0
+    """What a tenth of a second of one of its processors costs there, in thousandths of a level: energy and money spent
+    beyond the budgets, each times what it would add. 0 within the budgets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +51,11 @@ class LoadAsked:
 
 @dataclass(frozen=True, slots=True)
 class LoadTold:
-    """Answer to LoadAsked; no ``load``: it does not run here."""
+    """Answer to LoadAsked; no ``load``: it does not run here. ``price_milli`` is that of a digest."""
 
     call: int
     load: ServiceLoad | None
+    price_milli: int = 0
 
 
 LightHeader = LoadAsked | LoadTold

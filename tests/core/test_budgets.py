@@ -141,3 +141,13 @@ def test_budgets_that_contradict_each_other_are_refused():
         Terms(power_w=3.0, power=POWER)
     with pytest.raises(ValueError, match=r"a budget of 0.5 an hour means nothing"):
         Terms(money_per_hour=0.5)
+
+
+def test_a_slot_of_a_processor_costs_what_is_owed_times_what_it_adds():
+    budgets = Budgets(Terms(power_w=8.0, power=PowerModel(4.0, 12.0), price_per_hour=2.0, money_per_hour=1.0))
+    assert budgets.slot_price(4, 0.1) == 0.0, "within the budgets nothing is dear"
+    for _ in range(10):
+        budgets.step(seconds=1.0, joules=12.0, busy=1.0)
+    assert (budgets.energy, budgets.money) == (pytest.approx(5.0), pytest.approx(10.0))
+    assert budgets.slot_price(4, 0.1) == pytest.approx(5.0 * (8.0 / 4 * 0.1 / 8.0) + 10.0 * (2.0 / 4 * 0.1))
+    assert Budgets(Terms()).slot_price(4, 0.1) == 0.0

@@ -1,6 +1,9 @@
 from dataclasses import replace
 
+import pytest
+
 from shoal_agent.core.digests import Digests, Told
+from shoal_agent.core.fading import FADE_S
 from shoal_protocol.ids import Incarnation, Instant, NodeId, Sequence
 from shoal_protocol.light import DigestTold
 from tests.support.protocol import LOAD
@@ -42,7 +45,7 @@ def test_what_a_digest_no_longer_tells_of_is_not_busy():
 
 def test_a_probe_is_newer_than_a_digest_until_the_next():
     digests = Digests()
-    digests.answered(PEER, replace(LOAD, waiting=1), NOW)
+    digests.answered(PEER, replace(LOAD, waiting=1), 0, NOW)
     assert digests.of(PEER, LOAD.service).load.waiting == 1
     hear(digests, 1, 1)
     assert digests.of(PEER, LOAD.service).load == LOAD
@@ -56,3 +59,15 @@ def test_who_is_out_of_reach_is_forgotten_but_not_its_number():
     assert digests.of(PEER, LOAD.service) is None
     hear(digests, 1, 4)
     assert digests.of(PEER, LOAD.service) is None
+
+
+def test_what_work_costs_a_node_is_believed_until_it_fades_or_is_told_anew():
+    digests = Digests()
+    assert digests.price(PEER, NOW) == 0.0
+    digests.heard(PEER, Incarnation(1), Sequence(1), DigestTold((), 3000), NOW)
+    assert digests.price(PEER, NOW) == 3.0
+    assert digests.price(PEER, Instant(NOW + FADE_S)) == pytest.approx(1.5)
+    digests.answered(PEER, LOAD, 500, Instant(NOW + FADE_S))
+    assert digests.price(PEER, Instant(NOW + FADE_S)) == 0.5
+    digests.forget(PEER)
+    assert digests.price(PEER, NOW) == 0.0

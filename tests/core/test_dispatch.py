@@ -21,6 +21,7 @@ from shoal_agent.core.dispatch import (
     shortlist,
     to_probe,
 )
+from shoal_agent.core.instances import Light, Prices, worth
 from shoal_agent.core.membership import SILENCE_S, Membership
 from shoal_protocol.ids import Incarnation, Instant, NodeId, SessionId
 from shoal_protocol.messages import NodePhase, NodeState
@@ -135,7 +136,9 @@ def offers(*pressures, wait=1.0):
 
 def test_the_score_is_its_formula():
     offer = Offer(NODES[1], pressure=4.0, wait_slots=5.0, transfer_slots=2.0, price=0.5, in_flight=1.5, age_slots=6.0)
-    assert score(offer, TASK) == pytest.approx(3.0 * 7.0 / 10.0 + 2.0 * 0.5 + 4.0 + 1.5 + 0.6)
+    plain = 3.0 * 7.0 / 10.0 + 2.0 * 0.5 + 4.0 + 1.5 + 0.6
+    assert score(offer, TASK) == pytest.approx(plain)
+    assert score(replace(offer, dues=2.5), TASK) == pytest.approx(plain + 2.5)
 
 
 @given(st.lists(OFFERS, max_size=12, unique_by=lambda offer: offer.node), st.none() | st.just(LOCAL))
@@ -207,7 +210,7 @@ def test_probes_end_the_herd():
 
 @pytest.mark.parametrize("bad", [nan, inf, -1.0])
 def test_no_figure_that_is_none_becomes_an_offer_or_a_task(bad):
-    for field in ("pressure", "wait_slots", "transfer_slots", "price", "in_flight", "age_slots"):
+    for field in ("pressure", "wait_slots", "transfer_slots", "price", "in_flight", "age_slots", "dues"):
         with pytest.raises(ValueError, match=field):
             replace(LOCAL, **{field: bad})
     for field in ("deadline_slots", "v", "urgency", "bias"):
@@ -215,3 +218,17 @@ def test_no_figure_that_is_none_becomes_an_offer_or_a_task(bad):
             replace(TASK, **{field: bad})
     with pytest.raises(ValueError, match="work"):
         InFlight().sent(NODES[1], "a", bad)
+
+
+@given(AMOUNTS, st.floats(1e-3, 1e3), st.floats(0, 1e3), st.floats(0, 1e3))
+def test_dues_are_what_rule_a_takes_off_an_instance_for_a_level_of_its_work(pressure, rate, energy, money):
+    """Both rules minimise one sum: an instance whose work is not worth its joules there is worth none sent to it."""
+    light = Light(
+        "s", (1.0,), 0, 0, 0, 0, 1e9, pressure, rate, boot=0.0, run=0.0, joules=0.25, money=0.5
+    )  # always enough to do
+    prices = Prices(v=0.0, energy=energy, money=money)
+    dues = (energy * 0.25 + money * 0.5) / rate
+    assert worth(light, 1, prices) == pytest.approx(rate * (pressure - dues), rel=1e-6, abs=1e-6)
+    task = Task(deadline_slots=10.0, v=0.0)
+    there, free = Offer(HERE, pressure, 0.0, dues=dues), Offer(HERE, pressure, 0.0)
+    assert score(there, task) - score(free, task) == pytest.approx(dues, rel=1e-6, abs=1e-6)

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 
 from shoal_agent.core.bench import REFERENCE_WORK
+from shoal_agent.core.budgets import Budgets, PowerModel, Terms
 from shoal_agent.core.calls import Ask, Calls
 from shoal_agent.core.effects import CallService, SendFrame
 from shoal_agent.core.events import ServiceFailed, ServiceReturned
@@ -290,6 +291,43 @@ def test_who_is_owed_goes_where_it_is_sooner_though_work_waits_there(scene):
     out = Outbox(HERE)
     scene.movers.ask(Ask(SERVICE, "encode", TEXT * 2, 5000, 50.0), scene.now, out)
     assert sent(scene.probe(out.effects, busy))
+
+
+def owing(seconds: float) -> Budgets:
+    """A node with one processor that has used so many seconds of its power budget beforehand."""
+    budgets = Budgets(Terms(power_w=4.0, power=PowerModel(4.0, 8.0)))
+    budgets.step(seconds=seconds, joules=8.0 * seconds, busy=1.0)
+    return budgets
+
+
+def test_a_node_that_owes_sends_away_what_it_would_do_at_once():
+    scene = Scene()
+    scene.slow_down(0.005)
+    call, effects = scene.ask(b"x")
+    assert runs(effects) == [call], "within 20 ms, and nothing is owed"
+    scene.answer(ServiceReturned(call, b""))
+    scene.tables.budgets = owing(60.0)
+    _, effects = scene.ask(b"x")
+    assert len(sent(scene.probe(effects))) == 1
+
+
+def test_who_is_asked_tells_what_work_costs_and_is_spared_for_it(scene):
+    other = Scene()
+    other.slow_down()
+    (told,) = other.do(other.movers.asked, PEERS[0], LoadAsked(1, SERVICE))
+    assert told.header.price_milli == 0
+    other.tables.budgets = owing(60.0)
+    (told,) = other.do(other.movers.asked, PEERS[0], LoadAsked(1, SERVICE))
+    assert told.header.price_milli == 6000, "a minute of the allowance, times a tenth of what is allowed in a second"
+    call, effects = scene.ask()
+    dear, cheap = (frame for frame in probes(effects))
+    slow = replace(IDLE, rate_milli=50_000)
+    scene.do(scene.movers.told, dear.peer, LoadTold(dear.header.call, slow, told.header.price_milli))
+    effects = scene.do(scene.movers.told, cheap.peer, LoadTold(cheap.header.call, replace(slow, wait_us=300_000)))
+    assert sent(effects) == [cheap.peer], "it takes longer there, and costs nothing"
+    assert call in scene.movers._trips
+    _, effects = scene.ask()
+    assert dear.peer not in [frame.peer for frame in probes(effects)], "and is remembered for a while"
 
 
 def test_a_peers_call_of_anything_else_is_none_of_the_movers_business(scene):

@@ -142,6 +142,16 @@ def test_the_others_are_told_while_there_is_work_and_once_more(scene):
     assert len(scene.digests) == told
 
 
+def test_the_others_are_told_what_work_costs_here(scene):
+    scene.digests.clear()
+    loaded(scene, 3)
+    assert scene.digests[-1].price_milli == 0
+    scene.tables.budgets = Budgets(Terms(power_w=5.0, power=PowerModel(4.0, 12.0)))
+    scene.tables.budgets.step(seconds=10.0, joules=120.0, busy=1.0)
+    loaded(scene, 3)
+    assert scene.digests[-1].price_milli == round(1000 * scene.tables.budgets.slot_price(1, SLOT_S)) > 0
+
+
 def test_services_share_the_cores(scene):
     for _ in range(20):
         for service in (SERVICE, OTHER):

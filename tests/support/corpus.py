@@ -97,7 +97,7 @@ def messages_of(
         SynAck(target, stamps, heads, (b"delta",)),
         Ack(target, (b"delta",)),
         RecoveryOrdered(order, (sign_recovery(operator, CLUSTER, order),)),
-        DigestTold((_load(),), 1, 1),
+        DigestTold((_load(),), 1),
     )
 
 

@@ -229,7 +229,7 @@ MESSAGES: Final[tuple[ControlMessage, ...]] = (
     SynAck(node_of(WITNESS), _STAMPS, (Head(TOY, Epoch(1)),), _DELTAS),
     Ack(node_of(WITNESS), _DELTAS),
     RecoveryOrdered(encode_plan(RECOVERY), (sign_recovery(OPERATOR, CLUSTER, encode_plan(RECOVERY)),)),
-    DigestTold((LOAD,), 250, 0),
+    DigestTold((LOAD,), 250),
 )
 
 ROUTE: Final = (node_of(WITNESS), node_of(AGENT), node_of(STRANGER))
@@ -266,7 +266,7 @@ HEADERS: Final[tuple[headers.Header, ...]] = (
     journal.JournalRequested(SESSION),
     journal.JournalServed(SESSION, node_of(AGENT), 29_000),
     LoadAsked(19, LOAD.service),
-    LoadTold(19, LOAD),
+    LoadTold(19, LOAD, 250),
 )
 PAYLOADS: Final[dict[type, bytes]] = {
     headers.OpenSession: bytes(range(8)) * 3,

@@ -7,7 +7,7 @@ the machine counts them, else calculated from a configured model ``idle_w + busy
 
 A level of each is what is allowed in a second: they stand beside the levels of work that waits a second. What one busy
 processor draws or costs in a slot is a level too (``core_energy``, ``core_money``); the product of both is what rule A
-takes off the worth of an instance.
+takes off the worth of an instance, and what rule B adds to the score of a node, here and elsewhere (``slot_price``).
 
 Energy is charged by what was measured; where nothing measures it and no model is configured, nothing is known of it and
 nothing charged. Money needs the share of busy processors only, and so is charged always.
@@ -142,6 +142,10 @@ class Budgets:
     def core_money(self, cores: int, seconds: float) -> float:
         """What one more busy processor adds to K in ``seconds``, as a level."""
         return 0.0 if self._money is None else self._terms.price(1.0, seconds) / cores / self._money.reference
+
+    def slot_price(self, cores: int, seconds: float) -> float:
+        """What one more busy processor costs in ``seconds``, in levels of work: E and K times what it adds to them."""
+        return self.energy * self.core_energy(cores, seconds) + self.money * self.core_money(cores, seconds)
 
     def coolness(self, millicelsius: int | None) -> float:
         """The share of the processors that may be used, by heat; all of them where nothing is sensed."""

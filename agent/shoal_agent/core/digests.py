@@ -9,6 +9,7 @@ there comes back refused, or late, and goes elsewhere.
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from shoal_agent.core.fading import FADE_S
 from shoal_protocol.ids import Incarnation, Instant, NodeId, Sequence
 from shoal_protocol.light import DigestTold, ServiceLoad
 
@@ -28,6 +29,7 @@ class Digests:
 
     _stamps: dict[NodeId, tuple[Incarnation, Sequence]] = field(default_factory=dict)
     _loads: dict[NodeId, dict[str, Told]] = field(default_factory=dict)
+    _prices: dict[NodeId, tuple[float, Instant]] = field(default_factory=dict)
 
     def heard(
         self, node: NodeId, incarnation: Incarnation, sequence: Sequence, digest: DigestTold, now: Instant
@@ -38,18 +40,30 @@ class Digests:
             return
         self._stamps[node] = stamp
         self._loads[node] = {load.service: Told(node, load, now) for load in digest.loads}
+        self._prices[node] = (digest.price_milli / 1000, now)
 
-    def answered(self, node: NodeId, load: ServiceLoad, now: Instant) -> None:
+    def answered(self, node: NodeId, load: ServiceLoad, price_milli: int, now: Instant) -> Told:
         """A probe was answered."""
-        self._loads.setdefault(node, {})[load.service] = Told(node, load, now)
+        self._prices[node] = (price_milli / 1000, now)
+        told = self._loads.setdefault(node, {})[load.service] = Told(node, load, now)
+        return told
 
     def of(self, node: NodeId, service: str) -> Told | None:
         """What ``node`` last said of ``service``; None: nothing."""
         return self._loads.get(node, {}).get(service)
 
+    def price(self, node: NodeId, now: Instant) -> float:
+        """What a slot of a processor of ``node`` costs there, in levels; half as much after each ``FADE_S``.
+
+        Budgets recover while a node is left alone, and who is left alone says nothing.
+        """
+        told, at = self._prices.get(node, (0.0, now))
+        return float(told * 2 ** (-(now - at) / FADE_S))
+
     def forget(self, node: NodeId) -> None:
         """``node`` is out of reach."""
         self._loads.pop(node, None)
+        self._prices.pop(node, None)
 
     def __iter__(self) -> Iterator[Told]:
         for node in sorted(self._loads):

@@ -7,6 +7,17 @@ decides, so that many sessions spread without anybody counting; no node is speci
 **By load** (rule B). Every node that could run a task is an ``Offer``; the least of this is the best place::
 
     score = urgency (transfer + wait) / deadline + V price - pressure here + pressure there + in flight + age bias
+          + dues
+
+**Dues.** What a node spends beyond its budgets is a queue like any other (E, K), and work that is sent there adds to it
+as it does to Q + W. A busy processor adds ``E joules + K money`` to the drift in a slot (``budgets.slot_price``), and a
+level of work keeps one busy for ``1 / rate`` slots; so its dues, in the unit of a pressure, are::
+
+    rule A: an instance is worth  pressure rate - (E joules + K money)  a slot        dues = (E joules + K money) / rate
+
+The same figure decides at home how many instances are worth it and, told to others, whether they send work: a node that
+is over its budget gets less of it at once, and not only when it has stopped its instances and its queue is long. Within
+its budget nobody has dues.
 
 Pressures come from digests, and digests are old. Whoever sends to the least loaded of old figures sends together with
 everybody else (Mitzenmacher 2000): costs rose 1.7 to 2 times at one slot of age. So the digests only make a list of
@@ -52,12 +63,15 @@ class Offer:
     in_flight: float = 0.0
     """Levels that we sent there since it said this."""
     age_slots: float = 0.0
+    dues: float = 0.0
+    """What the node's budgets make of a level of this work there."""
 
     def __post_init__(self) -> None:
         near = 0 <= self.pressure < inf and 0 <= self.wait_slots < inf and 0 <= self.transfer_slots < inf
-        if near and 0 <= self.price < inf and 0 <= self.in_flight < inf and 0 <= self.age_slots < inf:
+        rest = 0 <= self.price < inf and 0 <= self.in_flight < inf and 0 <= self.age_slots < inf
+        if near and rest and 0 <= self.dues < inf:
             return  # as nearly always, and there are dozens in a slot
-        for name in ("pressure", "wait_slots", "transfer_slots", "price", "in_flight", "age_slots"):
+        for name in ("pressure", "wait_slots", "transfer_slots", "price", "in_flight", "age_slots", "dues"):
             amount(name, getattr(self, name))
 
 
@@ -80,7 +94,8 @@ class Task:
 def score(offer: Offer, task: Task) -> float:
     """Drift plus penalty of sending the task there, apart from the pressure here, which is the same for all."""
     delay = (offer.transfer_slots + offer.wait_slots) / task.deadline_slots
-    return task.urgency * delay + task.v * offer.price + offer.pressure + offer.in_flight + offer.age_slots * task.bias
+    owed = task.urgency * delay + task.v * offer.price + offer.pressure + offer.in_flight
+    return owed + offer.age_slots * task.bias + offer.dues
 
 
 def shortlist(offers: Iterable[Offer], task: Task, local: Offer | None) -> tuple[Offer, ...]:

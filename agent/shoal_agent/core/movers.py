@@ -24,6 +24,7 @@ from typing import Final
 
 from shoal_agent.core.bench import BEGINNING, DEADLINE_SLOTS, REFERENCE_WORK, Bench, work_of
 from shoal_agent.core.calls import Answer, Ask, Calls
+from shoal_agent.core.digests import Told
 from shoal_agent.core.dispatch import Offer, Task, settle, shortlist, to_probe
 from shoal_agent.core.effects import CallService
 from shoal_agent.core.events import ServiceReturned
@@ -36,7 +37,7 @@ from shoal_agent.core.timers import CallDue
 from shoal_agent.core.workshop import Workshop
 from shoal_protocol.headers import ServiceCall, ServiceFault
 from shoal_protocol.ids import Instant, NodeId
-from shoal_protocol.light import LoadAsked, LoadTold, ServiceLoad
+from shoal_protocol.light import LoadAsked, LoadTold
 
 PROBE_S: Final = 0.05
 """An answer takes a millisecond on a LAN; a node that needs longer to say how busy it is, is."""
@@ -51,7 +52,9 @@ ANSWER_S_MIN: Final = 1.0
 ANSWER_TIMES: Final = 4.0
 """And so many times what was predicted."""
 QUICK_SLOTS: Final = 0.2
-"""A call that is done here within 20 ms gains nothing anywhere else."""
+"""A call that is done here within 20 ms gains nothing anywhere else,"""
+DUES_MIN: Final = 0.5
+"""unless this node is so far over its budgets: as much as eight KiB that wait."""
 LINK_SLOTS: Final = 0.05
 """There and back, where the link was not measured."""
 STAY: Final = 0.75
@@ -92,6 +95,11 @@ def _task(owed: float) -> Task:
     return Task(_PLAIN.deadline_slots, _PLAIN.v, 1.0 + owed, _PLAIN.bias) if owed > 0 else _PLAIN
 
 
+def _dues(price: float, pace_s: float) -> float:
+    """Of a level of work where a slot of a processor costs ``price``, and a unit of work takes ``pace_s``."""
+    return price * pace_s / SLOT_S * REFERENCE_WORK
+
+
 def is_light(service: str) -> bool:
     """Whether calls of ``service`` may go anywhere."""
     return service.partition(":")[0] not in STATEFUL
@@ -117,7 +125,7 @@ class Movers:
         service, method = str(ask.service), str(ask.method)
         bench = self.workshop.bench(service)
         work = work_of(len(data))
-        quick = bench.wait_slots(work, now) <= QUICK_SLOTS
+        quick = bench.wait_slots(work, now) <= QUICK_SLOTS and self._dues_here(bench, now) <= DUES_MIN
         listed = () if quick else self._listed(bench, work, _task(ask.owed), shunned, now)
         if not listed:
             self.workshop.decided(service, None, now)
@@ -163,11 +171,14 @@ class Movers:
         ]
 
     def _local(self, bench: Bench, work: float, now: Instant) -> Offer:
-        return Offer(self._node, bench.pressure, bench.wait_slots(work, now))
+        return Offer(self._node, bench.pressure, bench.wait_slots(work, now), dues=self._dues_here(bench, now))
 
     def _home(self, bench: Bench, work: float, now: Instant) -> Offer:
         """This node, with what staying is worth."""
-        return Offer(self._node, bench.pressure, STAY * bench.wait_slots(work, now))
+        return Offer(self._node, bench.pressure, STAY * bench.wait_slots(work, now), dues=self._dues_here(bench, now))
+
+    def _dues_here(self, bench: Bench, now: Instant) -> float:
+        return _dues(self.workshop.price(), bench.faded(now))
 
     def _listed(
         self, bench: Bench, work: float, task: Task, shunned: Container[NodeId], now: Instant
@@ -181,26 +192,28 @@ class Movers:
         """What ``node`` offers by its last word; of whom nothing was heard, that it is idle and takes ``usual_s``."""
         told = self._tables.digests.of(node, service)
         if told is None:
-            done = work * usual_s / SLOT_S
-            return Offer(node, 0.0, done, self._link_slots(node), in_flight=self._sent_to(node, service, None))
+            done, dues = work * usual_s / SLOT_S, _dues(self._tables.digests.price(node, now), usual_s)
+            sent = self._sent_to(node, service, None)
+            return Offer(node, 0.0, done, self._link_slots(node), in_flight=sent, dues=dues)
         age_slots = (now - told.at) / SLOT_S
         sent = self._sent_to(node, service, told.at)
-        return self._offer(node, told.load, usual_s, work, in_flight=sent, age_slots=age_slots)
+        return self._offer(told, usual_s, work, now, in_flight=sent, age_slots=age_slots)
 
     def _offer(
         self,
-        node: NodeId,
-        load: ServiceLoad,
+        told: Told,
         usual_s: float,
         work: float,
+        now: Instant,
         in_flight: float = 0.0,
         age_slots: float = 0.0,
     ) -> Offer:
+        load = told.load
         pace_s = 1000 / load.rate_milli if load.rate_milli else usual_s
         wait_slots = max(0.0, load.wait_us / 1e6 / SLOT_S - age_slots) + work * pace_s / SLOT_S
         pressure = load.waiting / REFERENCE_WORK if age_slots * SLOT_S < load.wait_us / 1e6 + SLOT_S else 0.0
-        link = self._link_slots(node)
-        return Offer(node, pressure, wait_slots, link, in_flight=in_flight, age_slots=age_slots)
+        link, dues = self._link_slots(told.node), _dues(self._tables.digests.price(told.node, now), pace_s)
+        return Offer(told.node, pressure, wait_slots, link, in_flight=in_flight, age_slots=age_slots, dues=dues)
 
     def _sent_to(self, node: NodeId, service: str, since: Instant | None) -> float:
         """Levels this node sent there after ``since``."""
@@ -249,15 +262,15 @@ class Movers:
         del trip.probing[CallId(header.call)], self._probes[CallId(header.call)]
         load = header.load
         if load is not None and load.service == trip.service:
-            self._tables.digests.answered(peer, load, now)
-            trip.answers.append(self._offer(peer, load, self.workshop.bench(trip.service).best_s, trip.work))
+            told = self._tables.digests.answered(peer, load, header.price_milli, now)
+            trip.answers.append(self._offer(told, self.workshop.bench(trip.service).best_s, trip.work, now))
         if not trip.probing:
             self._choose(trip, now, out)
 
     def asked(self, peer: NodeId, header: LoadAsked, now: Instant, out: Outbox) -> None:
         """A peer probes."""
         load = self.workshop.bench(header.service).load(now) if header.service in self._tables.services else None
-        out.send(peer, LoadTold(header.call, load))
+        out.send(peer, LoadTold(header.call, load, self.workshop.price_milli()))
 
     def due(self, call: CallId, now: Instant, out: Outbox) -> None:
         """A probe, or a call, was not answered in time."""

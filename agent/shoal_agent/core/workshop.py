@@ -178,12 +178,16 @@ class Workshop:
             return None
         self._told_at = now
         self._told = {bench.service: None for bench in busy}
-        budgets = self._tables.budgets
-        return DigestTold(
-            tuple(bench.load(now) for bench in busy),
-            energy_milli=min(LEVEL_MILLI_MAX, round(1000 * budgets.energy)),
-            money_milli=min(LEVEL_MILLI_MAX, round(1000 * budgets.money)),
-        )
+        return DigestTold(tuple(bench.load(now) for bench in busy), self.price_milli())
+
+    def price(self) -> float:
+        """What a slot of one more processor at work costs here, in levels."""
+        state = self._tables.state
+        return self._tables.budgets.slot_price(max(1, 1 if state is None else state.capacity.cores), SLOT_S)
+
+    def price_milli(self) -> int:
+        """The same as others are told it."""
+        return min(LEVEL_MILLI_MAX, round(1000 * self.price()))
 
     # --- looking in -------------------------------------------------------------------------------------------------
 
