@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
-from shoal_protocol import light, limits, messages
+from shoal_protocol import light, limits, measured, messages
 from shoal_protocol.codec import HEADERS, KIND_OF, MESSAGES
 from shoal_protocol.content import ContentKind
 from shoal_protocol.envelope import ROLES, SealedStatement, Statement, payload_type
@@ -34,7 +34,8 @@ PARTS: Final = (
     messages.Capacity,
     messages.Load,
     messages.HostedStage,
-    messages.LinkMeasured,
+    measured.LinkMeasured,
+    measured.DemandMeasured,
     messages.Ballot,
     messages.Stamp,
     messages.Head,

@@ -61,6 +61,10 @@ DELTA_BYTES_MAX: Final = ENVELOPE_BYTES_MAX // 2
 """All envelopes in one answer of anti-entropy, with room for the digests; what does not fit follows in the next."""
 LINKS_MAX: Final = 64
 """Links a node tells of: its shard's peers, or those it shares a deployment with."""
+DEMANDS_MAX: Final = 64
+"""Deployments whose requests a node tells of: as many as it has phases in."""
+TOKENS_PER_KS_MAX: Final = 10**9
+"""Tokens asked through one node in a thousand seconds: a million a second, more than any cluster of these answers."""
 RECORD_BYTES_MAX: Final = EVIDENCE_BYTES_MAX
 """One record as it travels: a thousand models and all links are half of it, and two of them fit into a proof."""
 RECORD_SLOTS_MAX: Final = 64

@@ -10,6 +10,7 @@ from enum import IntEnum
 
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Incarnation, NodeId, Sequence
 from shoal_protocol.light import DigestTold
+from shoal_protocol.measured import DemandMeasured, LinkMeasured
 from shoal_protocol.trust import GuardedBlocks
 from shoal_protocol.widths import ActivationWidth
 
@@ -113,15 +114,6 @@ class Load:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkMeasured:
-    """The link to ``peer`` as its owner measured it, best of the last pings; ``relayed``: sealed, through brokers."""
-
-    peer: NodeId
-    rtt_us: int
-    relayed: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class HostedStage:
     """Blocks ``first_block..last_block`` (both included) of one epoch, open on this node."""
 
@@ -150,6 +142,8 @@ class NodeState:
     """Measured time of this node's stages over its profile's prediction; 2000 is half the speed, 0 is not known."""
     locked: bool = False
     """Its operator postpones every change that is no repair (``reconfig.lock``)."""
+    demands: tuple[DemandMeasured, ...] = ()
+    """What is asked through this node, by deployment; what is asked of the cluster is the sum over all nodes."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,6 +62,19 @@ def test_a_split_is_planned_without_a_cluster(plan, tiny_store):
     assert [line.split()[:2] for line in told.out.splitlines()[1:]] == [["stage", str(index)] for index in range(3)]
 
 
+def test_who_expects_a_crowd_plans_for_it(plan):
+    calm = plan("--json")
+    assert calm.json["demand"] == {"prompt_tokens_per_s": 0.0, "answer_tokens_per_s": 0.0}
+    crowded = plan("--rate", 200, "--json")
+    assert crowded.json["demand"] == {"prompt_tokens_per_s": 25_600.0, "answer_tokens_per_s": 25_600.0}
+    assert crowded.json["split"]["score_us"] > calm.json["split"]["score_us"]
+    assert "asked 25600.0 tokens/s in, 25600.0 out" in plan("--rate", 200).out
+    assert "tokens/s" not in plan().out
+    front = plan("--rate", 200, "--pareto", "--json").json
+    assert front["demand"] == crowded.json["demand"]
+    assert front["front"][0]["latency_us"] <= crowded.json["split"]["score_us"]
+
+
 def test_both_ends_stay_at_home(plan, tiny_store):
     ends = ("--private", 1, "--stages", 3, "--json")
     folded = plan("--u-shape", *ends).json["split"]["stages"]
@@ -106,6 +119,8 @@ def test_a_chart_without_matplotlib_names_what_is_missing(plan, tmp_path, monkey
         (("--price", "desk=-1"), CLUSTER, "--price desk=-1 is no price", "--price desk=0.12"),
         (("--price", "desk=nan"), CLUSTER, "--price desk=nan is no price", "--price desk=0.12"),
         (("--price", "desk"), CLUSTER, "--price desk is no price", "--price desk=0.12"),
+        (("--rate", "nan"), CLUSTER, "--rate nan is no rate", "sessions a second, from 0 to"),
+        (("--rate", "-1"), CLUSTER, "--rate -1.0 is no rate", "sessions a second, from 0 to"),
         (("--trusted", "moon"), CLUSTER, "nobody is in zone moon", "cloud, home"),
         (("--private", "99"), CLUSTER, "the model has 6 blocks", "--private 6"),
         ((), CLUSTER.replace("0.9", "nan"), "nodes[1].price_per_hour", "mend the lines named"),

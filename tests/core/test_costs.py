@@ -2,7 +2,7 @@
 
 import pytest
 
-from shoal_agent.core.costs import Costs, Memory, idle_permille, price, usable
+from shoal_agent.core.costs import Costs, Memory, idle_permille, price_alone, usable
 from shoal_agent.core.facts import BlockFacts
 from shoal_agent.core.problem import Candidate, Link, Links, Split, SplitProblem, Workload
 from shoal_protocol.ids import NodeId
@@ -65,7 +65,7 @@ STAGES = (PlanStage(B, 0, 0), PlanStage(A, 1, 3))
     ("objective", "score_us"), [(Objective.LATENCY, 500 + 3102 + 1500), (Objective.THROUGHPUT, 3000)]
 )
 def test_the_price_of_given_stages(objective, score_us):
-    split = price(problem(objective=objective), STAGES)
+    split = price_alone(problem(objective=objective), STAGES)
     assert isinstance(split, Split)
     assert [(stage.node, stage.time_us) for stage in split.stages] == [(B, 500), (A, 1500)]
     assert [stage.memory_bytes for stage in split.stages] == [100 + 60, 300 + 180]
@@ -74,9 +74,9 @@ def test_the_price_of_given_stages(objective, score_us):
 
 
 def test_stages_on_strangers_have_no_price():
-    assert price(problem(), (PlanStage(C, 0, 3),)) is None
+    assert price_alone(problem(), (PlanStage(C, 0, 3),)) is None
 
 
 def test_that_it_fits_is_not_asked():
     small = SplitProblem((BLOCK,) * 4, 1000, (Candidate(A, 1000, 1),), Workload(10))
-    assert price(small, (PlanStage(A, 0, 3),)) is not None
+    assert price_alone(small, (PlanStage(A, 0, 3),)) is not None

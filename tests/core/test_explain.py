@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from shoal_agent.core.costs import price
+from shoal_agent.core.crowding import price
 from shoal_agent.core.explain import Explanation
 from shoal_protocol.ids import DeploymentId
 from shoal_protocol.messages import Terms

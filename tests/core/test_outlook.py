@@ -9,11 +9,14 @@ from shoal_agent.core.outlook import (
     rounded_down,
     rounded_link,
     slowness_permille,
+    summed,
     waiting_permille,
 )
-from shoal_agent.core.problem import LAN, RELAY, Link
+from shoal_agent.core.problem import LAN, NO_DEMAND, RELAY, Demand, Link
 from shoal_protocol.ids import DeploymentId, Incarnation, Instant, NodeId
-from shoal_protocol.messages import LinkMeasured, NodePhase, PlanStage, Terms
+from shoal_protocol.limits import TOKENS_PER_KS_MAX
+from shoal_protocol.measured import LinkMeasured
+from shoal_protocol.messages import NodePhase, PlanStage, Terms
 from shoal_protocol.trust import GuardedBlocks
 from tests.support.opinion import MEMORY, NOW, SPEED, Opinion
 
@@ -45,6 +48,33 @@ def test_blocks_that_the_model_has_not_got_are_nobodys():
     assert me.names[2] not in [part.node for part in look(me).owned]
     me.record(me.names[2], hosted=PlanStage("", 6, len(me.facts.blocks) - 1))
     assert me.names[2] in [part.node for part in look(me).owned]
+
+
+def test_what_is_asked_is_what_all_ingresses_that_are_there_tell():
+    me = Opinion()
+    assert look(me).problem.demand == NO_DEMAND
+    me.record(me.names[0], hosted=HELD, asked=(4_096, 512))
+    me.record(me.names[4], asked=(1_024, 0))
+    me.record(me.names[5], asked=(0, 256))
+    assert look(me).problem.demand == Demand(5_120, 768), "a witness is an ingress, too, and a stranger to the zone"
+    me.record(me.names[4], asked=(1_024, 0), standing=Standing.DEAD)
+    assert look(me).problem.demand == Demand(4_096, 768)
+
+
+def test_other_deployments_are_not_added_and_trembling_is_not_seen():
+    me = Opinion()
+    state = me.record(me.names[2], asked=(100_000, 10_000))
+    before = summed([state], me.head.plan.deployment)
+    assert summed([state], DeploymentId("other")) == NO_DEMAND
+    near = me.record(me.names[2], asked=(100_300, 10_010))
+    assert summed([near], me.head.plan.deployment) == before
+
+
+def test_a_liars_word_is_bounded():
+    me = Opinion()
+    state = me.record(me.names[2], asked=(TOKENS_PER_KS_MAX, TOKENS_PER_KS_MAX))
+    most = Demand(TOKENS_PER_KS_MAX, TOKENS_PER_KS_MAX)
+    assert summed([replace(state, demands=state.demands * 50)] * 9, me.head.plan.deployment) == most
 
 
 @pytest.mark.parametrize(

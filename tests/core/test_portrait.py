@@ -5,10 +5,12 @@ from dataclasses import replace
 import pytest
 
 from shoal_agent.core.portrait import RTT_STEP_US, has_drifted, has_news
-from shoal_protocol.ids import NodeId
-from shoal_protocol.messages import Capacity, Endpoint, LinkMeasured, Load, NodePhase, NodeState
+from shoal_protocol.ids import DeploymentId, NodeId
+from shoal_protocol.measured import DemandMeasured, LinkMeasured
+from shoal_protocol.messages import Capacity, Endpoint, Load, NodePhase, NodeState
 
 GB = 10**9
+ASKED = DemandMeasured(DeploymentId("chat"), 0, 1)
 PEER, OTHER = NodeId("a" * 32), NodeId("b" * 32)
 TOLD = NodeState(
     version=3,
@@ -59,6 +61,7 @@ def test_what_others_may_have_to_act_on_is_news(state: NodeState):
         replace(TOLD, capacity=replace(TOLD.capacity, disk_free_bytes=1)),
         replace(TOLD, stage_permille=2000),
         linked((OTHER, 10)),
+        replace(TOLD, demands=(ASKED,)),
     ],
 )
 def test_what_moves_all_the_time_is_no_news(state: NodeState):
@@ -89,6 +92,7 @@ def test_what_moves_all_the_time_is_no_news(state: NodeState):
         (linked(), True),
         (linked((OTHER, 800)), True),
         (replace(TOLD, links=(LinkMeasured(PEER, 800, relayed=True),)), True),
+        (replace(TOLD, demands=(ASKED,)), True),
     ],
 )
 def test_a_reading_has_drifted_when_it_is_a_step_away_from_what_was_told(state: NodeState, drifted: bool):

@@ -1,6 +1,6 @@
 from dataclasses import replace
 
-from shoal_agent.core.costs import price
+from shoal_agent.core.crowding import price
 from shoal_agent.core.facts import Width
 from shoal_agent.core.planner import split_model
 from shoal_agent.core.problem import LAN, LOSS_STEPS, Candidate, Link, Links, Split, Workload, problem_of, stages_of

@@ -247,6 +247,16 @@ def test_no_gain_by_my_own_figures(eager):
     assert "20.0 % are asked" in why
 
 
+def test_a_voter_prices_head_and_proposal_in_the_same_crowd():
+    me = Opinion()
+    spread = me.after((0, 0, 1), (1, 2, 3), (2, 4, 5), (3, 6, 7), cause=Cause.GAIN)
+    assert judge(me, spread)[1].startswith("worse-score")
+    me.record(me.names[4], asked=(1_600_000, 1_600_000))
+    assert judge(me, spread) == (True, "")
+    me.record(me.names[4], asked=(0, 1_000))
+    assert judge(me, spread)[1].startswith("worse-score")
+
+
 def test_a_small_gain_is_not_asked_for():
     me = Opinion(terms=Terms(stages_min=2, gain_permille=700))
     me.record(me.names[2], speed=4 * SPEED)

@@ -8,7 +8,7 @@ LEVELS = (100, 300, 500, 700)
 
 
 def seen(rng, nodes=cluster.EDGE):
-    return cluster.Conditions(nodes, tuple(rng.choice(LEVELS) for _ in range(7)), (1000,) * 7, 4000)
+    return cluster.Conditions(nodes, tuple(rng.choice(LEVELS) for _ in range(7)), (1000,) * 7, cluster.demand_of(4000))
 
 
 def test_what_is_sold_covers_the_model_where_it_may_and_is_never_better_than_the_exact_split():

@@ -4,7 +4,7 @@ from shoal_agent.core.problem import Split, stages_of
 from shoal_agent.experiments.paper_b import cluster
 from shoal_agent.experiments.paper_b.trace import MILD, draw
 
-IDLE = cluster.Conditions(cluster.EDGE, (0,) * 7, (1000,) * 7, 4000)
+IDLE = cluster.Conditions(cluster.EDGE, (0,) * 7, (1000,) * 7, cluster.demand_of(4000))
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,12 @@ def test_a_line_makes_it_dearer_and_a_lost_host_priceless(planner):
 
 
 def rest():
-    return IDLE.busy, IDLE.link, IDLE.rate_milli
+    return IDLE.busy, IDLE.link, IDLE.demand
 
 
 def test_wide_activations_cost_more():
     wide, narrow = (cluster.Planner(cluster.sizes_of(width)) for width in ("fp32", "int8"))
-    slow = cluster.Conditions(cluster.EDGE, (0,) * 7, (250,) * 7, 4000)
+    slow = cluster.Conditions(cluster.EDGE, (0,) * 7, (250,) * 7, cluster.demand_of(4000))
     assert wide.split(slow).score_us > narrow.split(slow).score_us
 
 
@@ -57,7 +57,7 @@ def test_what_is_and_what_is_usual():
     now, usual = cluster.conditions(trace, 300.0, (0, 1), 4000), cluster.usual(trace, (0, 1))
     assert now.busy == tuple(round(1000 * steps.at(300.0)) for steps in trace.busy)
     assert 100 < min(usual.busy) <= max(usual.busy) < 700
-    assert usual.rate_milli == round(1000 * len(trace.arrivals) / 600)
+    assert usual.demand == cluster.demand_of(round(1000 * len(trace.arrivals) / 600))
 
 
 def test_the_cloud_is_far_and_the_ingress_on_a_weak_link():

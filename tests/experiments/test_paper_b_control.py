@@ -11,7 +11,7 @@ HEAD, TAIL = PlanStage(N[0], 0, 1), PlanStage(N[0], 23, 23)
 OLD = (HEAD, PlanStage(N[3], 2, 22, (N[5],)), TAIL)
 NEW = (HEAD, PlanStage(N[2], 2, 10), PlanStage(N[4], 11, 22), TAIL)
 PROBLEM = cluster.Planner(cluster.sizes_of("int8")).problem(
-    cluster.Conditions(cluster.EDGE, (0,) * 7, (1000,) * 7, 4000)
+    cluster.Conditions(cluster.EDGE, (0,) * 7, (1000,) * 7, cluster.demand_of(4000))
 )
 
 

@@ -2,18 +2,10 @@ from itertools import pairwise
 
 from shoal_agent.core.gossip import DRIFT_SPACING_S
 from shoal_agent.experiments.paper_b import cluster
-from shoal_agent.experiments.paper_b.sight import Demand, Sight
+from shoal_agent.experiments.paper_b.sight import Sight
 from shoal_agent.experiments.paper_b.trace import MILD, draw
 
-
-def test_demand_is_what_is_expected_first_and_then_what_came():
-    demand = Demand(4_300)
-    for number in range(600):
-        demand.arrived(number / 10)
-    assert demand.rate_milli(30.0) == 4_000
-    assert demand.rate_milli(60.0) == 10_000
-    assert demand.rate_milli(90.0) == 5_000
-    assert demand.rate_milli(500.0) == 1_000, "never nothing"
+DEMAND = cluster.demand_of(4_000)
 
 
 def test_fresh_sight_is_the_truth_and_other_sight_is_late_at_most_by_the_spacing():
@@ -21,11 +13,11 @@ def test_fresh_sight_is_the_truth_and_other_sight_is_late_at_most_by_the_spacing
     fresh, told = Sight(trace, fresh=True), Sight(trace, fresh=False)
     for step in range(600):
         truth = cluster.conditions(trace, float(step), cluster.EDGE, 4_000)
-        assert fresh.conditions(float(step), cluster.EDGE, 4_000) == truth
+        assert fresh.conditions(float(step), cluster.EDGE, DEMAND) == truth
     stale = [
         step
         for step in range(600)
-        if told.conditions(float(step), cluster.EDGE, 4_000) != fresh.conditions(float(step), cluster.EDGE, 4_000)
+        if told.conditions(float(step), cluster.EDGE, DEMAND) != fresh.conditions(float(step), cluster.EDGE, DEMAND)
     ]
     assert stale
     runs = [1]

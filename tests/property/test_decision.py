@@ -5,7 +5,8 @@ from itertools import permutations
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from shoal_agent.core.costs import Memory, price, usable
+from shoal_agent.core.costs import Memory, usable
+from shoal_agent.core.crowding import price
 from shoal_agent.core.decision import Choice, Option, decide, move_of, redistributed, refilled, same_cuts
 from shoal_agent.core.planner import split_model
 from shoal_agent.core.problem import Split

@@ -5,7 +5,7 @@ from itertools import combinations, pairwise, permutations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal_agent.core.costs import price
+from shoal_agent.core.crowding import price
 from shoal_agent.core.facts import BlockFacts
 from shoal_agent.core.planner import split_model
 from shoal_agent.core.problem import (

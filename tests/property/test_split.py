@@ -4,7 +4,7 @@ from dataclasses import replace
 from itertools import combinations, pairwise, permutations, product
 from random import Random
 
-from shoal_agent.core.costs import price
+from shoal_agent.core.crowding import price
 from shoal_agent.core.facts import BlockFacts, Width
 from shoal_agent.core.planner import split_model
 from shoal_agent.core.problem import (

@@ -7,6 +7,7 @@ import pytest
 
 from shoal_agent.core.plan import voters_for
 from shoal_agent.core.planner import split_model
+from shoal_agent.core.problem import NO_DEMAND, Demand
 from shoal_agent.shell.explanation import explanation_json
 from shoal_protocol.messages import Terms
 from tests.support.world import TOY, World
@@ -120,6 +121,15 @@ def test_an_older_plan_is_explained_without_comparing_it_to_the_present(repaired
         (None, 0, 3),
         (None, 4, 7),
     ]
+
+
+def test_it_says_in_what_crowd_plans_are_priced(repaired):
+    told = repaired.cells[repaired.names[1]].node.explain(None, None, repaired.now)
+    assert told.account.outlook.problem.demand == NO_DEMAND
+    busy = replace(told.account.outlook.problem, demand=Demand(12_000, 45_000))
+    account = replace(told.account, outlook=replace(told.account.outlook, problem=busy))
+    now = explanation_json(replace(told, account=account), None, repaired.now)["now"]
+    assert now["demand"] == {"prompt_tokens_per_s": 12.0, "answer_tokens_per_s": 45.0}
 
 
 def test_whoever_has_no_vote_can_compare_as_well(repaired):

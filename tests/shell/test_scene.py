@@ -10,7 +10,7 @@ from shoal_agent.shell.scene import Scene, _links, _micro, scene_of
 from shoal_agent.shell.sketch import load_sketch
 from shoal_agent.shell.survey import Heard
 from shoal_protocol.ids import Instant
-from shoal_protocol.messages import LinkMeasured
+from shoal_protocol.measured import LinkMeasured
 from tests.shell.test_sketch import GOOD, written
 
 

@@ -22,13 +22,13 @@ from shoal_protocol.ids import (
     digest_of,
     node_id_of,
 )
+from shoal_protocol.measured import DemandMeasured, LinkMeasured
 from shoal_protocol.messages import (
     Capacity,
     Cause,
     DeploymentPhase,
     Endpoint,
     HostedStage,
-    LinkMeasured,
     Load,
     NodePhase,
     NodeState,
@@ -133,6 +133,7 @@ class Opinion:
         models: tuple = (MODEL,),
         links: dict[NodeId, int] | None = None,
         relayed: Container[NodeId] = (),
+        asked: tuple[int, int] = (0, 0),
     ) -> NodeState:
         """What ``node`` says of itself now, and how it stands."""
         known = self.tables.membership.peer(node)
@@ -150,6 +151,7 @@ class Opinion:
             links=tuple(LinkMeasured(peer, rtt, peer in relayed) for peer, rtt in (links or {}).items()),
             stage_permille=pace,
             locked=locked,
+            demands=(DemandMeasured(TOY, *asked),) if any(asked) else (),
         )
         if node == self.here:
             self.tables.state = state

@@ -36,6 +36,7 @@ from shoal_protocol.limits import (
     TEXT_BYTES_MAX,
     VOTERS_MAX,
 )
+from shoal_protocol.measured import DemandMeasured, LinkMeasured
 from shoal_protocol.messages import (
     Accused,
     Ack,
@@ -51,7 +52,6 @@ from shoal_protocol.messages import (
     Heartbeat,
     HostedStage,
     LinkDeath,
-    LinkMeasured,
     Load,
     NodePhase,
     NodeState,
@@ -71,9 +71,7 @@ from shoal_protocol.messages import (
     VoteCast,
     VoteKind,
 )
-from shoal_protocol.relay import (
-    Ack as CircuitAck,
-)
+from shoal_protocol.relay import Ack as CircuitAck
 from shoal_protocol.relay import (
     CircuitBox,
     CircuitStatement,
@@ -215,6 +213,7 @@ MESSAGES: Final[tuple[ControlMessage, ...]] = (
         links=(LinkMeasured(node_of(WITNESS), 840), LinkMeasured(node_of(STRANGER), 4100, relayed=True)),
         stage_permille=1130,
         locked=True,
+        demands=(DemandMeasured(TOY, 12_288, 45_056),),
     ),
     Heartbeat(beat=3600, version=7, root=bytes(range(ROOT_BYTES)), health=1),
     LinkDeath(connection=3, broker="mqtts://broker-1:8883"),

@@ -172,6 +172,11 @@ def _comparison(now: Json) -> Iterator[str]:
     if best is None:
         yield "  This node does not know the model and cannot compare."
         return
+    demand = now.get("demand")
+    if demand and any(demand.values()):
+        prompts, answers = demand["prompt_tokens_per_s"], demand["answer_tokens_per_s"]
+        asked = f"{prompts:.1f} tokens of prompts and {answers:.1f} of answers are asked a second, through all nodes"
+        yield _paragraph(f"Prices count the line that clients make: {asked}.", "  ")
     present = "it cannot be priced" if score is None else f"it takes {_ms(score)}"
     if best["score_us"] is None:
         yield _paragraph(f"Of this plan: {present}. No other is possible: {best['why_not']}", "  ")

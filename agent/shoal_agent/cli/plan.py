@@ -19,13 +19,25 @@ from shoal_agent.cli.model import StoreOption, open_store
 from shoal_agent.cli.output import AsJson, print_json, progress
 from shoal_agent.cli.plan_backbone import backbone
 from shoal_agent.config import OperatorConfig, load_operator_config
+from shoal_agent.core.crowding import told as told_demand
+from shoal_agent.core.crowding import under_load
 from shoal_agent.core.pareto import Choice, Terms, front
 from shoal_agent.core.planner import split_model
-from shoal_agent.core.problem import CANDIDATES_EXACT_MAX, Infeasible, Split, SplitProblem, problem_of
+from shoal_agent.core.problem import (
+    CANDIDATES_EXACT_MAX,
+    NO_DEMAND,
+    Demand,
+    Infeasible,
+    Split,
+    SplitProblem,
+    Workload,
+    problem_of,
+    stages_of,
+)
 from shoal_agent.errors import ConfigError, NoPlanError
 from shoal_agent.experiments.plots import draw
 from shoal_agent.experiments.report import Chart
-from shoal_agent.shell.explanation import stage_json
+from shoal_agent.shell.explanation import demand_json, stage_json
 from shoal_agent.shell.model_facts import facts_of
 from shoal_agent.shell.operator import guarded_ends
 from shoal_agent.shell.scene import Scene, heard_scene, scene_of
@@ -34,6 +46,7 @@ from shoal_agent.shell.survey import Package
 from shoal_models.errors import ModelError
 from shoal_models.manifest import Manifest
 from shoal_protocol.ids import NodeId
+from shoal_protocol.limits import TOKENS_PER_KS_MAX
 from shoal_protocol.messages import Objective
 from shoal_protocol.messages import Terms as DeploymentTerms
 
@@ -71,6 +84,9 @@ def plan(
     trusted: Annotated[str, typer.Option(help="Trusted zones, with commas; the ingress's own if not given.")] = "",
     private: Annotated[int, typer.Option(min=0, help="So many first blocks, and the last, in trusted zones only.")] = 0,
     loss: Loss = 0.0,
+    rate: Annotated[
+        float | None, typer.Option(help="Sessions a second that come; of a cluster that runs, what it tells.")
+    ] = None,
     price: Annotated[list[str] | None, typer.Option(help="NODE=PRICE an hour; may be repeated.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -99,16 +115,20 @@ def plan(
         ingress=scene.ingress,
         u_shape=u_shape,
     )
+    problem = replace(problem, demand=scene.demand if rate is None else _demand(problem.workload, rate))
     answer = split_model(problem)
     if isinstance(answer, Infeasible):
         raise _no_plan(answer)
     if not pareto:
-        _show(as_json, {"split": describe(answer)}, lambda: print(table(answer)))
+        priced = {"split": describe(answer), "demand": demand_json(problem.demand)}
+        _show(as_json, priced, lambda: print(table(answer, problem.demand)))
         return
+    demand, problem = problem.demand, under_load(problem, stages_of(answer))
     choices = front(problem, Terms(scene.price_micro, zones), _tell)
     if plot is not None:
         progress(f"drawn: {_draw(problem, choices, plot)}")
-    told = {"ingress": scene.ingress, "trusted_zones": list(zones), "front": [_point(problem, c) for c in choices]}
+    points = [_point(problem, c) for c in choices]
+    told = {"ingress": scene.ingress, "trusted_zones": list(zones), "demand": demand_json(demand), "front": points}
     _show(as_json, told, lambda: Console(width=TABLE_CHARS).print(_front_table(problem, choices)))
 
 
@@ -160,6 +180,14 @@ def _prices(given: list[str]) -> dict[str, float]:
     return prices
 
 
+def _demand(load: Workload, rate: float) -> Demand:
+    """What ``rate`` sessions a second of the length that is compared ask for."""
+    highest = TOKENS_PER_KS_MAX / 1000 / max(load.prompt_tokens, load.answer_tokens)
+    if not 0 <= rate <= highest:  # NaN is nowhere between
+        raise ConfigError(f"--rate {rate} is no rate", f"sessions a second, from 0 to {highest:.0f}")
+    return Demand(round(1000 * rate * load.prompt_tokens), round(1000 * rate * load.answer_tokens))
+
+
 def _no_plan(reason: Infeasible) -> NoPlanError:
     hint = "more memory or nodes, fewer --context-tokens or --sessions; --u-shape if head and tail must stay at home"
     return NoPlanError("\n  ".join([reason.reason, *reason.nodes]), hint)
@@ -176,8 +204,8 @@ def describe(split: Split) -> dict[str, Any]:
     return {"score_us": split.score_us, "stages": stages}
 
 
-def table(split: Split) -> str:
-    """``split`` for people; times are per token answered, the prompt's share included."""
+def table(split: Split, demand: Demand = NO_DEMAND) -> str:
+    """``split`` for people; times are per token answered, the prompt's share included, in the line of ``demand``."""
     lines = [f"{split.score_us / 1000:.2f} ms/token"]
     for index, stage in enumerate(split.stages):
         width = f" as {stage.width}" if stage.width else ""
@@ -186,6 +214,8 @@ def table(split: Split) -> str:
             f"{stage.time_us / 1000:.2f} ms (+{stage.link_us / 1000:.2f} ms link{width})  "
             f"{stage.memory_bytes / 2**20:.0f} MiB"
         )
+    if demand != NO_DEMAND:
+        lines.append(f"  times count the line of sessions: {told_demand(demand)}")
     return "\n".join(lines)
 
 

@@ -14,7 +14,8 @@ ends of a U are done by one processor.
 
 *Waiting.* Where other deployments keep a node at work for a share rho of the time, a session stands in line; with one
 line and work that comes as it likes that makes its time 1 / (1 - rho) times as long (M/M/1). Waiting is part of
-LATENCY only: it keeps no processor busy. *Width.* A narrower element type shortens the link and costs converting.
+LATENCY only: it keeps no processor busy. The line that a deployment makes itself is ``crowding``'s. *Width.* A narrower
+element type shortens the link and costs converting.
 
 Everything is in whole nanoseconds of one session: two nodes that look at the same figures get the same price. A node's
 time is rounded at every block, counted from the first: so a run of blocks takes the difference of two ends, and to
@@ -147,8 +148,8 @@ def widths_of(problem: SplitProblem) -> tuple[Width, ...]:
     return tuple(width for width in widths if problem.loss_max is None or width.loss <= problem.loss_max)
 
 
-def price(problem: SplitProblem, stages: Sequence[PlanStage]) -> Split | None:
-    """What these stages cost in ``problem``; None if a host is no usable candidate.
+def price_alone(problem: SplitProblem, stages: Sequence[PlanStage]) -> Split | None:
+    """What these stages cost a session that is alone in ``problem``; None if a host is no usable candidate.
 
     Whether the stages fit is not asked, nor whether their widths may be: of a plan that runs the answer is known, and
     of another each host knows it best. A width that ``problem`` does not have counts as the full one.

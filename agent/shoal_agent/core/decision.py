@@ -33,7 +33,8 @@ from enum import StrEnum
 from itertools import permutations
 from typing import Final
 
-from shoal_agent.core.costs import Memory, idle_permille, price, trusted, usable
+from shoal_agent.core.costs import Memory, idle_permille, trusted, usable
+from shoal_agent.core.crowding import price
 from shoal_agent.core.facts import BlockFacts
 from shoal_agent.core.plan import folded, hosts_of
 from shoal_agent.core.problem import Candidate, Split, SplitProblem, SplitStage, stages_of

@@ -8,10 +8,13 @@ those it gets; what it only stands by with it can give back. Every host knows be
 when it votes; this is the proposer's estimate.
 """
 
+from collections.abc import Iterator
+
+from shoal_agent.core.crowding import told
 from shoal_agent.core.decision import Option, staging_ms, switch_mode
 from shoal_agent.core.outlook import Outlook
 from shoal_agent.core.plan import hosts_of, voters_for
-from shoal_agent.core.problem import stages_of
+from shoal_agent.core.problem import NO_DEMAND, stages_of
 from shoal_agent.core.standbys import back_up
 from shoal_agent.core.tenure import Tenure
 from shoal_protocol.ids import Epoch
@@ -36,12 +39,20 @@ def draft(head: Tenure, outlook: Outlook, option: Option, cause: Cause, reason: 
         switch_mode(outlook.problem, before.stages, outlook.owned, option.split),
         staging_ms(option.move),
         option.split.score_us,
-        _short(reason, backing.text),
+        _short(reason, "; ".join(_last(outlook, backing.text))),
     )
 
 
+def _last(outlook: Outlook, lacks: str) -> Iterator[str]:
+    """In what crowd it was priced, and who is lacking."""
+    if outlook.problem.demand != NO_DEMAND:
+        yield told(outlook.problem.demand)
+    if lacks:
+        yield lacks
+
+
 def _short(reason: str, last: str) -> str:
-    """As many whole clauses as fit, and the ``last`` one; the story has the rest."""
+    """As many whole clauses as fit, and the ``last`` ones; the story has the rest."""
     end = f"; {last}" if last else ""
     chars_max = REASON_CHARS_MAX - len(end)
     if len(reason) > chars_max:

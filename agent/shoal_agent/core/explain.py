@@ -8,8 +8,8 @@ problem, unsolved, because solving it takes longer than a node may take for anyt
 from dataclasses import dataclass
 
 from shoal_agent.core.case import Account
-from shoal_agent.core.costs import price
 from shoal_agent.core.council import Council
+from shoal_agent.core.crowding import price
 from shoal_agent.core.pipeline import SUBJECT
 from shoal_agent.core.problem import Split, SplitProblem
 from shoal_agent.core.services import ServiceKind, service_name

@@ -141,7 +141,7 @@ class Gossiper:
         told, timers = self._tables.state, self._tables.timers
         if told is None:
             return
-        state = self._portrait(sessions, kv_bytes)
+        state = self._portrait(sessions, kv_bytes, now)
         if has_news(told, state):
             self._tables.changed(now)
         elif Routine.DRIFT not in timers and has_drifted(told, state):
@@ -150,7 +150,7 @@ class Gossiper:
     def freshen(self, sessions: int, kv_bytes: int, now: Instant, out: Outbox) -> None:
         """Something may have changed: publish the record if it has."""
         told = self._tables.state
-        if told is None or has_news(told, self._portrait(sessions, kv_bytes)):
+        if told is None or has_news(told, self._portrait(sessions, kv_bytes, now)):
             self.publish(sessions, kv_bytes, now, out)
         else:
             self.sensed(sessions, kv_bytes, now)
@@ -161,7 +161,7 @@ class Gossiper:
         timers.clear(Routine.DRIFT)
         timers.clear(Routine.RECORD_SOON)
         timers.set(Routine.REFRESH, Instant(now + (REFRESH_S if self._brokered() else REFRESH_ALONE_S)))
-        state = self._portrait(sessions, kv_bytes)
+        state = self._portrait(sessions, kv_bytes, now)
         self._published = now
         self._tables.state = replace(state, version=1 if told is None else told.version + 1)
         self._voice.say(self._tables.state, now, out, retain=True, direct=self._directly())
@@ -170,7 +170,7 @@ class Gossiper:
         """Say how busy this node's light services are; soon it is not true any more."""
         self._voice.say(digest, now, out, direct=self._directly(), ttl_ms=DIGEST_TTL_MS)
 
-    def _portrait(self, sessions: int, kv_bytes: int) -> NodeState:
+    def _portrait(self, sessions: int, kv_bytes: int, now: Instant) -> NodeState:
         """What this node is now, as its next record would tell."""
         tables, sampled = self._tables, self._voice.sampled
         return NodeState(
@@ -187,6 +187,7 @@ class Gossiper:
             links=tables.links,
             stage_permille=tables.stage_permille,
             locked=tables.locked,
+            demands=tables.demands.measured(now),
         )
 
     def _hosted(self) -> list[HostedStage]:

@@ -161,6 +161,8 @@ class Ingress:
             failure = self.scribe.advance(entry, now, out) or self._journey.lay(entry, now, out)
             if self.scribe.waits(entry):
                 self._journey.look_soon(entry, now)
+        if failure is None:
+            self._tables.demands.began(entry.plan.deployment, len(tokens), now)
         self._heed(entry, failure, now, out)
 
     def opened(self, peer: NodeId, header: SessionOpened, now: Instant, out: Outbox) -> None:
@@ -187,6 +189,7 @@ class Ingress:
         if entry is None or not entry.expects(peer, header):
             out.count("frames_dropped", "token")
             return
+        self._tables.demands.answered(entry.plan.deployment, now)
         if entry.patience_s:
             self._journey.going(entry, now, out)
         else:

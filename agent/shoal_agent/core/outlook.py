@@ -9,6 +9,9 @@ and forth.
 *Waiting.* What a node's own processors do for other deployments is a line that ours would stand in. A node that runs
 ours already is not asked: its measured pace knows, and its work for us must not count against it.
 
+*Demand.* What all ingresses that are there tell of their own clients, added up: in what crowd a session is that passes
+through the deployment (``crowding``).
+
 *Memory.* What it offers, less what the newest plans of other deployments take there; a node that does not hold this
 deployment yet must also have it free now.
 
@@ -22,18 +25,21 @@ that the problem stays the same, to the last bit, until something has changed th
 Nodes that cannot be hosts are left out, each with the reason: that is half of what there is to explain about a plan.
 """
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from shoal_agent.core.causes import is_gone
+from shoal_agent.core.demand import rounded
 from shoal_agent.core.facts import ModelFacts, Standing
 from shoal_agent.core.plan import servers_of, stage_at
-from shoal_agent.core.problem import LAN, RELAY, Candidate, Link, Links, SplitProblem, problem_of
+from shoal_agent.core.problem import LAN, RELAY, Candidate, Demand, Link, Links, SplitProblem, problem_of
 from shoal_agent.core.room import taken_bytes
 from shoal_agent.core.tables import Tables
 from shoal_protocol.ids import DeploymentId, Instant, NodeId
-from shoal_protocol.messages import LinkMeasured, NodeState, Plan, PlanStage
+from shoal_protocol.limits import TOKENS_PER_KS_MAX
+from shoal_protocol.measured import LinkMeasured
+from shoal_protocol.messages import NodeState, Plan, PlanStage
 from shoal_protocol.roster import Role, TrustedRoster
 
 STEP_PERMILLE: Final = 50
@@ -102,8 +108,14 @@ class Outlooks:
             else:
                 left_out.append((node, why))
         links = _links(measured, {candidate.node for candidate in candidates})
-        problem = problem_of(facts, plan.terms, plan.context_tokens_max, tuple(candidates), links)
+        asked = self._demand(plan.deployment, now)
+        problem = problem_of(facts, plan.terms, plan.context_tokens_max, tuple(candidates), links, asked)
         return Outlook(problem, stored, tuple(owned), tuple(left_out), tuple(witnesses))
+
+    def _demand(self, deployment: DeploymentId, now: Instant) -> Demand:
+        """What is asked of ``deployment``, as its ingresses tell; the clients of one that is away go elsewhere."""
+        here = (s for n, s in self._known() if self._roster.member(n) is not None and self._away(n, now) is None)
+        return summed(here, deployment)
 
     def _known(self) -> Iterator[tuple[NodeId, NodeState]]:
         """Every record there is, by node id."""
@@ -191,6 +203,16 @@ def waiting_permille(state: NodeState, deployment: DeploymentId | None) -> int:
     if not held or deployment in held:
         return 0
     return _stepped(max(0, state.load.cpu_permille - state.load.foreign_permille))
+
+
+def summed(states: Iterable[NodeState], deployment: DeploymentId) -> Demand:
+    """What is asked of ``deployment`` through all nodes that tell ``states``, in steps; a liar's word is bounded."""
+    told = [each for state in states for each in state.demands if each.deployment == deployment]
+    prompts, answers = (
+        min(rounded(sum(figures)), TOKENS_PER_KS_MAX)
+        for figures in ([d.prompt_tokens_per_ks for d in told], [d.answer_tokens_per_ks for d in told])
+    )
+    return Demand(prompts, answers)
 
 
 def _stepped(permille: int) -> int:

@@ -22,11 +22,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from shoal_agent.core.costs import Memory, price, usable
+from shoal_agent.core.costs import Memory, price_alone, usable
 from shoal_agent.core.exposure import Exposed, profile
 from shoal_agent.core.figures import Figures
 from shoal_agent.core.orders import strongest
-from shoal_agent.core.problem import CANDIDATES_EXACT_MAX, Candidate, Split, SplitProblem
+from shoal_agent.core.problem import CANDIDATES_EXACT_MAX, NO_DEMAND, Candidate, Split, SplitProblem
 from shoal_agent.core.search import Run, source_of, stages_of_runs
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import Objective
@@ -74,8 +74,11 @@ def front(
 ) -> tuple[Choice, ...]:
     """Splits that nothing beats, fastest first; of more than CANDIDATES_EXACT_MAX candidates a choice is searched.
 
+    Where much is asked, ``problem`` is one ``under_load`` of some split: all are compared in the same line.
+
     ``tell`` hears how many of how many searches are done.
     """
+    assert problem.demand == NO_DEMAND, "the line is in the nodes"
     safe = tuple(w for w in problem.widths if _harmless(problem, w.loss))
     if problem.widths and not safe:
         problem = replace(problem, stages_max=1, stages_min=1, nodes_min=1, u_shape=False)
@@ -157,6 +160,6 @@ def _figures_of(
 
 
 def _told(problem: SplitProblem, figures: Figures, runs: Sequence[Run]) -> Split:
-    split = price(problem, stages_of_runs(figures, runs))
+    split = price_alone(problem, stages_of_runs(figures, runs))
     assert split is not None, "only candidates are searched"
     return split

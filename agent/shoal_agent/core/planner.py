@@ -23,7 +23,8 @@ way what the best split *with* it would cost: that is what a left-out node is to
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shoal_agent.core.costs import Memory, price, trusted, usable
+from shoal_agent.core.costs import Memory, price_alone, trusted, usable
+from shoal_agent.core.crowding import split_crowded
 from shoal_agent.core.figures import UNREACHED, Figures, reaches
 from shoal_agent.core.orders import promising, strongest
 from shoal_agent.core.plan import GENESIS_PARENT, hosts_of
@@ -55,8 +56,15 @@ class Genesis:
 
 
 def split_model(problem: SplitProblem) -> Split | Infeasible:
-    """The cheapest split of ``problem``, exact for up to CANDIDATES_EXACT_MAX candidates."""
+    """The cheapest split of ``problem``, exact for up to CANDIDATES_EXACT_MAX candidates and a session that is alone.
+
+    In a crowd, see ``crowding``.
+    """
     _check(problem)
+    return split_crowded(problem, _split_alone)
+
+
+def _split_alone(problem: SplitProblem) -> Split | Infeasible:
     able = sorted((c for c in problem.candidates if usable(c)), key=lambda c: c.node)
     stages_max = min(len(able) + problem.u_shape, CANDIDATES_EXACT_MAX, len(problem.blocks))
     if stages_max < problem.stages_min or len(able) < problem.nodes_min:
@@ -159,7 +167,7 @@ def _solve(problem: SplitProblem, shortlist: list[Candidate]) -> Split | None:
 
 def _told(problem: SplitProblem, figures: Figures, runs: Sequence[Run], rivals: tuple[Rival, ...]) -> Split:
     """``runs`` with their prices."""
-    split = price(problem, stages_of_runs(figures, runs))
+    split = price_alone(problem, stages_of_runs(figures, runs))
     assert split is not None, "only candidates are searched"
     return replace(split, rivals=rivals)
 

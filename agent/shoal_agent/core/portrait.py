@@ -4,14 +4,15 @@ A record is heard by everybody in the share, opened by everybody and kept by eve
 every reading of its sensors. What others must act on is **news**: its phase, where it listens, what it hosts, has and
 can do, whether its operator holds it. What moves all the time has **drifted** when it has moved by 5 % of its full
 scale since it was last told: measured from the last told value, not by rounding both, so that a reading on the edge
-of a step does not flicker.
+of a step does not flicker. What clients ask for is told in steps that do not either (``demand``).
 """
 
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Final
 
-from shoal_protocol.messages import LinkMeasured, NodeState
+from shoal_protocol.measured import LinkMeasured
+from shoal_protocol.messages import NodeState
 
 STEPS: Final = 20
 """A reading moves in steps of one in so many of its full scale: 5 %."""
@@ -33,13 +34,16 @@ def has_news(told: NodeState, state: NodeState) -> bool:
         load=told.load,
         links=told.links,
         stage_permille=told.stage_permille,
+        demands=told.demands,
     )
     return like_told != told
 
 
 def has_drifted(told: NodeState, state: NodeState) -> bool:
     """Whether some reading of ``state`` is a step away from ``told``."""
-    if told.load.session_count != state.load.session_count or _links_drifted(told.links, state.links):
+    if told.load.session_count != state.load.session_count or told.demands != state.demands:
+        return True
+    if _links_drifted(told.links, state.links):
         return True
     return any(abs(was - is_now) * STEPS >= scale for was, is_now, scale in _readings(told, state))
 

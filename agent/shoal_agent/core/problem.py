@@ -89,6 +89,18 @@ class Workload:
 
 
 @dataclass(frozen=True, slots=True)
+class Demand:
+    """What all clients of a deployment together ask for: tokens they bring, and are answered, in a thousand seconds."""
+
+    prompt_tokens_per_ks: int = 0
+    answer_tokens_per_ks: int = 0
+
+
+NO_DEMAND: Final = Demand()
+"""Nobody asks: a session is alone."""
+
+
+@dataclass(frozen=True, slots=True)
 class SplitProblem:
     """Everything the planner looks at. ``ingress`` None: any node may be it, so the way in and out is not counted."""
 
@@ -113,6 +125,8 @@ class SplitProblem:
     one, else anybody."""
     nodes_min: int = 1
     """So many nodes at least: the two ends of a U are two stages, and one node."""
+    demand: Demand = NO_DEMAND
+    """In what crowd the session is whose time is compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +182,7 @@ def problem_of(
     context_tokens_max: int,
     candidates: tuple[Candidate, ...],
     links: Links = Links(),
+    demand: Demand = NO_DEMAND,
 ) -> SplitProblem:
     """How ``facts`` are split among ``candidates`` under the ``terms`` of a deployment.
 
@@ -195,6 +210,7 @@ def problem_of(
         zones,
         u_shape=guarded or terms.objective is Objective.LATENCY,
         nodes_min=1 if guarded else terms.stages_min,
+        demand=demand,
     )
 
 

@@ -32,7 +32,8 @@ from shoal_agent.core.timers import RequestDue
 from shoal_protocol.headers import Activation, CloseReason, CloseSession, OpenSession, Resume
 from shoal_protocol.ids import DeploymentId, Instant, NodeId
 from shoal_protocol.limits import ATTEMPTS_MAX, PREFILL_CHUNK_TOKENS
-from shoal_protocol.messages import LinkMeasured, Plan
+from shoal_protocol.measured import LinkMeasured
+from shoal_protocol.messages import Plan
 from shoal_protocol.tensors import Dtype
 
 LOOK_S: Final = 0.25

@@ -28,7 +28,7 @@ from shoal_agent.core.backbone import Backbone, BackboneProblem
 from shoal_agent.core.bracing import braced, bracing
 from shoal_agent.core.case import TRIALS_MAX, Account, Case, Scene, barred_by, case_of, options_of
 from shoal_agent.core.causes import STANDBY_S, Trigger, is_gone, missed_standbys, slowness_of, state_of, trigger_of
-from shoal_agent.core.costs import price
+from shoal_agent.core.crowding import price
 from shoal_agent.core.decision import Choice, Decision, Option, decide, same_cuts
 from shoal_agent.core.drafting import draft
 from shoal_agent.core.effects import FetchModel, Solve

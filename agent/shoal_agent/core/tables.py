@@ -5,10 +5,12 @@ nobody asks another conductor a question that a table can answer.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from shoal_agent.core.budgets import NO_TERMS, Budgets
+from shoal_agent.core.demand import Demands
 from shoal_agent.core.digests import Digests
 from shoal_agent.core.facts import ModelFacts
 from shoal_agent.core.fading import FADE_S, FadingByName
@@ -21,7 +23,9 @@ from shoal_agent.core.tenure import Tenures
 from shoal_agent.core.timers import Routine, Timers
 from shoal_agent.core.zones import Zones
 from shoal_protocol.ids import Digest, Instant, NodeId
-from shoal_protocol.messages import LinkMeasured, NodePhase, NodeState
+from shoal_protocol.limits import LINKS_MAX
+from shoal_protocol.measured import LinkMeasured
+from shoal_protocol.messages import NodePhase, NodeState
 
 RECORD_SPACING_S: Final = 0.5
 """At most two records a second, however fast things change."""
@@ -54,6 +58,8 @@ class Tables:
     """What it promised its own clients, and how it is kept."""
     lateness: Lateness = field(default_factory=Lateness)
     """How many of this node's own clients waited too long."""
+    demands: Demands = field(default_factory=Demands)
+    """What they ask for."""
     stage_permille: int = 0
     """What it says of that: measured over predicted time; 0: nothing is known."""
     locked: bool = False
@@ -73,6 +79,11 @@ class Tables:
     def leaving(self) -> bool:
         """Asked to stop, or gone but for its last words: nothing is begun any more."""
         return self.phase in (NodePhase.DRAINING, NodePhase.DISCONNECTED)
+
+    def link(self, trips: Iterable[tuple[NodeId, int | None]]) -> None:
+        """Round trips were measured, of some nodes none: these are the links."""
+        links = (LinkMeasured(node, rtt_us, node in self.relayed) for node, rtt_us in trips if rtt_us)
+        self.links = tuple(links)[:LINKS_MAX]
 
     def changed(self, now: Instant) -> None:
         """Something that this node's record tells has changed: publish it soon."""

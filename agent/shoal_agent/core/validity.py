@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from shoal_agent.core.causes import Trigger, is_gone, standbys_there
-from shoal_agent.core.costs import price
+from shoal_agent.core.crowding import price
 from shoal_agent.core.decision import gain_permille, move_of, price_permille
 from shoal_agent.core.facts import ModelFacts, Standing
 from shoal_agent.core.outlook import Outlook

@@ -37,8 +37,7 @@ from shoal_agent.core.verdicts import Verdicts
 from shoal_agent.core.voice import Voice
 from shoal_protocol.headers import Ping, PingAnswered, PingReported, PingRequested
 from shoal_protocol.ids import Incarnation, Instant, NodeId, Sequence
-from shoal_protocol.limits import LINKS_MAX
-from shoal_protocol.messages import Accused, LinkMeasured
+from shoal_protocol.messages import Accused
 
 HINT_SPACING_S: Final = 0.25
 """Whoever was asked so recently is not asked again at a hint, but after this."""
@@ -248,9 +247,7 @@ class Watch:
 
     def _measured(self) -> None:
         """Keep the record's links up to date; it is published when they have moved enough."""
-        trips = [(node, self.rtt_us(node)) for node in self._verdicts.circle]
-        links = (LinkMeasured(node, rtt_us, node in self._tables.relayed) for node, rtt_us in trips if rtt_us)
-        self._tables.links = tuple(links)[:LINKS_MAX]
+        self._tables.link((node, self.rtt_us(node)) for node in self._verdicts.circle)
 
     def _reported(self, helper: NodeId, report: PingReported, now: Instant) -> Changes:
         """Somebody else reached it, or did not either."""

@@ -10,7 +10,7 @@ from typing import Any
 from shoal_agent.core.case import Account
 from shoal_agent.core.costs import idle_permille
 from shoal_agent.core.explain import Explanation, Outcome
-from shoal_agent.core.problem import Infeasible, Split, SplitStage
+from shoal_agent.core.problem import Demand, Infeasible, Split, SplitStage
 from shoal_agent.core.standbys import Backing
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.messages import Plan
@@ -156,6 +156,7 @@ def _present(told: Explanation, account: Account, best: Split | Infeasible | Non
         "locked_by": account.locked,
         "validity_s": round(account.validity_s, 3),
         "score_us": None if current is None else current.score_us,
+        "demand": None if outlook is None else demand_json(outlook.problem.demand),
         "best": _best(best),
         "backing": _backing(account.backing),
         "candidates": []
@@ -172,6 +173,14 @@ def _present(told: Explanation, account: Account, best: Split | Infeasible | Non
             for candidate in outlook.problem.candidates
         ],
         "left_out": [] if outlook is None else [{"node": node, "why": why} for node, why in outlook.left_out],
+    }
+
+
+def demand_json(demand: Demand) -> Json:
+    """What is asked of a deployment."""
+    return {
+        "prompt_tokens_per_s": demand.prompt_tokens_per_ks / 1000,
+        "answer_tokens_per_s": demand.answer_tokens_per_ks / 1000,
     }
 
 

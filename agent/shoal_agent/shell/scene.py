@@ -1,22 +1,24 @@
 """What a split is planned for: nodes and links of a file, or those that are heard of a cluster that runs.
 
 A cluster is heard as ``shoal deploy`` hears it: who speaks for some seconds, in the incarnation of its record, with
-room for the package. Links are those that nodes measured of each other; a pair that nobody measured is a LAN.
+room for the package. What is asked is what they tell of every deployment of that package. Links are those that
+nodes measured of each other; a pair that nobody measured is a LAN.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shoal_agent.config import OperatorConfig
-from shoal_agent.core.outlook import rounded_link
+from shoal_agent.core.outlook import rounded_link, summed
 from shoal_agent.core.pareto import PRICE_MICRO_MAX
-from shoal_agent.core.problem import Candidate, Link, Links
+from shoal_agent.core.problem import NO_DEMAND, Candidate, Demand, Link, Links
 from shoal_agent.errors import ConfigError
 from shoal_agent.shell.desk import Tell, open_desk
 from shoal_agent.shell.operator import resolve_nodes
 from shoal_agent.shell.sketch import Sketch
 from shoal_agent.shell.survey import Heard, Package, able_hosts
-from shoal_protocol.ids import NodeId
+from shoal_protocol.ids import DeploymentId, NodeId
+from shoal_protocol.limits import TOKENS_PER_KS_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,8 @@ class Scene:
     ingress: NodeId | None
     price_micro: Mapping[NodeId, int]
     """Of an hour, in millionths of whatever the currency is."""
+    demand: Demand = NO_DEMAND
+    """What clients ask of the model, in all its deployments."""
 
     def trusted(self, zones: tuple[str, ...]) -> tuple[str, ...]:
         """``zones``, or the ingress's own, or all if there is no ingress; ConfigError if nobody stands there."""
@@ -64,7 +68,16 @@ async def heard_scene(
         await desk.listen(frozenset(), 1, package)
         able = able_hosts(desk.survey, package, frozenset(), roster, ())
         tell(f"{len(able.candidates)} of {len(able.faults)} nodes can host it")
-        return Scene(able.candidates, _links(desk.survey.heard()), gate, micro)
+        heard = desk.survey.heard()
+        serving = [name for name, known in sorted(desk.plans.items()) if known.plan.model == package.model]
+        return Scene(able.candidates, _links(heard), gate, micro, _demand(heard, serving))
+
+
+def _demand(heard: tuple[Heard, ...], deployments: Iterable[DeploymentId]) -> Demand:
+    """What is asked of all of them together."""
+    told = [summed((each.state for each in heard), name) for name in deployments]
+    prompts, answers = sum(d.prompt_tokens_per_ks for d in told), sum(d.answer_tokens_per_ks for d in told)
+    return Demand(min(prompts, TOKENS_PER_KS_MAX), min(answers, TOKENS_PER_KS_MAX))
 
 
 def _micro(name: str, price: float) -> int:

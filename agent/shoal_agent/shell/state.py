@@ -95,6 +95,14 @@ def _node(peer: PeerView) -> Json:
             }
             for held in state.hosted
         ],
+        "demands": [
+            {
+                "deployment": asked.deployment,
+                "prompt_tokens_per_s": asked.prompt_tokens_per_ks / 1000,
+                "answer_tokens_per_s": asked.answer_tokens_per_ks / 1000,
+            }
+            for asked in state.demands
+        ],
         "locked": state.locked,
         "pace": state.stage_permille / 1000,
         "services": list(state.services),

@@ -20,10 +20,11 @@ from typing import Final, Protocol
 
 from shoal_agent.core.case import VALIDITY_MS, validity_after
 from shoal_agent.core.causes import STANDBY_S
-from shoal_agent.core.costs import price
+from shoal_agent.core.crowding import price
 from shoal_agent.core.decision import Choice, Decision, Hold, Option, decide, promoted, redistributed, refilled
+from shoal_agent.core.demand import WINDOW_S_MIN, Demands
 from shoal_agent.core.lateness import Lateness
-from shoal_agent.core.problem import Infeasible, Split, SplitProblem, stages_of
+from shoal_agent.core.problem import NO_DEMAND, Demand, Infeasible, Split, SplitProblem, stages_of
 from shoal_agent.core.prospects import late_s
 from shoal_agent.core.resume import Speed
 from shoal_agent.core.standbys import back_up
@@ -32,7 +33,7 @@ from shoal_agent.core.validity import COOL_DOWN_S
 from shoal_agent.experiments.paper_b import cluster
 from shoal_agent.experiments.paper_b.control import Control
 from shoal_agent.experiments.paper_b.serving import PATIENCE_S, Route
-from shoal_agent.experiments.paper_b.sight import Demand, Sight
+from shoal_agent.experiments.paper_b.sight import Sight
 from shoal_agent.experiments.paper_b.trace import Outage, Trace
 from shoal_protocol.ids import DeploymentId, Instant
 from shoal_protocol.messages import PlanStage
@@ -101,7 +102,7 @@ class Adaptive:
     def __init__(self, trace: Trace, solver: Solver, rules: Rules) -> None:
         self._trace, self._solver, self._rules = trace, solver, rules
         self._sight = Sight(trace, fresh=rules.fresh)
-        self._demand = Demand(round(1000 * trace.rate_per_s))
+        self._demands = _warm(trace.rate_per_s)
         self._lateness = Lateness()
         self._hold = Hold()
         self._validity_ms = VALIDITY_MS
@@ -134,12 +135,13 @@ class Adaptive:
 
     def admits(self, now: float, under_way: int) -> bool:
         """Whether it can be answered before its client goes."""
-        self._demand.arrived(now)
         split = self._solver.alone(self._conditions(now), self.control.running.stages)
-        if split is None:
-            return True
-        speeds = [Speed(stage.time_us / 1e6, 0.0) for stage in split.stages]
-        return late_s(under_way - 1, 0, 1, speeds, PATIENCE_S) is None
+        speeds = [Speed(stage.time_us / 1e6, 0.0) for stage in split.stages] if split is not None else []
+        admitted = split is None or late_s(under_way - 1, 0, 1, speeds, PATIENCE_S) is None
+        if admitted:
+            self._demands.began(NAME, cluster.TOKENS, Instant(now))
+            self._demands.answered(NAME, Instant(now))
+        return admitted
 
     def found(self, node: int, now: float) -> None:
         """Told to whoever decides: with a centre that is a message, and it must be there."""
@@ -179,7 +181,12 @@ class Adaptive:
 
     def _conditions(self, now: float) -> cluster.Conditions:
         nodes = self.control.alive(cluster.EDGE)
-        return self._sight.conditions(now, nodes, self._demand.rate_milli(now))
+        return self._sight.conditions(now, nodes, self._demand(now))
+
+    def _demand(self, now: float) -> Demand:
+        """As the only ingress there is tells it."""
+        told = self._demands.measured(Instant(now))
+        return Demand(told[0].prompt_tokens_per_ks, told[0].answer_tokens_per_ks) if told else NO_DEMAND
 
     def _begin_anew(self) -> None:
         running = self.control.running
@@ -271,6 +278,16 @@ class Adaptive:
             delay_s = self._trace.agreements_s[self._agreements % len(self._trace.agreements_s)]
             self._agreements += 1
         self.control.switch(problem, split, stages, now, delay_s)
+
+
+def _warm(rate_per_s: float) -> Demands:
+    """As if it had been usual before the trace begins: all methods start from a plan for what is usual."""
+    demands, count = Demands(), round(rate_per_s * WINDOW_S_MIN)
+    for number in range(count):
+        before = Instant(WINDOW_S_MIN * (number / count - 1))
+        demands.began(NAME, cluster.TOKENS, before)
+        demands.answered(NAME, before)
+    return demands
 
 
 def first_plan(trace: Trace, solver: Solver, standbys: int) -> tuple[PlanStage, ...]:

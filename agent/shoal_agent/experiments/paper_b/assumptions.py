@@ -58,10 +58,8 @@ def _times(sky: trace.Weather) -> list[str]:
 def _knowledge() -> list[str]:
     return [
         f"load and links are known as records tell them, at most every {DRIFT_SPACING_S:g} s, without noise",
-        (
-            "the bandwidth of links and the rate of requests are taken as known: the agent plans with round trips and "
-            "a rate per kind of link, and does not count its own rate in the price of a split yet (core/crowding)"
-        ),
+        "the rate of requests is measured as agents measure it (core/demand); the minute before the trace was as usual",
+        "the bandwidth of links is taken as known: the agent plans with round trips and a rate per kind of link",
         (
             f"the operator asks {Rules().gain_permille / 10:g} % of a new plan and names a deadline of "
             f"{serving.DEADLINE_S:g} s, a fifth below the SLO; that it was missed is known when it passes; a request "

@@ -9,15 +9,24 @@ conditions, and all methods that see the same ask once.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
-from shoal_agent.core.costs import price
-from shoal_agent.core.crowding import crowded_price, split_crowded
+from shoal_agent.core.crowding import price, split_crowded
 from shoal_agent.core.decision import same_cuts
 from shoal_agent.core.facts import BlockFacts
 from shoal_agent.core.planner import split_model
-from shoal_agent.core.problem import Candidate, Infeasible, Link, Links, Split, SplitProblem, Workload
+from shoal_agent.core.problem import (
+    NO_DEMAND,
+    Candidate,
+    Demand,
+    Infeasible,
+    Link,
+    Links,
+    Split,
+    SplitProblem,
+    Workload,
+)
 from shoal_agent.experiments.paper_b.trace import Trace
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import PlanStage
@@ -93,20 +102,25 @@ class Conditions:
     nodes: tuple[int, ...]
     busy: tuple[int, ...]
     link: tuple[int, ...]
-    rate_milli: int
+    demand: Demand
+
+
+def demand_of(rate_milli: int) -> Demand:
+    """What so many requests in a thousand seconds ask for."""
+    return Demand(TOKENS * rate_milli, rate_milli)
 
 
 def conditions(trace: Trace, now: float, nodes: tuple[int, ...], rate_milli: int) -> Conditions:
     """The truth at ``now``."""
     busy = tuple(round(1000 * steps.at(now)) for steps in trace.busy)
-    return Conditions(nodes, busy, tuple(round(1000 * steps.at(now)) for steps in trace.link), rate_milli)
+    return Conditions(nodes, busy, tuple(round(1000 * steps.at(now)) for steps in trace.link), demand_of(rate_milli))
 
 
 def usual(trace: Trace, nodes: tuple[int, ...]) -> Conditions:
     """What is usual over the whole trace: what a split that never changes should be made for."""
     busy = tuple(round(1000 * steps.mean(trace.length_s)) for steps in trace.busy)
     link = tuple(round(1000 * steps.mean(trace.length_s)) for steps in trace.link)
-    return Conditions(nodes, busy, link, round(1000 * len(trace.arrivals) / trace.length_s))
+    return Conditions(nodes, busy, link, demand_of(round(1000 * len(trace.arrivals) / trace.length_s)))
 
 
 class Planner:
@@ -131,7 +145,7 @@ class Planner:
     def split(self, seen: Conditions) -> Split | Infeasible:
         """The best split."""
         if seen not in self._splits:
-            self._splits[seen] = split_crowded(self.problem(seen), seen.rate_milli, self._solve)
+            self._splits[seen] = split_crowded(self.problem(seen), self._solve)
         return self._splits[seen]
 
     def _solve(self, problem: SplitProblem) -> Split | Infeasible:
@@ -143,21 +157,21 @@ class Planner:
         """The best hosts for the cuts of ``stages``, told in stages of one block each."""
         key = seen, tuple((stage.first_block, stage.last_block) for stage in stages)
         if key not in self._same:
-            self._same[key] = split_crowded(same_cuts(self.problem(seen), stages), seen.rate_milli, self._solve)
+            self._same[key] = split_crowded(same_cuts(self.problem(seen), stages), self._solve)
         return self._same[key]
 
     def price(self, seen: Conditions, stages: Sequence[PlanStage]) -> Split | None:
         """What ``stages`` cost under their own load; None if a host of theirs is not there."""
         key = seen, tuple(stages)
         if key not in self._prices:
-            self._prices[key] = crowded_price(self.problem(seen), stages, seen.rate_milli)
+            self._prices[key] = price(self.problem(seen), stages)
         return self._prices[key]
 
     def alone(self, seen: Conditions, stages: Sequence[PlanStage]) -> Split | None:
         """The same without a line to stand in: what one request takes."""
         key = seen, tuple(stages)
         if key not in self._alone:
-            self._alone[key] = price(self.problem(seen), stages)
+            self._alone[key] = price(replace(self.problem(seen), demand=NO_DEMAND), stages)
         return self._alone[key]
 
     def _problem(self, seen: Conditions) -> SplitProblem:
@@ -185,6 +199,7 @@ class Planner:
             ingress=NODES[INGRESS],
             zones=tuple((TRUST,) if needs_trust(block) else () for block in range(BLOCKS)),
             u_shape=True,
+            demand=seen.demand,
         )
 
 
