@@ -202,3 +202,10 @@ def test_no_figure_that_is_none_becomes_a_price_a_need_or_room(bad):
 def test_counts_that_contradict_each_other_are_refused(counts):
     with pytest.raises(ValueError, match="counts"):
         replace(IDLE, **counts)
+
+
+@pytest.mark.parametrize("running", [0, 60, INSTANCES_MAX])
+def test_never_more_run_than_can_be_told_whatever_waits_and_fits(running):
+    """The next slot would refuse them."""
+    light = Light("a", (1.0,), running, 0, running, 0, backlog=1e6, pressure=1e6, rate=1.0, boot=1.0, run=1.0)
+    assert decide([light], (1000.0,), Prices(1.0)) == (INSTANCES_MAX,)

@@ -199,7 +199,8 @@ def decide(
         more = min(max(lights[index].least - counts[index], 0), room.fits(index))
         counts[index] += more
         room.take(index, more)
-    most = [max(light.running + starts, count) for light, count in zip(lights, counts, strict=True)]
+    started = zip(lights, counts, strict=True)
+    most = [min(max(light.running + starts, count), INSTANCES_MAX) for light, count in started]
     steps = [_step(light, counts[k], min(room.fits(k), most[k] - counts[k]), prices) for k, light in enumerate(lights)]
     if sum(more > 0 for _, more in steps) <= 1:
         # Nobody competes: the rule as a rule, for most slots change nothing.
