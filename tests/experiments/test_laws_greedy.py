@@ -1,6 +1,6 @@
 import pytest
 
-from shoal_agent.experiments.laws.greedy import instance, ratios, run
+from shoal_agent.experiments.laws.greedy import RATIO_MIN, instance, ratios, run
 from shoal_agent.experiments.options import Options, silent
 
 
@@ -15,10 +15,14 @@ def test_a_few_instances():
     assert [row.method for row in report.rows] == ["search", "search-guided"]
 
 
+def test_the_cluster_in_which_nothing_was_found():
+    """The one machine beside n02 that is trusted enough for s0 is the cheapest for everybody else."""
+    answer = ratios(161)[1]
+    assert answer is not None
+    assert min(answer) >= RATIO_MIN
+
+
 @pytest.mark.long
 def test_two_hundred_instances():
-    """In one cluster of 200 the search finds nothing; docs/control.md says so."""
     report = run(Options(), silent)
-    missed = [band.name for band in report.bands if not band.passed]
-    assert missed in ([], ["worst ratio, guided search"]), report.as_markdown()
-    assert report.rows[1].extra["found"] >= 0.99
+    assert report.passed, report.as_markdown()

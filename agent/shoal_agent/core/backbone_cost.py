@@ -191,12 +191,15 @@ def route(figures: Figures, counts: Counts) -> list[Shares] | None:
     free = [shares for shares in alone if shares is not None]
     if len(free) < len(edges):
         return None
+    return free if fits(figures, free) else _shared_out(figures, counts)
+
+
+def fits(figures: Figures, routes: Sequence[Shares]) -> bool:
+    """Whether the links hold the traffic of all edges on these ways."""
     used: dict[tuple[int, int], int] = {}
-    for edge, shares in zip(edges, free, strict=True):
+    for edge, shares in zip(figures.problem.edges, routes, strict=True):
         _book(figures, edge, shares, used)
-    if all(taken <= figures.link_bytes_per_s(*pair) for pair, taken in used.items()):
-        return list(free)
-    return _shared_out(figures, counts)
+    return all(taken <= figures.link_bytes_per_s(*pair) for pair, taken in used.items())
 
 
 def _shared_out(figures: Figures, counts: Counts) -> list[Shares] | None:

@@ -3,8 +3,8 @@
 Where HiGHS is out of time, a search places the backbone: built greedily, improved step by step
 (``core/backbone_search.py``), alone or led by the programme without whole numbers. Submodular greedy is within half of
 the best in theory and within a tenth in practice; here both are held against the integer programme on random clusters
-of unequal machines. A ratio is the programme's price over the search's: 1 is as good, and 0 stands where the search
-found nothing although there is an answer.
+of unequal machines, and must be within a tenth on each of them. A ratio is the programme's price over the search's: 1
+is as good, and 0 stands where the search found nothing although there is an answer.
 """
 
 from random import Random
@@ -29,7 +29,6 @@ GAP: Final = 0.001
 TIME_S: Final = 60.0
 """Never reached at this size: a run that reached it would depend on the machine."""
 RATIO_MIN: Final = 0.9
-WORST_MIN: Final = 0.5
 
 Ratios = tuple[float, float] | None
 """Of the search alone and of the guided one; None: there is no placement."""
@@ -110,9 +109,8 @@ def run(options: Options, progress: Progress, wanted: int = INSTANCES) -> Report
         [_row("search", alone), _row("search-guided", led)],
         [
             Band("instances", float(len(good)), float(wanted)),
-            Band("mean ratio, search", mean(alone), RATIO_MIN),
-            Band("mean ratio, guided search", mean(led), RATIO_MIN),
-            Band("worst ratio, guided search", min(led, default=0.0), WORST_MIN),
+            Band("worst ratio, search", min(alone, default=0.0), RATIO_MIN),
+            Band("worst ratio, guided search", min(led, default=0.0), RATIO_MIN),
         ],
         [Chart("greedy", "Best price / price found", "", "ratio", violins={"search": alone, "search-guided": led})],
     )
