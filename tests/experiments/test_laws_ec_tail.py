@@ -24,11 +24,14 @@ def test_mean_rates_are_too_few_and_ours_are_enough():
     assert late <= promise.epsilon + 0.01 < missed
 
 
+def test_a_tail_in_long_weather_is_foretold_within_its_factor():
+    """The mean of three seeds: two hours of weather are a sample, too."""
+    ratios = np.array([watch(Watched(KINDS[4], 0.5, 1.0, seed, 200_000))[1] for seed in range(3)])
+    assert (abs(ratios.mean(axis=0)) < np.log(1.3)).all()
+
+
 @pytest.mark.long
 def test_tails_and_sizes():
-    """Calm and in short weather. Long weather is foretold within some two times only; docs/control.md says so."""
-    report = run(Options(seeds=4), silent)
-    missed = [band.name for band in report.bands if not band.passed]
-    assert [name for name in missed if not name.startswith("gusty-20")] == [], report.as_markdown()
-    far = [band.figure for band in report.bands if band.name.startswith("gusty-20")]
-    assert 0.4 < min(far) <= max(far) < 2.0
+    """As docs/control.md has it; some ten minutes."""
+    report = run(Options(seeds=20), silent)
+    assert report.passed, report.as_markdown()

@@ -16,11 +16,12 @@ the correlation that background load brings.
 work are together more than is served in d slots. With ``rate = EC(theta*)`` and r the mean arrivals per slot, Chernoff
 gives each of these its factor::
 
-    Pr{D > d}  ~  wait * slot * own * e^(-theta* rate d)
+    Pr{D > d}  ~  wait * slot * own * onset * e^(-theta* rate d)
         wait = mean of e^(-1.166 z) and Q(z) / Q(-z)     how seldom there is a backlog at all; z = (x mu - r) / sigma,
                                                     sigma^2 of arrivals plus service, Q the tail of a Gaussian
         slot = (e^(theta* rate) - 1) / (theta* r)   what the work that comes in the same slot adds
         own  = theta* a / (1 - e^(-theta* a))       a: the work of one task
+        onset                                       how seldom the weather is bad (``weather``); 1 where there is none
 
 The two of ``wait`` are what is known of a random walk's maximum: Siegmund's (1985) correction, in which all overshoots
 are those of a Gaussian walk (0.583 sigma), is above the truth, and Ross's (1974) bound, taken at zero, below.
@@ -154,7 +155,8 @@ class Blocks:
         self._half: float | None = None
         """The last block, if it waits for the next one to make a block of twice the length."""
         self._kept_max = 2 * BLOCKS_TIMES_EPSILON / fraction("epsilon", epsilon)
-        self._slots = int(positive("block_slots", block_slots))
+        self.slots = int(positive("block_slots", block_slots))
+        """Of one block."""
         self._bins: dict[int | None, tuple[float, float]] = {}
         """Count and sum of the blocks of one size; None: of those without work."""
         self._points: list[tuple[float, float]] = []
@@ -168,8 +170,8 @@ class Blocks:
         """One more slot. For service, ``busy`` is the share of it in which there was work to do: only that counts."""
         self._work += amount("work", work)
         self._filled += min(amount("busy", busy), 1.0)
-        if self._filled >= self._slots:
-            self._closed(self._work * self._slots / self._filled)
+        if self._filled >= self.slots:
+            self._closed(self._work * self.slots / self._filled)
             self._work = self._filled = 0.0
 
     def _closed(self, block: float) -> None:
@@ -208,7 +210,7 @@ class Blocks:
     @property
     def mean(self) -> float:
         """Work per slot."""
-        return self._sum / (self._count * self._slots) if self._count else 0.0
+        return self._sum / (self._count * self.slots) if self._count else 0.0
 
     @property
     def sigma(self) -> float:
@@ -216,7 +218,7 @@ class Blocks:
         if not self._count:
             return 0.0
         mean = self._sum / self._count
-        return sqrt(max(self._squares / self._count - mean * mean, 0.0) / self._slots)
+        return sqrt(max(self._squares / self._count - mean * mean, 0.0) / self.slots)
 
     def log_moment(self, theta: float) -> tuple[float, float]:
         """Per slot."""
@@ -229,15 +231,20 @@ class Blocks:
             weight = share * exp(theta * block - most)
             total += weight
             slope += weight * block
-        return (most + log(total)) / self._slots, slope / total / self._slots
+        return (most + log(total)) / self.slots, slope / total / self.slots
 
     def telling(self, theta: float) -> float:
         """How many blocks ``log_moment`` rests on, as many as if all weighed the same (Kish 1965)."""
         points = self._points or self._told()
-        most = max((theta * block for block, _ in points), default=0.0)
-        weights = [(share, exp(theta * block - most)) for block, share in points]
-        squares = sum(share * weight * weight for share, weight in weights)
-        return self._count * sum(share * weight for share, weight in weights) ** 2 / squares if squares > 0 else 0.0
+        if not points:
+            return 0.0
+        most = theta * points[-1 if theta > 0 else 0][0]
+        total = squares = 0.0
+        for block, share in points:
+            weight = exp(theta * block - most)
+            total += share * weight
+            squares += share * weight * weight
+        return self._count * total * total / squares
 
     def _told(self) -> list[tuple[float, float]]:
         self._points = sorted((total / count, count / self._count) for count, total in self._bins.values())
@@ -319,10 +326,15 @@ def _tail(arrivals: Flow, service: Flow, instances: int, delay_slots: float, tas
     spare = instances * service.mean - arrivals.mean
     sigma = sqrt(arrivals.sigma**2 + instances * service.sigma**2)
     wait = _backlog(spare / sigma) if sigma > 0 else 0.0
+    wait *= exp(_onset(arrivals, theta, theta * rate) + instances * _onset(service, -theta, -theta * rate / instances))
     slot = -expm1(-theta * rate) / (theta * arrivals.mean)
     own = theta * task / -expm1(-theta * task) if task > 0 else 1.0
     # e^(theta rate) of the slot factor is taken into the last one: neither then overflows.
     return min(wait * slot * own * exp(min(-theta * rate * (delay_slots - 1), THETA_WORK_MAX)), 1.0)
+
+
+def _onset(flow: Flow, theta: float, growth: float) -> float:
+    return flow.onset(theta, growth) if isinstance(flow, Step) else 0.0
 
 
 def _backlog(z: float) -> float:
