@@ -116,7 +116,7 @@ class Central:
     _since: dict[tuple[int, int], deque[int]] = field(default_factory=dict[tuple[int, int], deque[int]])
 
     def choose(self, network: Network, here: int, service: int) -> int:
-        if not network.central():
+        if not network.central(network.now):
             return here
         if self._slot != network.now:
             self._slot = network.now

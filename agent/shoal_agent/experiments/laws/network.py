@@ -46,7 +46,10 @@ class Control:
     promises: bool = False
     """Whether Z and effective capacity take part in rule A (there are deadlines to keep)."""
     observed_slots: int = 0
-    """How old what rule A knows of a node is: 0 on the node itself; at a centre a round trip, so it has to foresee."""
+    """How old what rule A knows of a node is: 0 on the node itself; at a centre a round trip, so it has to foresee.
+
+    A task waits as long for the centre's word: it goes the way that is meant for it, a round trip after it came.
+    """
     frame_power: float = 0.0
     """Above 0: after a switch a node decides nothing for ``backlog`` to this power (variable frames; a baseline)."""
     away: tuple[tuple[int, int], ...] = ()
@@ -145,9 +148,9 @@ class Network:
         """How things stood at the end of the slot ``age`` before this one; at the begin if that was later."""
         return self._past[-min(age, len(self._past))][node][service]
 
-    def central(self) -> bool:
-        """Whether the centre is there, if there is one."""
-        return not any(begin <= self.now < end for begin, end in self.control.away)
+    def central(self, slot: int) -> bool:
+        """Whether the centre is there in ``slot``, if there is one."""
+        return not any(begin <= slot < end for begin, end in self.control.away)
 
     def run(self, dispatcher: Dispatcher) -> Tally:
         """All slots of the trace."""
@@ -156,7 +159,7 @@ class Network:
             if now == self.setting.warm_slots:
                 self.tally = Tally()
             self._arrive(dispatcher)
-            decided = self.central()
+            decided = self.central(now)
             for node in range(self.setting.nodes):
                 self._resize(node, decided=decided)
                 self._serve(node)
@@ -274,7 +277,8 @@ class Network:
 
     def _finish(self, station: Station, task: list[float]) -> None:
         came, ingress, here, _ = task
-        delay = self.now - int(came)
+        # Told a round trip later, the same task would take the same way: all that is added is the wait.
+        delay = self.now - int(came) + (self.control.observed_slots if self.central(int(came)) else 0)
         late = delay > self.setting.deadline_slots
         self.tally.delays.append(delay)
         self.tally.late += late

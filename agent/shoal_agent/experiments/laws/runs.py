@@ -52,10 +52,8 @@ def dispatcher(case: Case) -> Dispatcher:
             return Ours(rng, case.period, probes=False)
         case "ours-naive":
             return Ours(rng, case.period, probes=False, corrected=False)
-        case "central":
-            return Central()
-        case "central-rtt":
-            return Central(ROUND_TRIP_SLOTS)
+        case "central" | "central-rtt":
+            return Central(case.control.observed_slots)
         case "none":
             return Alone()
         case "jsq-stale":
