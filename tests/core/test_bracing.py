@@ -41,6 +41,14 @@ def test_what_stages_share_is_on_a_node_once():
     assert search(bracing(problem(67, 57, 57, 106, 67, shared=7), STAGES, 1)) is None
 
 
+def test_both_ends_of_a_u_take_their_share_of_a_node():
+    bent = (PlanStage(A, 0, 2), PlanStage(B, 3, 12), PlanStage(A, 13, 15))
+    for room, count in ((160, 1), (159, 0)):
+        asked = bracing(replace(problem(room, 100, 10, 30, 30)), bent, 1)
+        found = search(asked)
+        assert (found is not None) == count, "the ten blocks of the middle fit beside both ends of A, or nowhere"
+
+
 def test_nobody_backs_itself_and_hosts_only_where_nobody_else_can():
     wide = problem(200, 200, 200, 200, 200)
     found = placed(bracing(wide, STAGES, 1))

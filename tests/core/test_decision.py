@@ -2,6 +2,7 @@ from dataclasses import replace
 
 import pytest
 
+from shoal_agent.core.costs import price
 from shoal_agent.core.decision import (
     HOLD_S,
     STAGING_MS_MIN,
@@ -17,13 +18,14 @@ from shoal_agent.core.decision import (
     refilled,
     same_cuts,
     staging_ms,
+    switch_mode,
 )
 from shoal_agent.core.facts import Width
 from shoal_agent.core.planner import split_model
 from shoal_agent.core.problem import Candidate, Link, Links, Split, problem_of, stages_of
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.limits import STAGING_MS_MAX
-from shoal_protocol.messages import PlanStage, Terms
+from shoal_protocol.messages import PlanStage, SwitchMode, Terms
 from shoal_protocol.widths import ActivationWidth
 from tests.support.toy import toy_facts
 
@@ -173,6 +175,58 @@ def test_there_may_be_nobody_to_promote(nodes, memory):
 )
 def test_there_may_be_nothing_to_refill_with(nodes, memory):
     assert refilled(problem(*nodes, memory=memory), HELD) is None
+
+
+BENT = (PlanStage(A, 0, 0, (C, D)), PlanStage(B, 1, 4, (D,)), PlanStage(A, 5, 5, (D, C)))
+
+
+def test_both_ends_of_a_u_go_to_standbys_be_it_one_or_two():
+    split = promoted(problem(B, C, D), BENT)
+    assert [stage.node for stage in split.stages] == [C, B, D]
+    one = (replace(BENT[0], standbys=(D,)), BENT[1], replace(BENT[2], standbys=(D,)))
+    assert [stage.node for stage in promoted(problem(B, D), one).stages] == [D, B, D]
+    assert promoted(problem(B, D, memory=64_065), one) is None, "it has no room for both"
+    assert promoted(problem(A, C), BENT) is None, "a standby of an end is none of the middle"
+
+
+def test_a_lost_home_is_refilled_with_both_ends():
+    split = refilled(problem(B, C), BENT)
+    assert [stage.node for stage in split.stages] == [C, B, C]
+    assert refilled(problem(B, C, memory=64_065), BENT) is None
+
+
+def test_a_u_is_redistributed_as_one_and_a_row_is_not_bent():
+    base = problem(A, B)
+    assert base.u_shape
+    merged = same_cuts(base, BENT)
+    assert (merged.u_shape, merged.stages_min, merged.stages_max, merged.nodes_min) == (True, 3, 3, 1)
+    split = redistributed(base, BENT, split_model(merged))
+    assert [(stage.first_block, stage.last_block) for stage in split.stages] == [(0, 0), (1, 4), (5, 5)]
+    assert split.stages[0].node == split.stages[2].node
+    assert not same_cuts(base, HELD).u_shape
+
+
+def test_a_host_opens_both_ends_one_after_the_other():
+    base = problem(A, B)
+    split = price(base, BENT)
+    opened = {stage.node: stage for stage in split.stages}
+    assert len(opened) == 2
+    move = move_of(base, split, (), {A: True, B: True})
+    assert move.time_ms == 4 * 320, "the middle is the slowest"
+    held = (PlanStage(B, 1, 4), PlanStage(A, 0, 0))
+    assert move_of(base, split, held, {A: True, B: True}).time_ms == 320
+    assert move_of(base, split, held[:1], {A: True, B: True}).time_ms == 2 * 320
+
+
+def test_a_switch_counts_both_ends_beside_what_is_held():
+    split = price(problem(A, B), BENT)
+    needed, held = 2 * 32_032_768, (PlanStage(A, 1, 1),)
+    for memory, mode in (
+        (needed + 32_000_000, SwitchMode.MAKE_BEFORE_BREAK),
+        (needed + 31_999_999, SwitchMode.BREAK_BEFORE_MAKE),
+    ):
+        tight = replace(problem(B), candidates=(Candidate(A, 10**9, memory), Candidate(B, 10**9, 10**9)))
+        assert switch_mode(tight, held, held, split) is mode
 
 
 def test_a_redistribution_keeps_the_cuts():

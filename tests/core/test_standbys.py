@@ -44,6 +44,22 @@ def test_a_standby_is_in_the_zone_of_its_blocks():
     assert standbys(backing) == [(D,), (C,)]
 
 
+def test_who_alone_may_back_guarded_blocks_is_left_for_them():
+    candidates = [Candidate(n, SLOW, 29 * MB, zone="in" if n in (A, D) else "out") for n in (A, B, C, D)]
+    bent = (PlanStage(A, 0, 0), PlanStage(B, 1, 2), PlanStage(A, 3, 3))
+    guarded = replace(problem(*candidates), zones=(("in",), (), (), ("in",)))
+    assert standbys(back_up(guarded, bent, 1)) == [(D,), (C,), (D,)], "the middle is larger, and could go to D as well"
+
+
+def test_both_ends_of_a_u_count_on_their_node():
+    bent = (PlanStage(A, 0, 0), PlanStage(B, 1, 2), PlanStage(A, 3, 3))
+    roomy_enough, too_small = 56 * MB, 56 * MB - 1
+    for room, expected in ((roomy_enough, (A,)), (too_small, ())):
+        backing = back_up(problem(Candidate(A, SLOW, room), Candidate(B, SLOW, 28 * MB)), bent, 1)
+        assert standbys(backing)[1] == expected
+        assert A not in (*standbys(backing)[0], *standbys(backing)[2]), "nobody backs itself"
+
+
 def test_two_nodes_back_each_other():
     assert standbys(back_up(problem(*roomy(A, B)), HALVES, 1)) == [(B,), (A,)]
 

@@ -14,6 +14,7 @@ from shoal_agent.sim.toy import MODEL
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.ids import Epoch, SessionId, digest_of
 from shoal_protocol.messages import Ballot, Cause, Certified, Proposed, VoteCast, VoteKind
+from shoal_protocol.trust import GuardedBlocks
 from shoal_protocol.votes import sign_vote
 from tests.support.sim import judged
 
@@ -134,6 +135,16 @@ def test_blocks_are_opened_in_their_zone(scene):
     elsewhere = replace(plan, terms=replace(plan.terms, zones=("elsewhere",)))
     scene.judge.agreed._plans[TOY, Epoch(0)] = (*entry[:2], elsewhere)
     assert scene.does(host, LoadBlocks(span())) == ["fence"]
+
+
+def test_guarded_blocks_are_opened_by_those_who_may_hold_them(scene):
+    host, other = scene.world.names[:2]
+    entry = scene.judge.agreed._plans[TOY, Epoch(0)]
+    guarded = (GuardedBlocks(3, 3, ("elsewhere",)),)
+    terms = replace(entry[2].terms, guarded=guarded)
+    scene.judge.agreed._plans[TOY, Epoch(0)] = (*entry[:2], replace(entry[2], terms=terms))
+    assert scene.does(host, LoadBlocks(span())) == ["fence"]
+    assert scene.does(other, LoadBlocks(span(first=4, last=7))) == []
 
 
 def test_a_life_never_goes_back(scene):

@@ -8,7 +8,9 @@ from multiprocessing import get_context
 
 import pytest
 
+from shoal_agent.core.plan import folded
 from shoal_agent.sim import play as playing
+from shoal_agent.sim.oracles import Judge
 from shoal_agent.sim.play import play
 from shoal_agent.sim.scenarios import SCENARIOS
 
@@ -59,6 +61,16 @@ def test_nothing_is_violated():
 )
 def test_what_was_violated_once_is_not_again(scenario, seed, nodes):
     assert play(scenario, seed, nodes).violations == ()
+
+
+def test_where_the_ends_are_guarded_plans_are_bent_and_stay_so_through_repairs(monkeypatch):
+    judges = []
+    monkeypatch.setattr(playing, "Judge", lambda *made: judges.append(Judge(*made)) or judges[-1])
+    assert play("u-shape", 103, 4).violations == ()
+    plans = [plan for _, _, plan in judges[0].agreed._plans.values()]
+    repaired = [plan for plan in plans if plan.epoch]
+    assert all(folded(plan.stages) for plan in plans if not plan.epoch)
+    assert [folded(plan.stages) for plan in repaired].count(True) >= 2
 
 
 @pytest.mark.long

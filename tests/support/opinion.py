@@ -6,7 +6,7 @@ from dataclasses import replace
 from shoal_agent.core.causes import is_gone
 from shoal_agent.core.events import Sampled
 from shoal_agent.core.facts import Standing
-from shoal_agent.core.plan import GENESIS_PARENT, voters_for
+from shoal_agent.core.plan import GENESIS_PARENT, hosts_of, voters_for
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Holding, HostReport, Tenure
 from shoal_agent.core.voice import CoreConfig, Identity, Voice
@@ -175,7 +175,7 @@ class Opinion:
             PlanStage(self.names[index], first, last, self.named(nodes))
             for (index, first, last), nodes in zip(stages, backed, strict=True)
         )
-        hosts = [stage.node for stage in parts]
+        hosts = hosts_of(parts)
         there = [name for name in self.names if not is_gone(self.tables, self.here, name)]
         voters = voters_for(TOY, hosts, there, plan.terms.faulty)
         follower = replace(

@@ -80,7 +80,9 @@ def plan(
     context_tokens: Annotated[int | None, typer.Option(min=1, help="Longest session to keep room for.")] = None,
     sessions: Annotated[int, typer.Option(min=1, max=10_000, help="Sessions of that length.")] = 2,
     ingress: Annotated[str, typer.Option(help="Where requests come in; the file's if not given.")] = "",
-    u_shape: Annotated[bool, typer.Option("--u-shape", help="The ingress may hold the first and last blocks.")] = False,
+    u_shape: Annotated[
+        bool, typer.Option("--u-shape", help="The ingress may hold the first and last blocks, or anybody.")
+    ] = False,
     trusted: Annotated[str, typer.Option(help="Trusted zones, with commas; the ingress's own if not given.")] = "",
     private: Annotated[int, typer.Option(min=0, help="So many first blocks, and the last, in trusted zones only.")] = 0,
     loss: Loss = 0.0,
@@ -110,11 +112,9 @@ def plan(
         guarded=guarded_ends(len(facts.blocks), private, zones),
     )
     tokens = min(context_tokens or CONTEXT_TOKENS, facts.context_tokens_max)
-    problem = replace(
-        problem_of(facts, terms, tokens, scene.candidates, scene.links),
-        ingress=scene.ingress,
-        u_shape=u_shape,
-    )
+    problem = problem_of(facts, terms, tokens, scene.candidates, scene.links)
+    if u_shape or scene.ingress is not None:  # else it is as agents plan
+        problem = replace(problem, ingress=scene.ingress, u_shape=u_shape, nodes_min=1)
     problem = replace(problem, demand=scene.demand if rate is None else _demand(problem.workload, rate))
     answer = split_model(problem)
     if isinstance(answer, Infeasible):

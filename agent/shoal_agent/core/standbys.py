@@ -4,8 +4,9 @@ A standby has the stage's blocks open and keeps copies of its sessions, so it ta
 and KV for every session (what several stages share is on a node once). It computes nothing while all is well, so time
 is no matter, only memory. Primaries come first: standbys get what they leave.
 
-Every stage gets its first standby before any gets its second, and the largest stage chooses first, because it has the
-fewest nodes to choose from. Of the nodes with room for it the choice is
+Every stage gets its first standby before any gets its second, and the stage that the fewest nodes may hold, and could,
+chooses first; of equal ones the largest. Where no blocks are guarded by zone that is always the largest. Of the nodes
+with room for it the choice is
 
     without a stage of its own      two stages of one plan should not be lost with one node
     then fewest stages to back      for the same reason
@@ -58,7 +59,7 @@ def back_up(
 ) -> Backing:
     """Give each of ``stages`` as many as ``wanted`` standbys; ``before`` are the stages of the plan before."""
     giver = _Giver(problem, stages)
-    order = sorted(range(len(stages)), key=lambda index: (-giver.needed(index), index))
+    order = sorted(range(len(stages)), key=lambda index: (giver.able(index), -giver.needed(index), index))
     for index in order:
         for node in _standbys_before(stages[index], before):
             if len(giver.given[index]) < wanted and node in giver.fitting(index):
@@ -103,6 +104,12 @@ class _Giver:
     def needed(self, index: int) -> int:
         """Bytes of stage ``index`` on a node that has nothing else."""
         return self._memory.needed(self._stages[index].first_block, self._stages[index].last_block + 1)
+
+    def able(self, index: int) -> int:
+        """How many nodes may hold stage ``index``, and could if they had nothing else."""
+        blocks = self._stages[index].first_block, self._stages[index].last_block + 1
+        needed = self.needed(index)
+        return sum(needed <= c.memory_bytes and trusted(self._problem, c, *blocks) for c in self._candidates)
 
     def _take(self, index: int, node: NodeId) -> None:
         self._taken[node] = self._taken.get(node, self._shared) + self.needed(index) - self._shared

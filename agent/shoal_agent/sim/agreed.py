@@ -36,6 +36,7 @@ from shoal_protocol.messages import (
     VoteKind,
 )
 from shoal_protocol.roster import TrustedRoster
+from shoal_protocol.trust import allowed
 from shoal_protocol.votes import open_certificate, open_recovery
 
 UNPROVEN: Final = "unproven"
@@ -161,6 +162,8 @@ class Agreed:
             yield "fence", f"blocks {span.first_block}-{span.last_block} are not its own in epoch {span.epoch}"
         if plan.terms.zones and (member is None or member.zone not in plan.terms.zones):
             yield "fence", f"blocks outside the trust zones {plan.terms.zones}"
+        if member is None or not allowed(plan.terms.guarded, span.first_block, span.last_block, member.zone):
+            yield "fence", f"blocks {span.first_block}-{span.last_block} outside the zones that guard them"
 
     def _grows(self, machine: Machine, span: StageSpan) -> Told:
         life = (machine.name, machine.boots, span.deployment)

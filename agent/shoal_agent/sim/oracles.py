@@ -24,6 +24,7 @@ from shoal_agent.core.services import RenderRequest, unpack
 from shoal_agent.core.view import PeerView, StageView
 from shoal_agent.sim.agreed import Agreed
 from shoal_agent.sim.machine import Machine, Seen
+from shoal_agent.sim.orders import block_bytes
 from shoal_agent.sim.settings import TOY
 from shoal_agent.sim.toy import toy_tokens
 from shoal_agent.sim.world import World
@@ -32,6 +33,7 @@ from shoal_protocol.headers import Activation
 from shoal_protocol.ids import Incarnation, NodeId, SessionId
 from shoal_protocol.limits import STAGES_MAX
 from shoal_protocol.messages import Certified, NodePhase, Plan, PlanAnnounced, PlanStage, RecoveryOrdered
+from shoal_protocol.trust import allowed
 
 CALM_S_MAX: Final = 45.0
 """After the last fault everything is well again within this: three and a half periods of repeated records on the
@@ -307,8 +309,9 @@ def backed(world: World, judge: Judge) -> str | None:
     if plan is None or not plan.terms.standbys:
         return None
     living = [machine.name for machine in world.living()]
-    able = [name for name in world.homely() if name in living and name not in world.liars]
+    honest = [name for name in world.homely() if name in living and name not in world.liars]
     for stage in plan.stages:
+        able = [name for name in honest if _may_hold(world, plan, stage, name)]
         there = [world.machines[name] for name in stage.standbys if name in living]
         if not there and any(name != stage.node for name in able):
             return f"nobody stands by for blocks {stage.first_block}-{stage.last_block} in epoch {plan.epoch}"
@@ -316,6 +319,16 @@ def backed(world: World, judge: Judge) -> str | None:
         if idle:
             return f"{idle[0].name[:8]} does not stand by for blocks {stage.first_block}-{stage.last_block}"
     return None
+
+
+def _may_hold(world: World, plan: Plan, stage: PlanStage, name: NodeId) -> bool:
+    """Whether ``name`` stands in a zone that may hold ``stage``, and has room for it beside its own of ``plan``."""
+    settings, own = world.settings, (stage.node, *stage.standbys)
+    if not allowed(plan.terms.guarded, stage.first_block, stage.last_block, world.zone_of(name)):
+        return False
+    stages = [other for other in plan.stages if other is stage or name in (other.node, *other.standbys)]
+    count = sum(other.last_block - other.first_block + 1 for other in stages)
+    return name in own or count * block_bytes(settings) <= world.machines[name].setup.memory_bytes
 
 
 def _stands_by(machine: Machine, plan: Plan, stage: PlanStage) -> bool:

@@ -64,6 +64,8 @@ def settings_of(rules: Scenario, seed: int, nodes: int) -> Settings:
     nodes = max(nodes, rules.nodes_min)
     there = nodes - rules.late
     hosts = 1 + generator(seed, "hosts").randrange(min(there, HOSTS_MAX))
+    if rules.guarded:
+        hosts = 2 + hosts % 2  # one at home, and one or two elsewhere
     drawn = generator(seed, "faulty").randrange(2) if rules.faulty is None else rules.faulty
     return Settings(
         seed=seed,
@@ -74,8 +76,9 @@ def settings_of(rules: Scenario, seed: int, nodes: int) -> Settings:
         bare_nodes=min(rules.bare_nodes, nodes - 1),
         faulty=drawn if there > LIARS_NEED else 0,
         liars=rules.liars,
-        outsiders=min(generator(seed, "outsiders").randrange(2), max(0, there - hosts - 1)),
+        outsiders=0 if rules.guarded else min(generator(seed, "outsiders").randrange(2), max(0, there - hosts - 1)),
         late=rules.late,
+        guarded=rules.guarded,
     )
 
 

@@ -28,6 +28,8 @@ class Scenario:
     late: int = 0
     """So many nodes are not there in the beginning."""
     nodes_min: int = 2
+    guarded: bool = False
+    """The ends of the model may be at home only: one machine holds both, others what is between."""
     storm_s: float = 12.0
     """Faults strike for so long."""
     beyond: bool = False
@@ -68,6 +70,13 @@ SCENARIOS: Final[dict[str, Scenario]] = {
     ),
     "locks": Scenario(
         "who has decided cannot say so, and others come back", ("mute", "crash"), nodes_min=3, storm_s=24.0
+    ),
+    "u-shape": Scenario(
+        "one node holds both ends of the model, which may not leave its zone",
+        ("crash", "host-loss", "leave", "pause", "message-loss", "frame-loss"),
+        nodes_min=4,
+        guarded=True,
+        storm_s=20.0,
     ),
     "voter-change": Scenario(
         "plans and voters change while the network falls apart", ("island", "host-loss", "crash"), nodes_min=3

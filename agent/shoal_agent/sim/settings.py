@@ -18,7 +18,11 @@ HOME: Final = "home"
 """The trust zone in which blocks may be hosted."""
 AWAY: Final = "away"
 MEMORY_BYTES: Final = 10**9
-"""What every machine offers: room for whatever it may be asked to hold."""
+"""What a machine offers: room for whatever it may be asked to hold."""
+GUARDED: Final = 1
+"""So many blocks at either end stay at home, where the ends of the model are guarded."""
+HOMES: Final = 2
+"""So many machines are at home then: one that holds both ends, and one that can take its place."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +48,8 @@ class Settings:
     """So many of the nodes that host nothing at first are in a zone in which nothing may be hosted."""
     late: int = 0
     """So many of the last nodes are switched on when somebody does so."""
+    guarded: bool = False
+    """The ends of the model may be at home only, where two machines are too small for all of it; all else anywhere."""
     bundle_s: float = 0.0
     """Nodes read their brokers' sockets this often; 0: whenever something comes."""
     check_every: int = 1
@@ -78,6 +84,8 @@ def found(settings: Settings, keys: list[Ed25519Sealer], operator: Ed25519Sealer
     """The roster of a world, signed by its root."""
     root = Ed25519Sealer(seed_bytes(f"{settings.seed}/root") * 2)
     outside = range(settings.hosts, min(settings.hosts + settings.outsiders, settings.nodes))
+    if settings.guarded:
+        outside = range(HOMES, settings.nodes)
     agents = tuple(
         Member(
             node_id_of(key.public_key),

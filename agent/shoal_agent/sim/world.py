@@ -29,9 +29,9 @@ from shoal_agent.sim.devices import Device
 from shoal_agent.sim.links import Links
 from shoal_agent.sim.machine import Machine, Seen
 from shoal_agent.sim.opening import Openings
-from shoal_agent.sim.orders import genesis, recovery
+from shoal_agent.sim.orders import able_as, genesis, memory_bytes, recovery
 from shoal_agent.sim.seeds import generator, seed_bytes
-from shoal_agent.sim.settings import CLUSTER, HOME, MEMORY_BYTES, WALL_MS, Settings, Setup, found
+from shoal_agent.sim.settings import CLUSTER, HOME, HOMES, WALL_MS, Settings, Setup, found
 from shoal_agent.sim.toy import toy_facts
 from shoal_agent.sim.trace import Trace
 from shoal_agent.sim.traitor import Mask, Pairs, Traitor
@@ -159,7 +159,7 @@ class World:
             origin_s=rng.uniform(0.0, 1e6),
             skew_ms=rng.randint(-SKEW_MS_MAX, SKEW_MS_MAX),
             has_services=index < settings.nodes - settings.bare_nodes,
-            memory_bytes=MEMORY_BYTES,
+            memory_bytes=memory_bytes(settings, self.zone_of(name)),
             speed=speed,
             boasts=name in self.liars and generator(settings.seed, "boasts", index).random() < BOASTING_SHARE,
             opener=self._opener,
@@ -283,13 +283,15 @@ class World:
     # --- plans and requests ---------------------------------------------------------------------------------------
 
     def hosts(self) -> list[NodeId]:
-        """Who holds blocks."""
+        """Who holds blocks; where the ends of the model are guarded, who is at home comes first."""
+        if self.settings.guarded:
+            return [self.names[0], *self.names[HOMES : HOMES + self.settings.hosts - 1]]
         return self.names[: self.settings.hosts]
 
     def deploy(self) -> None:
         """The operator splits the model evenly over the hosts and announces that as epoch 0."""
         there = self.names[: len(self.names) - self.settings.late]
-        able = [name for name in self.homely() if name in there]
+        able = [able_as(self.settings, name, self.zone_of(name)) for name in self.homely() if name in there]
         self._order(genesis(self.settings, self.hosts(), there, able))
 
     def could_host(self, broken: list[NodeId]) -> bool:
@@ -297,9 +299,14 @@ class World:
         return any(name not in broken and name not in self.lost for name in self.homely())
 
     def homely(self) -> list[NodeId]:
-        """Who is in the zone in which blocks may be hosted."""
-        zones = {member.node: member.zone for member in self.roster.members}
-        return [name for name in self.machines if zones[name] == HOME]
+        """Who is in a zone in which blocks may be hosted."""
+        return [name for name in self.names if self.settings.guarded or self.zone_of(name) == HOME]
+
+    def zone_of(self, name: NodeId) -> str:
+        """The trust zone that ``name`` stands in."""
+        member = self.roster.member(name)
+        assert member is not None, "machines are members"
+        return member.zone
 
     def ready(self) -> list[NodeId]:
         """Who lives, and is in the zone in which blocks may be hosted."""
