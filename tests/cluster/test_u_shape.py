@@ -8,14 +8,18 @@ from dataclasses import replace
 
 import pytest
 
+from shoal_agent.core.causes import trigger_of
 from shoal_agent.core.effects import LoadBlocks
 from shoal_agent.core.events import BlocksFailed, BlocksLoaded, StopRequested
+from shoal_agent.core.facts import Standing
+from shoal_agent.core.outlook import Outlooks
 from shoal_agent.core.plan import folded, hosts_of, own_stages, voters_for
 from shoal_agent.core.planner import plan_genesis
 from shoal_agent.core.problem import Candidate, Infeasible, problem_of
+from shoal_agent.core.validity import Sight, Validity
 from shoal_protocol.messages import DeploymentPhase, Terms
 from shoal_protocol.trust import GuardedBlocks
-from tests.support.opinion import SPEED, TOY
+from tests.support.opinion import MEMORY, NOW, SPEED, TOY, Opinion
 from tests.support.toy import MODEL, toy_tokens
 from tests.support.world import World
 
@@ -212,3 +216,40 @@ def test_liars_may_be_voters_too():
     world.kill(plan.stages[1].node)
     world.run_until(lambda: settled(world, 1), 10.0)
     assert guarded(world)
+
+
+# --- one voter --------------------------------------------------------------------------------------------------------
+
+
+def bereaved():
+    me = Opinion()
+    me.record(me.names[1], standing=Standing.DEAD)
+    return me
+
+
+def judge(me, plan):
+    trigger = trigger_of(me.tables, me.here, me.head, {}, NOW)
+    outlook = Outlooks(me.here, me.tables, me.roster).of(me.head.plan, me.facts, {}, NOW)
+    return Validity(me.here, me.tables, me.voice, MEMORY).judge(plan, Sight(me.head, trigger, outlook, 3_600_000), NOW)
+
+
+def test_one_node_may_hold_both_ends_and_has_one_vote():
+    bereft = bereaved()
+    bent = bereft.after((0, 0, 1), (2, 2, 6), (0, 7, 7))
+    assert len(bent.voters) == 3
+    assert judge(bereft, bent) == (True, "")
+    twice = replace(bent, voters=(bereft.here, bereft.here, bereft.names[2]))
+    assert judge(bereft, twice) == (False, "voters: one is named twice")
+
+
+def test_the_memory_of_both_ends_counts():
+    bereft = bereaved()
+    bent = bereft.after((0, 0, 1), (2, 2, 6), (0, 7, 7))
+    # Blocks 0, 1 and 7 with KV for 512 tokens; 2 and 3, which it has now, stay open meanwhile.
+    needed = 5 * 1000 + 3 * 512 * 64
+    bereft.sense(needed)
+    assert judge(bereft, bent) == (True, "")
+    bereft.sense(needed - 1)
+    verdict, why = judge(bereft, bent)
+    assert verdict is False
+    assert why.startswith(f"capacity: blocks 7-7 need {needed} bytes beside 0-1 of epoch 1, 0-3 of epoch 0")

@@ -84,26 +84,6 @@ def test_hosts_are_agents_of_the_roster(bereft):
     assert judge(bereft, twice) == (False, "invalid: a node holds two stages, and not just the first and the last")
 
 
-def test_one_node_may_hold_both_ends_and_has_one_vote(bereft):
-    bent = bereft.after((0, 0, 1), (2, 2, 6), (0, 7, 7))
-    assert len(bent.voters) == 3
-    assert judge(bereft, bent) == (True, "")
-    twice = replace(bent, voters=(bereft.here, bereft.here, bereft.names[2]))
-    assert judge(bereft, twice) == (False, "voters: one is named twice")
-
-
-def test_the_memory_of_both_ends_counts(bereft):
-    bent = bereft.after((0, 0, 1), (2, 2, 6), (0, 7, 7))
-    # Blocks 0, 1 and 7 with KV for 512 tokens; 2 and 3, which it has now, stay open meanwhile.
-    needed = 5 * 1000 + 3 * 512 * 64
-    bereft.sense(needed)
-    assert judge(bereft, bent) == (True, "")
-    bereft.sense(needed - 1)
-    verdict, why = judge(bereft, bent)
-    assert verdict is False
-    assert why.startswith(f"capacity: blocks 7-7 need {needed} bytes beside 0-1 of epoch 1, 0-3 of epoch 0")
-
-
 def test_hosts_are_in_allowed_zones():
     me = Opinion(terms=Terms(stages_min=2, zones=("home",)))
     me.record(me.names[1], standing=Standing.DEAD)
