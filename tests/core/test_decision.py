@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from shoal_agent.core.costs import price
+from shoal_agent.core.crowding import price
 from shoal_agent.core.decision import (
     HOLD_S,
     STAGING_MS_MIN,

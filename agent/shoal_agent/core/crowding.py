@@ -13,7 +13,8 @@ guessed, and of its answers the one is taken that is best under its own load:
     as in that answer     a host waits for its own stages; another node for the largest of them that it may hold: were
                           it to take that over, so long would the line be
     evenly                with as many stages as the best answer so far has, then one more and one more as long as that
-                          makes it better: the split whose busiest node is least busy (THROUGHPUT)
+                          makes it better: the split whose busiest node is least busy (THROUGHPUT); a U only where
+                          somebody must hold both ends, for who does both does no more
 
 The last is what a crowd is about: of two nodes with half of the model each, each has a line half as long, but a node
 that is asked what it would cost to take over everything never hears of that. On 80 random clusters of four, as busy as
@@ -40,6 +41,7 @@ from shoal_agent.core.problem import (
     Split,
     SplitProblem,
     Workload,
+    ends_guarded,
     stages_of,
 )
 from shoal_protocol.messages import Objective, PlanStage
@@ -75,8 +77,9 @@ def split_crowded(problem: SplitProblem, solve: Callable[[SplitProblem], Split |
     if longest < CALM_PERMILLE or problem.objective is Objective.THROUGHPUT:
         return best
     best = _better(problem, best, solve(loaded))
+    u_shape = problem.u_shape and (problem.ingress is not None or ends_guarded(problem.zones))
     for count in range(max(2, len(best.stages)), problem.stages_max + 1):
-        even = replace(alone, objective=Objective.THROUGHPUT, stages_min=count, stages_max=count)
+        even = replace(alone, objective=Objective.THROUGHPUT, stages_min=count, stages_max=count, u_shape=u_shape)
         best = _better(problem, best, solve(even))
         if len(best.stages) < count:
             break

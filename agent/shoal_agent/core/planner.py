@@ -35,6 +35,7 @@ from shoal_agent.core.problem import (
     Rival,
     Split,
     SplitProblem,
+    ends_guarded,
     stages_of,
 )
 from shoal_agent.core.search import Found, Run, cheapest, sources_of, stages_of_runs
@@ -147,7 +148,7 @@ def _homes(problem: SplitProblem, ranked: list[Candidate]) -> list[Candidate]:
         return []
     if problem.ingress is not None:
         return [c for c in ranked if c.node == problem.ingress]
-    guarded = problem.zones and problem.zones[0] and problem.zones[last]
+    guarded = ends_guarded(problem.zones)
     return [c for c in ranked if guarded and trusted(problem, c, 0, 1) and trusted(problem, c, last, last + 1)]
 
 

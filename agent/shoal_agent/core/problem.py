@@ -193,7 +193,7 @@ def problem_of(
     """
     narrow = terms.loss_micronats > 0
     zones = zones_by_block(terms.guarded, len(facts.blocks))
-    guarded = bool(zones and zones[0] and zones[-1])
+    guarded = ends_guarded(zones)
     return SplitProblem(
         facts.blocks,
         facts.reference_macs_per_s,
@@ -212,6 +212,11 @@ def problem_of(
         nodes_min=1 if guarded else terms.stages_min,
         demand=demand,
     )
+
+
+def ends_guarded(zones: tuple[tuple[str, ...], ...]) -> bool:
+    """Whether not everybody may hold the first block, nor the last one."""
+    return bool(zones and zones[0] and zones[-1])
 
 
 def with_fewer(problem: SplitProblem, stages_min: int) -> SplitProblem:
