@@ -30,6 +30,7 @@ class RefusalCode(IntEnum):
     NOT_HOSTED = 7
     TOO_MANY_SESSIONS = 8
     OLD_ATTEMPT = 9
+    NOT_CERTIFIED = 10
 
 
 class ServiceFault(IntEnum):
@@ -83,7 +84,9 @@ class Credit:
 class OpenSession:
     """Ingress to the node that serves ``stage``: reserve KV for ``tokens_max``, or go on with what you have of it.
 
-    ``route`` names the node of every stage (empty: the plan's primaries). A node that knows the session, as a stage
+    ``route`` names the node of every stage (empty: the plan's primaries). ``left_out`` are the first and the last of a
+    run of blocks that this session does without, all its life: whoever has some of them hands the value on as it came,
+    and whose manifest does not certify it refuses (``NOT_CERTIFIED``). A node that knows the session, as a stage
     of an older attempt or by KV that others sent it, keeps that KV, forgets what it was about to do, and sends
     nothing before it is told to ``Resume``. Payload, to the sampler's host only: all token ids so far (int64).
     """
@@ -97,6 +100,7 @@ class OpenSession:
     sampling: Sampling
     attempt: int = 0
     route: tuple[NodeId, ...] = ()
+    left_out: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +212,7 @@ class KvRows:
     them, the rows of each as they lie in memory, [heads, token_count, width]. Unasked and unmetered by sessions: the
     first rows open a *shadow* of the session there, with the ``tokens_max`` and ``deadline_ms`` of the session, for its
     ``ingress`` and the trust zone of that one. ``attempt`` is the sender's: who served the session under an older
-    one is superseded, and keeps a shadow.
+    one is superseded, and keeps a shadow. ``left_out`` is the session's: such blocks have no rows.
     """
 
     deployment: DeploymentId
@@ -223,6 +227,7 @@ class KvRows:
     deadline_ms: int
     ingress: NodeId
     attempt: int = 0
+    left_out: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

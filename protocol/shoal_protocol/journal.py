@@ -71,6 +71,7 @@ class Page:
 
     ``runs`` are the chunks in which positions were computed, as (begin, step); ``token_ids`` (int64) stand at
     ``position`` and after it; ``ended``: the model ended its turn, or may say no more, or a stop string came.
+    ``left_out``: the blocks that this session does without.
     """
 
     intent: bytes
@@ -82,6 +83,7 @@ class Page:
     position: int
     ended: bool
     token_ids: bytes
+    left_out: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,6 +58,7 @@ from shoal_agent.core.events import (
 )
 from shoal_agent.core.facts import StageSpan, TensorHandle
 from shoal_agent.core.node import Node
+from shoal_agent.core.plan import run_blocks
 from shoal_agent.core.timers import HostDeadline, RequestDeadline
 from shoal_agent.core.view import DeploymentView
 from shoal_agent.sim.devices import COPY_S
@@ -255,7 +256,7 @@ class Cell:
         assert key not in self.stages, "a session opens once per stage"
         assert key not in self.running, "and not again before its last run has ended"
         assert key not in self.copying, "nor before its last copy was answered"
-        self.stages[key] = ToyKv(self.world.facts, effect.span, effect.tokens_max)
+        self.stages[key] = ToyKv(self.world.facts, effect.span, effect.tokens_max, effect.left_out)
 
     def begin(self, effect: RunStage) -> None:
         key = (effect.session, effect.stage)
@@ -268,8 +269,9 @@ class Cell:
 
     def takes_s(self, effect: RunStage) -> float:
         held = self.stages.get((effect.session, effect.stage))
-        blocks = 0 if held is None else held.span.last_block - held.span.first_block + 1
-        return self.run_s + self.block_s * blocks * effect.token_count
+        blocks = () if held is None else run_blocks(self.world.facts, held.span, held.left_out)
+        run = sum(block is not None for block in blocks)
+        return self.run_s + self.block_s * run * effect.token_count
 
     def run(self, effect: RunStage, took_s: float) -> None:
         data = array("q", self.take(effect.payload))

@@ -112,6 +112,7 @@ def headers_of(session: SessionId, source: NodeId, wire: bytes, message: Control
         headers.Hello(1, source, Incarnation(1), 1 << 20),
         headers.Credit(1000),
         headers.OpenSession(TOY, epoch, session, 1, 64, 1000, GREEDY),
+        headers.OpenSession(TOY, epoch, session, 1, 64, 1000, GREEDY, left_out=(5, 6)),
         headers.SessionOpened(session, 1),
         headers.Activation(TOY, epoch, session, 1, 3, 1, True, 1000, Dtype.I64, (1, 1)),
         headers.Token(TOY, epoch, session, 4, 7, False, 0.0, ()),

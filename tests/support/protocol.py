@@ -238,7 +238,7 @@ SAMPLING: Final = headers.Sampling(0.7, 40, 0.95, 1.1, 42, 5)
 HEADERS: Final[tuple[headers.Header, ...]] = (
     headers.Hello(1, node_of(AGENT), Incarnation(5), 16 << 20),
     headers.Credit(65_536),
-    headers.OpenSession(TOY, Epoch(0), SESSION, 1, 512, 30_000, SAMPLING, 3, ROUTE),
+    headers.OpenSession(TOY, Epoch(0), SESSION, 1, 512, 30_000, SAMPLING, 3, ROUTE, (2, 4)),
     headers.SessionOpened(SESSION, 1, 3, 12, 8),
     headers.Activation(TOY, Epoch(0), SESSION, 1, 12, 1, True, 29_500, Dtype.F32, (1, 1, 6), 3),
     headers.Token(TOY, Epoch(0), SESSION, 13, 4711, False, -0.25, ((4711, -0.25), (9, -1.5)), 3),
@@ -257,7 +257,7 @@ HEADERS: Final[tuple[headers.Header, ...]] = (
     content.ContentServed(18, 3 << 20, ""),
     headers.Resume(TOY, Epoch(0), SESSION, 1, 3, 11, 9),
     headers.PathBroken(SESSION, 1, 3, node_of(STRANGER)),
-    headers.KvRows(TOY, Epoch(0), SESSION, 1, 5, 5, 8, 4, 512, 29_000, node_of(AGENT), 3),
+    headers.KvRows(TOY, Epoch(0), SESSION, 1, 5, 5, 8, 4, 512, 29_000, node_of(AGENT), 3, (2, 4)),
     headers.KvKept(TOY, Epoch(0), SESSION, 1, 5, 5, 8, headers.RefusalCode.KV_FULL),
     headers.HandOver(TOY, Epoch(0), SESSION, 1, 3, Epoch(1), ROUTE[:2], last=True),
     headers.HandedOver(SESSION, 1, 3, 12, last=True, refusal=None),

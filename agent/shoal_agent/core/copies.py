@@ -137,6 +137,7 @@ class Copies:
             hosted.left_ms(now),
             hosted.ingress,
             hosted.attempt,
+            hosted.left_out,
         )
         hosted.fed[stream.target, stream.epoch] = None
         out.count("kv_bytes", "sent", event.byte_count)

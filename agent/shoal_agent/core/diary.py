@@ -143,6 +143,7 @@ def seal(entry: Entry, position: int, *, ended: bool = False) -> bytes:
         position,
         ended,
         array("q", entry.tokens[position:]).tobytes(),
+        entry.left_out,
     )
     return seal_page(claim.key, page)
 

@@ -13,7 +13,7 @@ from math import inf
 from typing import Final
 
 from shoal_agent.core.backbone import BackboneProblem
-from shoal_agent.core.facts import CallId, FinishReason, Piece, RejectCode, StageSpan, TensorHandle, Usage
+from shoal_agent.core.facts import CallId, FinishReason, LeftOut, Piece, RejectCode, StageSpan, TensorHandle, Usage
 from shoal_agent.core.problem import SplitProblem
 from shoal_agent.core.services import Parcel
 from shoal_protocol.headers import Header
@@ -124,12 +124,16 @@ class UnloadBlocks:
 
 @dataclass(frozen=True, slots=True)
 class OpenStage:
-    """Reserve KV for one session on one stage. Cannot fail: memory is only committed as it is written."""
+    """Reserve KV for one session on one stage. Cannot fail: memory is only committed as it is written.
+
+    Blocks that are ``left_out`` are not run and have no KV; a stage without any other hands on what comes.
+    """
 
     session: SessionId
     stage: int
     span: StageSpan
     tokens_max: int
+    left_out: LeftOut | None = None
 
 
 @dataclass(frozen=True, slots=True)

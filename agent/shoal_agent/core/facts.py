@@ -58,6 +58,20 @@ class Width:
         return on_wire(self.name)
 
 
+LeftOut = tuple[int, int]
+"""First and last of a run of blocks that a session does without."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortcut:
+    """A run of blocks that the package certifies as one that answers may do without; ``loss`` is in micronats."""
+
+    left_out: LeftOut
+    loss: int
+    agreement_permille: int = 1000
+    saved_permille: int = 0
+
+
 def on_wire(name: str) -> ActivationWidth:
     """The width that is called ``name``; without a name, as it is."""
     return ActivationWidth[name.upper()] if name else ActivationWidth.F32
@@ -76,6 +90,11 @@ class ModelFacts:
     """What the blocks of one host share: it takes this much once, however many of them it holds."""
     widths: tuple[Width, ...] = ()
     """How its activations may travel, as the package certifies it; ``loss`` is in micronats."""
+    shortcuts: tuple[Shortcut, ...] = ()
+
+    def shortcut(self, left_out: LeftOut | None) -> Shortcut | None:
+        """What the package certifies of a session without these blocks."""
+        return next((each for each in self.shortcuts if each.left_out == left_out), None)
 
 
 class LinkFault(StrEnum):

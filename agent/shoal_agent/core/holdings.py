@@ -18,7 +18,7 @@ from shoal_agent.core.effects import CloseService, CloseStage, OpenStage
 from shoal_agent.core.facts import SessionStage, TensorHandle
 from shoal_agent.core.hosted import Hosted, Stand
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.plan import decode_macs, slot_of, span_of
+from shoal_agent.core.plan import decode_macs, run_blocks, slot_of, span_of
 from shoal_agent.core.retention import Retention
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import HostDeadline
@@ -74,14 +74,13 @@ class Holdings:
 
     # --- room -----------------------------------------------------------------------------------------------------
 
-    def kv_bytes(self, plan: Plan, stage: int, tokens_max: int) -> int:
-        """KV of one session of ``tokens_max``."""
-        return sum(self._row_bytes(plan, stage)) * tokens_max
+    def kv_bytes(self, plan: Plan, asked: OpenSession | KvRows) -> int:
+        """KV of the session that ``asked`` is of."""
+        return sum(self._row_bytes(plan, asked)) * asked.tokens_max
 
-    def _row_bytes(self, plan: Plan, stage: int) -> tuple[int, ...]:
-        blocks = self._models[plan.model].blocks
-        part = plan.stages[stage]
-        return tuple(block.kv_bytes_per_token for block in blocks[part.first_block : part.last_block + 1])
+    def _row_bytes(self, plan: Plan, asked: OpenSession | KvRows) -> tuple[int, ...]:
+        blocks = run_blocks(self._models[plan.model], span_of(plan, asked.stage), asked.left_out)
+        return tuple(0 if block is None else block.kv_bytes_per_token for block in blocks)
 
     def lacks_room(self, kv_bytes: int) -> tuple[RefusalCode, str] | None:
         """Why nothing of ``kv_bytes`` fits now; None if it does."""
@@ -117,18 +116,19 @@ class Holdings:
         assert key not in self._owed, "and not again before all of it is answered"
         tenure = self._tenures.get(plan.deployment, plan.epoch)
         assert tenure is not None, "only what is known is held"
-        rows, span = self._row_bytes(plan, asked.stage), span_of(plan, asked.stage)
+        rows, span = self._row_bytes(plan, asked), span_of(plan, asked.stage)
         hosted = Hosted(key, plan, asked.stage, span, asked.tokens_max, rows, asked.attempt, ingress)
+        hosted.left_out = asked.left_out
         hosted.depths = [0] * len(rows)
         hosted.finished = hosted.tokens_max if hosted.stateless else 0
-        hosted.token_macs = decode_macs(self._models[span.model], span)
+        hosted.token_macs = decode_macs(self._models[span.model], span, asked.left_out)
         if asked.stage == len(plan.stages) - 1:
             hosted.sampler = services.service_name(services.ServiceKind.SAMPLER, plan.model)
         self._held[key] = hosted
         tenure.sessions += 1
         self.budget.reserve(key, sum(rows) * asked.tokens_max)
         self.until(hosted, Instant(now + min(asked.deadline_ms / 1000, REQUEST_DEADLINE_S_MAX)))
-        out.add(OpenStage(*key, span, asked.tokens_max))
+        out.add(OpenStage(*key, span, asked.tokens_max, asked.left_out))
         return hosted
 
     def until(self, hosted: Hosted, deadline: Instant) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
 
-from shoal_agent.core.facts import SessionStage, StageSpan
+from shoal_agent.core.facts import LeftOut, SessionStage, StageSpan
 from shoal_agent.core.kv_stream import KvStream
 from shoal_agent.core.outbox import Payload
 from shoal_protocol.headers import Activation, HandOver, KvRows, OpenSession
@@ -137,6 +137,8 @@ class Hosted:
     handover: Handover | None = None
     fed: dict[tuple[NodeId, Epoch], None] = field(default_factory=dict)
     """Who was sent rows, for which epoch."""
+    left_out: LeftOut | None = None
+    """Blocks that the session does without, all its life: of those of the span, ``row_bytes`` are 0."""
 
     @property
     def busy(self) -> bool:

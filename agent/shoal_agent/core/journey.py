@@ -37,6 +37,7 @@ _REJECT_OF: Final[dict[RefusalCode, RejectCode]] = {
     RefusalCode.DEADLINE: RejectCode.DEADLINE,
     RefusalCode.STALE_EPOCH: RejectCode.NOT_READY,
     RefusalCode.NOT_HOSTED: RejectCode.NOT_READY,
+    RefusalCode.NOT_CERTIFIED: RejectCode.NOT_READY,
 }
 """What a stage's refusal means to a client whose request was not yet begun; STAGE_LOST for all others."""
 _ROOM: Final = (RefusalCode.KV_FULL, RefusalCode.TOO_MANY_SESSIONS)
@@ -146,6 +147,9 @@ class Journey:
             return None
         out.count("stages_refused", header.code.name)
         code, why = header.code, f"stage {header.stage}: {header.detail}"
+        if code is RefusalCode.NOT_CERTIFIED and entry.left_out is not None and not entry.accepted:
+            entry.left_out = None  # nothing ran yet: the whole model, then
+            return _of(entry, self._again(entry, None, now, out))
         entry.refusals += not entry.accepted or code not in _PASSING
         final = code is RefusalCode.DEADLINE or (code in _ROOM and not entry.accepted)
         if final or entry.refusals >= (FAILURES_MAX if entry.accepted else REFUSALS_MAX):

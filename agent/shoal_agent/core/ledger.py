@@ -22,7 +22,7 @@ from enum import Enum
 from math import inf
 from typing import Final
 
-from shoal_agent.core.facts import CallId, GenerationRequest, RejectCode
+from shoal_agent.core.facts import CallId, GenerationRequest, LeftOut, RejectCode
 from shoal_agent.core.resume import Reach, Restart
 from shoal_agent.core.runs import Runs
 from shoal_agent.core.services import Method, Parcel, ServiceKind
@@ -168,6 +168,8 @@ class Entry:
     ending: bool = False
     """The model ended its turn or the length is reached: nothing more is asked of the stages."""
     # --- its stages
+    left_out: LeftOut | None = None
+    """Blocks that it does without, all its life."""
     attempt: int = -1
     """Times its route was laid, less one."""
     route: tuple[NodeId, ...] = ()

@@ -38,6 +38,7 @@ class Openings:
     def __init__(self, node: NodeId, tables: Tables, holdings: Holdings, runner: Runner) -> None:
         self._node = node
         self._tenures = tables.tenures
+        self._models = tables.models
         self._zones = tables.zones
         self._holdings = holdings
         self._runner = runner
@@ -51,7 +52,7 @@ class Openings:
             return
         tenure = self._tenures.get(header.deployment, header.epoch)
         fault = self._fault(tenure, header, payload) or (None if hosted is None else self._fenced(hosted, peer, header))
-        if fault is None and tenure is not None and (hosted is None or header.tokens_max > hosted.tokens_max):
+        if fault is None and tenure is not None and (hosted is None or _unfit(hosted, header)):
             fault = self._make_way(tenure, hosted, header, now, out)
             hosted = None if fault is not None else self._holdings.add(header, tenure.plan, peer, now, out)
         if hosted is not None and fault is None:
@@ -71,6 +72,8 @@ class Openings:
             return RefusalCode.NOT_HOSTED, "this stage is not loaded"
         if header.route and not _is_route(plan, header.route, stage, self._node):
             return RefusalCode.NOT_HOSTED, "the route is not of this plan, or leads elsewhere"
+        if header.left_out is not None and self._models[plan.model].shortcut(header.left_out) is None:
+            return RefusalCode.NOT_CERTIFIED, f"no certificate here of the model without blocks {header.left_out}"
         if not 0 < header.tokens_max <= plan.context_tokens_max:
             return RefusalCode.KV_FULL, f"{header.tokens_max} tokens, the plan allows {plan.context_tokens_max}"
         size = len(payload) if isinstance(payload, bytes) else 0
@@ -95,15 +98,15 @@ class Openings:
     def _make_way(
         self, tenure: Tenure, small: Hosted | None, header: OpenSession, now: Instant, out: Outbox
     ) -> Fault | None:
-        """Why a session cannot begin here without any KV. A shadow too ``small`` for it goes."""
+        """Why a session cannot begin here without any KV. A shadow too ``small`` for it goes, and another option."""
         if small is not None:
-            out.count("shadows_dropped", "SMALL")
+            out.count("shadows_dropped", "SMALL" if small.left_out == header.left_out else "OPTION")
             self._holdings.drop(small, out)
         if header.attempt == 0 and tenure.closed(now):
             return RefusalCode.STALE_EPOCH, f"epoch {header.epoch} takes no sessions any more"
         if self._holdings.owes((header.session, slot_of(header.epoch, header.stage))):
             return RefusalCode.OUT_OF_ORDER, "the session is not yet closed"
-        return self._holdings.make_room(self._holdings.kv_bytes(tenure.plan, header.stage, header.tokens_max), out)
+        return self._holdings.make_room(self._holdings.kv_bytes(tenure.plan, header), out)
 
     def _take_up(
         self, hosted: Hosted, peer: NodeId, header: OpenSession, payload: Payload, now: Instant, out: Outbox
@@ -157,6 +160,14 @@ class Openings:
             return
         self._holdings.rewind(hosted, header.position, out)
         self._runner.go(hosted, header.replay_from, now, out)
+
+
+def _unfit(hosted: Hosted, header: OpenSession) -> bool:
+    """Whether what is held cannot become what is asked for: it is too small, or KV of a session that ran otherwise.
+
+    An ingress chooses otherwise only before anything ran: a stage of the route did not certify its first choice.
+    """
+    return header.tokens_max > hosted.tokens_max or header.left_out != hosted.left_out
 
 
 def _is_said_again(hosted: Hosted, peer: NodeId, header: OpenSession) -> bool:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from shoal_agent.core.facts import ModelFacts, StageSpan
+from shoal_agent.core.facts import BlockFacts, LeftOut, ModelFacts, StageSpan
 from shoal_protocol.ids import DIGEST_BYTES, DeploymentId, Digest, Epoch, NodeId
 from shoal_protocol.limits import STAGES_MAX, VOTERS_MAX
 from shoal_protocol.messages import Plan, PlanStage
@@ -110,9 +110,16 @@ def kv_bytes_per_token(facts: ModelFacts, span: StageSpan) -> int:
     return sum(block.kv_bytes_per_token for block in facts.blocks[span.first_block : span.last_block + 1])
 
 
-def decode_macs(facts: ModelFacts, span: StageSpan) -> int:
+def run_blocks(facts: ModelFacts, span: StageSpan, left_out: LeftOut | None) -> list[BlockFacts | None]:
+    """The blocks of ``span``, in order; None in place of those that a session does without."""
+    first, last = left_out or (0, -1)
+    places = range(span.first_block, span.last_block + 1)
+    return [None if first <= place <= last else facts.blocks[place] for place in places]
+
+
+def decode_macs(facts: ModelFacts, span: StageSpan, left_out: LeftOut | None = None) -> int:
     """Multiply-accumulates that one token takes on the blocks of ``span``, as their profile has it."""
-    blocks = facts.blocks[span.first_block : span.last_block + 1]
+    blocks = [block for block in run_blocks(facts, span, left_out) if block is not None]
     return sum(block.decode_us for block in blocks) * facts.reference_macs_per_s // 1_000_000
 
 

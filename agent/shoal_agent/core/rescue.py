@@ -19,11 +19,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from shoal_agent.core.facts import RejectCode, Standing
+from shoal_agent.core.facts import LeftOut, RejectCode, Standing
 from shoal_agent.core.farewells import Farewells
 from shoal_agent.core.ledger import BEGIN_S_MAX, STALL_S, Entry, Failure, Gap, Step
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.plan import decode_macs, servers_of, span_of
+from shoal_agent.core.plan import decode_macs, run_blocks, servers_of, span_of
 from shoal_agent.core.prospects import done_s, late_s
 from shoal_agent.core.resume import Reach, Speed, Start, restart_of
 from shoal_agent.core.tables import Tables
@@ -140,7 +140,7 @@ class Rescue:
         if entry.gap is not None:
             entry.gap.attempts += 1
         chunk_s = (
-            max(speed.chunked_s for speed in self._speeds(entry.plan, entry.route, entry.usual_s))
+            max(speed.chunked_s for speed in self._speeds(entry.plan, entry.route, entry.usual_s, entry.left_out))
             * PREFILL_CHUNK_TOKENS
         )
         self.until(entry, Instant(now + max(OPEN_S, 2 * chunk_s if entry.attempt else 0.0)))
@@ -155,6 +155,7 @@ class Rescue:
                 entry.request.sampling,
                 entry.attempt,
                 route,
+                entry.left_out,
             )
             out.send(node, header, array("q", entry.tokens).tobytes() if stage == len(route) - 1 else None)
         return None
@@ -164,7 +165,7 @@ class Rescue:
     def resume(self, entry: Entry, now: Instant, out: Outbox) -> None:
         """Every stage answered: tell each where it begins, and feed the first."""
         wanted, stages = len(entry.tokens), range(len(entry.route))
-        speeds = self._speeds(entry.plan, entry.route, entry.usual_s)
+        speeds = self._speeds(entry.plan, entry.route, entry.usual_s, entry.left_out)
         # A first attempt begins where every session does, whatever its stages say they have.
         reaches = [entry.reaches[stage] if entry.attempt else Reach(0, 0) for stage in stages]
         restart = restart_of(reaches, entry.runs, wanted, speeds, entry.left_s(now))
@@ -274,7 +275,9 @@ class Rescue:
         peer = self._tables.membership.peer(node)
         return 0 if peer is None else peer.state.load.session_count
 
-    def _speeds(self, plan: Plan, route: tuple[NodeId, ...], usual_s: float) -> list[Speed]:
+    def _speeds(
+        self, plan: Plan, route: tuple[NodeId, ...], usual_s: float, left_out: LeftOut | None = None
+    ) -> list[Speed]:
         """What a position takes at each stage of the route: by the package's profile, else by what tokens took."""
         facts = self._tables.models.get(plan.model)
         if facts is None:
@@ -283,10 +286,10 @@ class Rescue:
         speeds = []
         for stage, node in enumerate(route):
             span, macs_per_s = span_of(plan, stage), self._macs_per_s(node) or facts.reference_macs_per_s
-            blocks = facts.blocks[span.first_block : span.last_block + 1]
+            blocks = [block for block in run_blocks(facts, span, left_out) if block is not None]
             prefill_us = sum(block.prefill_us for block in blocks) / _PREFILL_REFERENCE_TOKENS
             chunked_s = prefill_us * facts.reference_macs_per_s / macs_per_s / 1e6
-            speeds.append(Speed(decode_macs(facts, span) / macs_per_s, chunked_s))
+            speeds.append(Speed(decode_macs(facts, span, left_out) / macs_per_s, chunked_s))
         return speeds
 
     def _macs_per_s(self, node: NodeId) -> float:

@@ -114,7 +114,7 @@ def revived(request: GenerationRequest, found: Found, plan: Plan, now: Instant) 
     entry = Entry(request, plan, deadline, Step.WAITING)
     entry.begin(tokens[: page.prompt_tokens])
     entry.step, entry.tokens_max, entry.runs = Step.WAITING, page.tokens_max, Runs(page.prompt_tokens, page.runs)
-    entry.attempt = min(page.attempt + LEAP, ATTEMPTS_MAX)
+    entry.attempt, entry.left_out = min(page.attempt + LEAP, ATTEMPTS_MAX), page.left_out
     for position in range(page.prompt_tokens, len(tokens)):
         token = tokens[position]
         entry.tokens.append(token)

@@ -8,6 +8,8 @@ time; the answer goes out when it is.
 Rows name the ingress whose session they are of, and only its trust zone takes the shadow up (``opening``). So rows that
 name one of another zone than those before are refused: a host that lies gives nobody what another one keeps.
 
+What a session does without, it does without everywhere and all its life: rows that say otherwise are refused.
+
 Attempts are the fence. A node that was paused while it served a session does not know that it was replaced: rows of a
 later attempt tell it, it stops serving and becomes the other's standby. Rows of an older attempt come from a node that
 was replaced, and are refused.
@@ -18,6 +20,7 @@ their session is closed, and would open a shadow that nobody closes.
 Whatever a peer can get wrong is answered with a refusal and counted; nothing here raises for it.
 """
 
+from dataclasses import replace
 from typing import Final
 
 from shoal_agent.core.effects import ImportKv
@@ -26,7 +29,7 @@ from shoal_agent.core.facts import ModelFacts, TensorHandle
 from shoal_agent.core.holdings import Holdings
 from shoal_agent.core.hosted import Hosted, Import, Stand
 from shoal_agent.core.outbox import Outbox, Payload
-from shoal_agent.core.plan import serves, slot_of
+from shoal_agent.core.plan import run_blocks, serves, slot_of, span_of
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure
 from shoal_protocol.headers import CloseSession, KvKept, KvRows, RefusalCode
@@ -86,8 +89,7 @@ class Shadows:
         """The first rows of a session: open a shadow of it, if there is room."""
         tenure = self._tenures.get(header.deployment, header.epoch)
         assert tenure is not None, "refused otherwise"
-        needed = self._holdings.kv_bytes(tenure.plan, header.stage, header.tokens_max)
-        lack = self._holdings.lacks_room(needed)
+        lack = self._holdings.lacks_room(self._holdings.kv_bytes(tenure.plan, header))
         if lack is not None:
             return lack[0]
         self._holdings.add(header, tenure.plan, header.ingress, now, out)
@@ -102,8 +104,10 @@ class Shadows:
             return RefusalCode.STALE_EPOCH
         if not self._hosts(tenure, header) or not self._feeds(peer, header):
             return RefusalCode.NOT_HOSTED
-        sound = _sound(tenure, header, self._models[tenure.plan.model])
-        if not sound or payload is None or isinstance(payload, bytes):
+        facts = self._models[tenure.plan.model]
+        if header.left_out is not None and facts.shortcut(header.left_out) is None:
+            return RefusalCode.NOT_CERTIFIED
+        if not _sound(tenure, header, facts) or payload is None or isinstance(payload, bytes):
             return RefusalCode.OUT_OF_ORDER
         if hosted is None and self._is_over(header, now):
             return RefusalCode.UNKNOWN_SESSION
@@ -112,6 +116,8 @@ class Shadows:
             return RefusalCode.OUT_OF_ORDER if owed else None
         if header.ingress != hosted.ingress and not self._zones.shared(header.ingress, hosted.ingress):
             return RefusalCode.UNKNOWN_SESSION
+        if header.left_out != hosted.left_out:
+            return RefusalCode.OUT_OF_ORDER
         if header.attempt < hosted.attempt or (hosted.lease is not None and header.attempt == hosted.attempt):
             return RefusalCode.OLD_ATTEMPT
         fits = header.position + header.token_count <= hosted.tokens_max
@@ -181,8 +187,11 @@ def _sound(tenure: Tenure, header: KvRows, facts: ModelFacts) -> bool:
     allowed = header.position + header.token_count <= header.tokens_max <= tenure.plan.context_tokens_max
     if not (within and lengths and allowed):
         return False
-    blocks = facts.blocks[header.first_block : header.last_block + 1]
-    row_bytes = sum(block.kv_bytes_per_token for block in blocks)
+    span = span_of(tenure.plan, header.stage)
+    blocks = run_blocks(
+        facts, replace(span, first_block=header.first_block, last_block=header.last_block), header.left_out
+    )
+    row_bytes = sum(block.kv_bytes_per_token for block in blocks if block is not None)
     return row_bytes > 0 and (header.token_count == 1 or header.token_count * row_bytes <= KV_ROWS_BYTES_MAX)
 
 

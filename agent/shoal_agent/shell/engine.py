@@ -21,7 +21,7 @@ from typing import Final
 
 from shoal_agent.core.effects import ExportKv, ImportKv, RunStage
 from shoal_agent.core.events import KvExported, KvImported, StageFailed, StageFinished
-from shoal_agent.core.facts import StageSpan
+from shoal_agent.core.facts import LeftOut, StageSpan
 from shoal_agent.shell.blocks import Blocks
 from shoal_agent.shell.lanes import Lanes
 from shoal_agent.shell.ort import Cancel, EngineError
@@ -48,6 +48,8 @@ class _Session:
     vocabulary: int
     tokens_max: int
     kv_bytes: int
+    left_out: range
+    """Places of blocks that are not run."""
     cancel: Cancel = field(default_factory=Cancel)
     stage: Stage | None = None
     imported: Event | None = None
@@ -65,7 +67,7 @@ class _Session:
         """In a lane: the stage, from now on."""
         if self.stage is None:
             span = self.span
-            self.stage = Stage(self.blocks, self.vocabulary, self.tokens_max, span.takes, span.gives)
+            self.stage = Stage(self.blocks, self.vocabulary, self.tokens_max, span.takes, span.gives, self.left_out)
         return self.stage
 
     def free(self) -> None:
@@ -95,14 +97,17 @@ class Engine:
         self._ending: dict[StageKey, _Session] = {}
         self._shut = False
 
-    def open_stage(self, session: SessionId, stage: int, span: StageSpan, tokens_max: int) -> None:
-        """Begin a session of at most ``tokens_max`` positions on one stage."""
+    def open_stage(
+        self, session: SessionId, stage: int, span: StageSpan, tokens_max: int, left_out: LeftOut | None = None
+    ) -> None:
+        """Begin a session of at most ``tokens_max`` positions on one stage, without what is ``left_out``."""
         key = (session, stage)
         assert key not in self._sessions, "a session opens once per stage"
         assert key not in self._ending, "and not again before its last answer"
-        held = self._blocks.of(span)
-        kv_bytes = tokens_max * sum(each.block.kv_bytes_per_token for each in held.blocks)
-        self._sessions[key] = _Session(held.blocks, span, held.vocabulary, tokens_max, kv_bytes)
+        held, without = self._blocks.of(span), _places(span, left_out)
+        run = [each.block for place, each in enumerate(held.blocks) if place not in without]
+        kv_bytes = tokens_max * sum(block.kv_bytes_per_token for block in run)
+        self._sessions[key] = _Session(held.blocks, span, held.vocabulary, tokens_max, kv_bytes, without)
 
     # --- runs -------------------------------------------------------------------------------------------------------
 
@@ -228,6 +233,14 @@ class Engine:
 def _named(copy: Copy) -> tuple[SessionId, int, int, int, int, int]:
     """What the answer to ``copy`` is about."""
     return copy.session, copy.stage, copy.first_block, copy.last_block, copy.position, copy.token_count
+
+
+def _places(span: StageSpan, left_out: LeftOut | None) -> range:
+    """Where the blocks that are left out stand in the stage."""
+    if left_out is None:
+        return range(0)
+    first, last = max(left_out[0], span.first_block), min(left_out[1], span.last_block)
+    return range(first - span.first_block, last - span.first_block + 1)
 
 
 def _nothing(_: None) -> None:

@@ -20,7 +20,7 @@ matter: the embedding reads it in place, the head keeps a repacked copy, and a h
 from collections import Counter
 from typing import Final
 
-from shoal_agent.core.facts import BlockFacts, ModelFacts
+from shoal_agent.core.facts import BlockFacts, ModelFacts, Shortcut
 from shoal_agent.shell.widths import widths_of
 from shoal_models.manifest import Block, Hex, Manifest, Numeric
 
@@ -50,6 +50,12 @@ def facts_of(manifest: Manifest) -> ModelFacts:
         manifest.context_tokens_max,
         sum(shared.values()),
         widths_of(manifest),
+        tuple(
+            Shortcut(
+                (each.first_block, each.last_block), each.loss_micronats, each.agreement_permille, each.saved_permille
+            )
+            for each in manifest.shortcuts
+        ),
     )
 
 

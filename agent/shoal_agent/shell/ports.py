@@ -26,7 +26,7 @@ from shoal_agent.core.effects import (
     SendFrame,
 )
 from shoal_agent.core.events import Event, StepAhead
-from shoal_agent.core.facts import GenerationRequest, StageSpan, TensorHandle
+from shoal_agent.core.facts import GenerationRequest, LeftOut, StageSpan, TensorHandle
 from shoal_agent.shell.links import Link
 from shoal_protocol.content import ContentHeader
 from shoal_protocol.ids import Digest, Instant, NodeId, SessionId
@@ -143,7 +143,9 @@ class Loader(Protocol):
 class Engine(Protocol):
     """Sessions on open blocks, and their KV. Running and closing never block the loop."""
 
-    def open_stage(self, session: SessionId, stage: int, span: StageSpan, tokens_max: int) -> None: ...
+    def open_stage(
+        self, session: SessionId, stage: int, span: StageSpan, tokens_max: int, left_out: LeftOut | None = None
+    ) -> None: ...
 
     def run_stage(self, effect: RunStage) -> None: ...
 

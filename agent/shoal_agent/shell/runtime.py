@@ -262,8 +262,8 @@ class Runtime:
                 drivers.solver.solve(effect)
             case UnloadBlocks(span):
                 drivers.content.unload(span)
-            case OpenStage(session, stage, span, tokens_max):
-                drivers.engine.open_stage(session, stage, span, tokens_max)
+            case OpenStage(session, stage, span, tokens_max, left_out):
+                drivers.engine.open_stage(session, stage, span, tokens_max, left_out)
             case CloseStage(session, stage):
                 drivers.engine.close_stage(session, stage)
             case StartInstance(service, instances) | StopInstance(service, instances):

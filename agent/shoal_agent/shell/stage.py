@@ -10,6 +10,9 @@ token only the input and two integers change. A prompt chunk gets a chain of its
 What a run returns is the caller's: the chain's last buffer if the chain is used once, a copy (4 us for 49,152 logits)
 if it is used again. Inputs are copied in (0.3 us per token): they may lie unaligned in what a socket received.
 
+A session may do without some of the blocks. They are not bound, and have no KV: the chain goes past them, from the
+block before to the block after. A stage of which nothing is left hands on what came, in the width in which it gives.
+
 Hidden states may come and leave narrower than they are computed with. They are converted here, so whoever keeps an
 output to send it again keeps what was sent.
 
@@ -45,6 +48,7 @@ class Stage:
     """A run of blocks for one session of at most ``tokens_max`` positions. Not thread-safe: one run at a time.
 
     ``vocabulary``: number of tokens of the model. Hidden states come in the width ``takes`` and leave in ``gives``.
+    ``left_out``: places of blocks that are not run; rows of their KV are none.
     Raises EngineError, and OSError if there is no memory for the KV.
     """
 
@@ -55,25 +59,30 @@ class Stage:
         tokens_max: int,
         takes: ActivationWidth = ActivationWidth.F32,
         gives: ActivationWidth = ActivationWidth.F32,
+        left_out: range = range(0),
     ) -> None:
-        self._blocks = tuple(block.block for block in blocks)
+        run = [(place, each) for place, each in enumerate(blocks) if place not in left_out]
+        self._blocks = tuple(each.block for _, each in run)
+        self._neck = (self._blocks or (blocks[0].block,))[0].inputs[0]
         self._vocabulary = vocabulary
         self._tokens_max = tokens_max
         self._takes = takes
         self._gives = gives
-        self._has_head = self._blocks[-1].kind == "head"
+        self._has_head = blocks[-1].block.kind == "head"
+        self._has_embedding = blocks[0].block.kind == "embed"
         self._lengths = {
             LENGTH_INPUTS[0]: value_of(np.zeros(1, np.int32)),
             LENGTH_INPUTS[1]: value_of(np.zeros((), np.int32)),
         }
-        self.kv = KvCache([block.state for block in self._blocks], tokens_max)
-        self._bindings = [self._bind_state(index, each.session) for index, each in enumerate(blocks)]
-        self._single = _chain(self._blocks, 1)
+        states = [() if place in left_out else each.block.state for place, each in enumerate(blocks)]
+        self.kv = KvCache(states, tokens_max)
+        self._bindings = [self._bind_state(place, each) for place, each in run]
+        self._single = _chain(self._neck, self._blocks, 1)
         self._bound: list[Value] = []
 
     def blank(self, token_count: int) -> Array:
         """Input of zeros for ``token_count`` positions, at full width."""
-        return np.zeros_like(_buffer(self._blocks[0].inputs[0], token_count).array)
+        return np.zeros_like(_buffer(self._neck, token_count).array)
 
     def run(
         self, data: Array | bytes | memoryview, position: int, token_count: int, *, want_logits: bool, cancel: Cancel
@@ -87,7 +96,7 @@ class Stage:
         """
         assert position >= 0, "positions count from 0"
         assert 0 < token_count <= self._tokens_max - position, "the session was opened for fewer positions"
-        chain = self._single if token_count == 1 else _chain(self._blocks, token_count)
+        chain = self._single if token_count == 1 else _chain(self._neck, self._blocks, token_count)
         self._bind_chain(chain)
         self._read(data, chain[0].array)
         total = position + token_count
@@ -106,15 +115,15 @@ class Stage:
             return narrow(output, self._gives)
         return output.copy() if chain is self._single else output
 
-    def _bind_state(self, index: int, session: BlockSession) -> Binding:
-        """A binding of block ``index`` with everything bound that never changes."""
-        block = self._blocks[index]
-        binding = session.binding()
+    def _bind_state(self, place: int, opened: OpenBlock) -> Binding:
+        """A binding of the block at ``place`` with everything bound that never changes."""
+        block = opened.block
+        binding = opened.session.binding()
         for port in block.inputs[1:]:
             if port.name not in self._lengths:
                 raise EngineError(f"block {block.name} wants an input {port.name!r}, which no stage has")
             binding.bind_input(port.name, self._lengths[port.name])
-        for pair, value in zip(block.state, self.kv.of_block(index), strict=True):
+        for pair, value in zip(block.state, self.kv.of_block(place), strict=True):
             binding.bind_input(pair.past, value)
             binding.bind_output(pair.present, value)
         return binding
@@ -141,16 +150,16 @@ class Stage:
             raise EngineError(f"{data.dtype} came, the stage takes {target.dtype}")
         values = data if isinstance(data, np.ndarray) else np.frombuffer(data, target.dtype)
         target[...] = values.reshape(target.shape)
-        if self._blocks[0].kind == "embed" and not (target.min() >= 0 and target.max() < self._vocabulary):
+        if self._has_embedding and not (target.min() >= 0 and target.max() < self._vocabulary):
             raise EngineError(f"a token is outside the vocabulary of {self._vocabulary}")
 
 
-def _chain(blocks: Sequence[Block], token_count: int) -> list[Value]:
-    """What goes into each block for ``token_count`` positions and, last, what leaves the stage.
+def _chain(neck: Port, blocks: Sequence[Block], token_count: int) -> list[Value]:
+    """What goes into each block for ``token_count`` positions and, last, what leaves the stage; ``neck`` is the first.
 
     Between blocks two buffers take turns: an output is written where the block before last had written its own.
     """
-    values = [_buffer(blocks[0].inputs[0], token_count)]
+    values = [_buffer(neck, token_count)]
     for index, block in enumerate(blocks):
         inner = 1 < index < len(blocks) - 1
         if inner and block.outputs[0].shape == blocks[index - 2].outputs[0].shape:

@@ -39,6 +39,7 @@ from shoal_agent.core.events import (
     StageFinished,
 )
 from shoal_agent.core.facts import ModelFacts, StageSpan, TensorHandle
+from shoal_agent.core.plan import run_blocks
 from shoal_agent.sim.toy import ToyServices
 from shoal_agent.sim.toy_kv import ToyKv
 from shoal_protocol.errors import RemoteProtocolError
@@ -153,7 +154,7 @@ class Device:
         """How long a run takes on this device."""
         held = self.stages.get((effect.session, effect.stage))
         assert held is not None, "a run needs an open session"
-        blocks = self.facts.blocks[held.span.first_block : held.span.last_block + 1]
+        blocks = [block for block in run_blocks(self.facts, held.span, held.left_out) if block is not None]
         if effect.token_count == 1:
             work_us = float(sum(block.decode_us for block in blocks))
         else:
@@ -167,7 +168,7 @@ class Device:
         assert key not in self.stages, "a session opens once per stage"
         assert key not in self.running, "and not again before its last run has ended"
         assert not self.copying[key], "nor before its last copy was answered"
-        self.stages[key] = ToyKv(self.facts, effect.span, effect.tokens_max)
+        self.stages[key] = ToyKv(self.facts, effect.span, effect.tokens_max, effect.left_out)
 
     def close(self, key: SessionStage) -> None:
         """Free a session's KV."""

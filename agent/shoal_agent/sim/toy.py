@@ -6,6 +6,7 @@ run (``toy_tokens``). The services keep the contract of the real ones: a session
 sampler, opened with a history, draws for any position after it, again too, but never for one within.
 """
 
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -30,25 +31,27 @@ def toy_facts(blocks: int = 8, context: int = 512, kv: int = 64) -> ModelFacts:
     return ModelFacts(MODEL, "toy", (block,) * blocks, REFERENCE_MACS_PER_S, context)
 
 
-def toy_blocks(hidden: int, first: int, last: int, memory: dict[int, int]) -> int:
+def toy_blocks(hidden: int, first: int, last: int, memory: dict[int, int], left_out: Container[int] = ()) -> int:
     """One position through blocks first..last; ``memory`` is the KV: one running sum per block."""
     for block in range(first, last + 1):
+        if block in left_out:
+            continue
         hidden = (hidden * 6364136223846793005 + block + 1) % MODULUS
         memory[block] = (memory.get(block, 0) + hidden) % MODULUS
         hidden = (hidden + memory[block]) % MODULUS
     return hidden
 
 
-def toy_tokens(prompt: tuple[int, ...], blocks: int, count: int) -> list[int]:
+def toy_tokens(prompt: tuple[int, ...], blocks: int, count: int, left_out: Container[int] = ()) -> list[int]:
     """What the unsplit toy model answers, without the end marker."""
     memory: dict[int, int] = {}
     hidden = 0
     for token in prompt:
-        hidden = toy_blocks(token, 0, blocks - 1, memory)
+        hidden = toy_blocks(token, 0, blocks - 1, memory, left_out)
     answer: list[int] = []
     while len(answer) < count and (token := hidden % VOCABULARY) != EOS:
         answer.append(token)
-        hidden = toy_blocks(token, 0, blocks - 1, memory)
+        hidden = toy_blocks(token, 0, blocks - 1, memory, left_out)
     return answer
 
 

@@ -6,23 +6,28 @@ makes stale is dropped at once: a node that counted on it is found out by the ne
 peer says but the bytes of ``write``.
 """
 
-from shoal_agent.core.facts import ModelFacts, StageSpan
+from shoal_agent.core.facts import LeftOut, ModelFacts, StageSpan
 from shoal_agent.sim.toy import toy_blocks
 
 
 class ToyKv:
-    """One session's KV on the blocks of ``span``. A row takes as many bytes as the model's facts promise."""
+    """One session's KV on the blocks of ``span``, but for those that it does without.
 
-    def __init__(self, facts: ModelFacts, span: StageSpan, tokens_max: int) -> None:
-        self.span = span
+    A row takes as many bytes as the model's facts promise.
+    """
+
+    def __init__(self, facts: ModelFacts, span: StageSpan, tokens_max: int, left_out: LeftOut | None = None) -> None:
+        self.span, self.left_out = span, left_out
         self._tokens_max = tokens_max
         self._row_bytes = [block.kv_bytes_per_token for block in facts.blocks]
-        self._sums: dict[int, list[int]] = {block: [] for block in range(span.first_block, span.last_block + 1)}
+        self._left_out = range(0) if left_out is None else range(left_out[0], left_out[1] + 1)
+        run = [block for block in range(span.first_block, span.last_block + 1) if block not in self._left_out]
+        self._sums: dict[int, list[int]] = {block: [] for block in run}
 
     @property
     def held(self) -> int:
         """Positions that all blocks have."""
-        return min(len(sums) for sums in self._sums.values())
+        return min((len(sums) for sums in self._sums.values()), default=self._tokens_max)
 
     def run(self, values: list[int], position: int) -> list[int]:
         """``values`` through all blocks, one position each."""
@@ -34,7 +39,7 @@ class ToyKv:
 
     def _step(self, value: int) -> int:
         memory = {block: sums[-1] for block, sums in self._sums.items() if sums}
-        out = toy_blocks(value, self.span.first_block, self.span.last_block, memory)
+        out = toy_blocks(value, self.span.first_block, self.span.last_block, memory, self._left_out)
         for block, sums in self._sums.items():
             sums.append(memory[block])
         return out
@@ -42,7 +47,7 @@ class ToyKv:
     def read(self, first_block: int, last_block: int, position: int, token_count: int) -> bytes:
         """Rows of positions that were run or imported, block by block."""
         end = position + token_count
-        wanted = range(first_block, last_block + 1)
+        wanted = [block for block in range(first_block, last_block + 1) if block not in self._left_out]
         assert all(len(self._sums[block]) >= end for block in wanted), "only KV that is there is exported"
         rows = [
             row.to_bytes(self._row_bytes[block], "little")
@@ -53,7 +58,7 @@ class ToyKv:
 
     def write(self, first_block: int, last_block: int, position: int, token_count: int, data: bytes) -> str:
         """Take over rows; why not, if their number of bytes is wrong."""
-        wanted = range(first_block, last_block + 1)
+        wanted = [block for block in range(first_block, last_block + 1) if block not in self._left_out]
         assert position + token_count <= self._tokens_max, "the session was opened for fewer positions"
         assert all(len(self._sums[block]) >= position for block in wanted), "rows are imported where KV ends, or before"
         expected = token_count * sum(self._row_bytes[block] for block in wanted)
