@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, model_validator
 from shoal_agent.config_values import Amount, Bytes, Limit, Name, Section
 from shoal_agent.core.budgets import PowerModel, Terms
 from shoal_agent.core.service_classes import Classes, RequestClass
-from shoal_protocol.limits import REQUEST_DEADLINE_S_MAX
+from shoal_protocol.limits import LOSS_MICRONATS_MAX, REQUEST_DEADLINE_S_MAX
 
 
 class BudgetSection(Section):
@@ -45,15 +45,19 @@ class BudgetSection(Section):
 
 
 class ClassSection(Section):
-    """A kind of requests: clients name it, and at most a share ``epsilon`` of them is later than ``deadline_ms``."""
+    """A kind of requests: clients name it, and at most a share ``epsilon`` of them is later than ``deadline_ms``.
+
+    A token of their answers may lose ``loss_micronats`` on average.
+    """
 
     name: Name
     deadline_ms: Annotated[Limit, Field(le=1000 * REQUEST_DEADLINE_S_MAX)]
     epsilon: Annotated[float, Field(gt=0, lt=1)]
+    loss_micronats: Annotated[Amount, Field(le=LOSS_MICRONATS_MAX)] = 0.0
 
     def promise(self) -> RequestClass:
         """The same for the core."""
-        return RequestClass(self.name, self.deadline_ms, self.epsilon)
+        return RequestClass(self.name, self.deadline_ms, self.epsilon, self.loss_micronats)
 
 
 def _distinct(sections: tuple[ClassSection, ...]) -> tuple[ClassSection, ...]:

@@ -16,6 +16,8 @@ def test_sections_are_what_the_core_calls_them():
     section = BudgetSection(**given, moved_bytes_per_s="1 MB")
     assert section.terms() == Terms(8.0, 0.2, 0.1, 1e6, None, PowerModel(4.0, 10.0))
     assert ClassSection(**CHAT).promise() == RequestClass("chat", 20_000.0, 0.05)
+    loose = ClassSection(**CHAT, loss_micronats=50_000)
+    assert loose.promise() == RequestClass("chat", 20_000.0, 0.05, 50_000.0)
 
 
 @pytest.mark.parametrize("name", list(BudgetSection.model_fields))
@@ -28,7 +30,8 @@ def test_no_budget_is_negative_or_no_number(name, bad):
 @pytest.mark.parametrize(
     "changed",
     [{"name": ""}, {"name": "No Name"}, {"deadline_ms": 0.0}, {"deadline_ms": nan}, {"deadline_ms": 600_001.0}]
-    + [{"epsilon": share} for share in (0.0, 1.0, nan, -0.1)],
+    + [{"epsilon": share} for share in (0.0, 1.0, nan, -0.1)]
+    + [{"loss_micronats": loss} for loss in (-1.0, nan, inf, 10_000_001.0)],
 )
 def test_no_promise_is_empty_or_endless(changed):
     with pytest.raises(ValidationError, match=next(iter(changed))):

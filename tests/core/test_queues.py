@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal_agent.core.queues import BudgetQueue, DeadlineQueue, ServiceQueue, delay_bound_slots, urgency
+from shoal_agent.core.queues import BudgetQueue, DeadlineQueue, QualityQueue, ServiceQueue, delay_bound_slots, urgency
 
 AMOUNTS = st.floats(0, 1e6)
 BAD = st.sampled_from([nan, inf, -inf, -1.0])
@@ -138,3 +138,35 @@ def test_references_are_divisors(bad):
     ):
         with pytest.raises(ValueError, match=name):
             build()
+
+
+@given(st.lists(st.tuples(st.floats(0, 1e6), st.integers(0, 5000)), max_size=100))
+def test_a_is_what_was_lost_beyond_what_may_be(answers):
+    """The mean holds as far as A is small, whatever came in whatever order."""
+    queue = QualityQueue(tolerated=5e4, reference=4096.0)
+    for loss, tokens in answers:
+        queue.step(loss=loss, tokens=tokens)
+    lost, drawn = sum(loss * tokens for loss, tokens in answers), sum(tokens for _, tokens in answers)
+    assert lost <= 5e4 * drawn + queue.owed + 1e-3
+    assert queue.level == queue.owed / (5e4 * 4096.0) >= 0
+
+
+def test_an_answer_adds_what_it_loses_beyond_what_it_may_and_takes_nothing_away_before_it_ends():
+    queue = QualityQueue(tolerated=100.0, reference=10.0)
+    assert queue.adds(loss=300.0, tokens=20) == 4.0
+    assert queue.adds(loss=50.0, tokens=20) == 0.0
+    queue.step(loss=300.0, tokens=20)
+    assert queue.level == 4.0
+    queue.step(loss=0.0, tokens=10)
+    assert queue.level == 3.0
+    queue.step(loss=0.0, tokens=1000)
+    assert queue.level == 0.0
+
+
+@pytest.mark.parametrize("bad", [nan, inf, -1.0, 0.0])
+def test_no_tolerance_is_none_or_negative(bad):
+    with pytest.raises(ValueError, match="tolerated"):
+        QualityQueue(tolerated=bad, reference=1.0)
+    if bad:
+        with pytest.raises(ValueError, match="loss"):
+            QualityQueue(1.0, 1.0).step(loss=bad, tokens=1.0)

@@ -44,6 +44,20 @@ def test_a_tolerated_share_is_neither_none_nor_all(bad):
         RequestClass("chat", 300.0, bad)
 
 
+@pytest.mark.parametrize("bad", [nan, inf, -1.0])
+def test_a_tolerated_loss_is_a_number_of_at_least_zero(bad):
+    with pytest.raises(ValueError, match="loss_micronats of class 'chat'"):
+        RequestClass("chat", 300.0, 0.1, bad)
+
+
+def test_only_a_class_that_tolerates_loss_keeps_an_account_of_it():
+    classes = Classes([CHAT, RequestClass("loose", 300.0, 0.1, 5000.0)])
+    assert classes.quality("chat") is None
+    assert classes.quality("unknown") is None
+    assert classes.quality("loose").tolerated == 5000.0
+    assert classes.quality("loose") is classes.quality("loose")
+
+
 def test_names_are_needed_and_unique():
     with pytest.raises(ValueError, match="needs a name"):
         RequestClass("", 300.0, 0.05)

@@ -299,6 +299,15 @@ async def test_who_comes_back_in_vain_is_told_why(http, ingress, code, status):
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code.value)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(("left_out", "told"), [(None, None), ((17, 20), "17-20")])
+async def test_an_answer_says_which_blocks_it_does_without(http, ingress, stream, left_out, told):
+    ingress.scripted = [[replace(ACCEPT, left_out=left_out), finish(FinishReason.STOP)]]
+    answer = await http.post("/v1/chat/completions", json=CHAT | {"stream": stream})
+    assert answer.status_code == 200
+    assert answer.headers.get("x-shoal-left-out") == told
+
+
 CLASSES = (RequestClass("chat", 20_000.0, 0.05), RequestClass("batch", 300_000.0, 0.2))
 
 

@@ -1,5 +1,6 @@
 import asyncio
 import weakref
+from dataclasses import replace
 from threading import current_thread
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 
 from shoal_agent.core.events import StageFailed, StageFinished
 from shoal_agent.shell import kv
+from shoal_protocol.tensors import payload_of
+from shoal_protocol.widths import ActivationWidth, narrow, widen
 from tests.support.chain import Chain
-from tests.support.engines import a_session, await_all, cluster
+from tests.support.engines import Host, a_session, await_all, cluster, spans
 from tests.support.unsplit import Unsplit
 
 TINY = "tiny"
@@ -26,6 +29,52 @@ async def test_every_split_gives_the_tokens_of_the_unsplit_model(tiny_store, sta
     assert await split.greedy(PROMPT, 64) == expected
     for host in split.hosts:
         await host.close()
+
+
+@pytest.mark.parametrize("left_out", [(2, 2), (1, 3), (4, 4)])
+async def test_without_some_blocks_every_split_gives_the_tokens_of_the_graph_without_them(tiny_store, left_out):
+    """Stages of one block too: of those nothing may be left."""
+    expected = Unsplit(tiny_store, TINY, range(left_out[0], left_out[1] + 1)).greedy(PROMPT, 24, stop_at_eos=False)
+    assert expected != Unsplit(tiny_store, TINY).greedy(PROMPT, 24, stop_at_eos=False)
+    for stages in (1, 3, 6):
+        split = await cluster(tiny_store, TINY, stages)
+        assert await split.greedy(PROMPT, 24, left_out) == expected
+        for host in split.hosts:
+            await host.close()
+
+
+async def test_rows_of_blocks_that_are_run_are_all_there_is_and_go_on_elsewhere(tiny_store):
+    old, new = await cluster(tiny_store, TINY, 2), await cluster(tiny_store, TINY, 3)
+    expected = await old.greedy(PROMPT, 8, (2, 3))
+    source, target = old.open(32, (2, 3)), new.open(32, (2, 3))
+    first = int((await old.feed(source, PROMPT, 0)).argmax())
+    assert sum(host.engine.kv_bytes for host in old.hosts) == 32 * 2 * 256, "two layers of four"
+    await old.hand_over(source, new, target, 0, len(PROMPT))
+    fed, answer = first, [first]
+    while len(answer) < 8:
+        fed = int((await new.feed(target, [fed], len(PROMPT) + len(answer) - 1)).argmax())
+        answer.append(fed)
+    assert answer == expected
+    old.end(source)
+    new.end(target)
+    for host in (*old.hosts, *new.hosts):
+        await host.close()
+
+
+@pytest.mark.parametrize("takes", ActivationWidth)
+@pytest.mark.parametrize("gives", [ActivationWidth.F32, ActivationWidth.I8X32])
+async def test_a_stage_of_which_nothing_is_left_hands_on_what_came_as_wide_as_it_gives(tiny_store, takes, gives):
+    host, (_, inner, _) = Host(tiny_store), spans(tiny_store, TINY, 3)
+    span = replace(inner, takes=takes, gives=gives)
+    await host.load(span)
+    session, rows = a_session(), np.random.default_rng(5).normal(size=(1, 3, 64)).astype(np.float32)
+    host.engine.open_stage(session, 1, span, 16, (span.first_block, span.last_block))
+    came = narrow(rows, takes)
+    given = await host.output(session, memoryview(payload_of(came).tobytes()), 0, 3, stage=1)
+    assert np.array_equal(given, narrow(widen(payload_of(came), takes, rows.shape), gives))
+    assert host.engine.kv_bytes == 0
+    host.engine.close_stage(session, 1)
+    await host.close()
 
 
 async def test_a_prompt_in_chunks_equals_the_prompt_at_once(tiny_store):

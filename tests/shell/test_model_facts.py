@@ -1,7 +1,9 @@
+from shoal_agent.core import facts as core
 from shoal_agent.core.facts import StageSpan
 from shoal_agent.core.plan import resident_bytes
 from shoal_agent.shell.model_facts import facts_of
 from shoal_models.importing import import_gguf
+from shoal_models.manifest import Shortcut
 from shoal_models.package import Store
 from shoal_models.ports import no_progress
 from shoal_protocol.ids import DeploymentId, Epoch
@@ -17,6 +19,15 @@ def test_facts_are_the_manifest_s(tiny_store):
     for block, told in zip(manifest.blocks, facts.blocks, strict=True):
         assert told.kv_bytes_per_token == block.kv_bytes_per_token
         assert (told.decode_us, told.prefill_us) == (block.cost.decode_us, block.cost.prefill_us)
+
+
+def test_shortcuts_are_the_manifest_s(tiny_store):
+    manifest = tiny_store.load("tiny")
+    certified = Shortcut(first_block=2, last_block=3, loss_micronats=70_000, agreement_permille=800, saved_permille=300)
+    facts = facts_of(manifest.model_copy(update={"shortcuts": (certified,)}))
+    assert facts.shortcuts == (core.Shortcut((2, 3), 70_000, 800, 300),)
+    assert facts.shortcut((2, 3)) is facts.shortcuts[0]
+    assert (facts.shortcut((2, 2)), facts.shortcut(None), facts_of(manifest).shortcuts) == (None, None, ())
 
 
 def test_only_the_last_block_hands_nothing_over(tiny_store):

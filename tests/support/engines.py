@@ -19,7 +19,7 @@ from shoal_agent.core.events import (
     StageFailed,
     StageFinished,
 )
-from shoal_agent.core.facts import StageSpan
+from shoal_agent.core.facts import LeftOut, StageSpan
 from shoal_agent.shell import ort
 from shoal_agent.shell.blocks import Blocks
 from shoal_agent.shell.engine import Engine
@@ -139,10 +139,10 @@ class Cluster:
         for host, span in zip(self.hosts, self.spans, strict=True):
             assert isinstance(await host.load(span), BlocksLoaded)
 
-    def open(self, tokens_max: int) -> SessionId:
+    def open(self, tokens_max: int, left_out: LeftOut | None = None) -> SessionId:
         session = a_session()
         for stage, (host, span) in enumerate(zip(self.hosts, self.spans, strict=True)):
-            host.engine.open_stage(session, stage, span, tokens_max)
+            host.engine.open_stage(session, stage, span, tokens_max, left_out)
         return session
 
     def end(self, session: SessionId) -> None:
@@ -166,9 +166,9 @@ class Cluster:
                     rows = await source.rows(old, both, position, count, stage=here)
                     assert await target.take(new, both, position, count, rows, stage=there) == ""
 
-    async def greedy(self, prompt: Sequence[int], count: int) -> list[int]:
+    async def greedy(self, prompt: Sequence[int], count: int, left_out: LeftOut | None = None) -> list[int]:
         """``count`` tokens after ``prompt``."""
-        session = self.open(len(prompt) + count)
+        session = self.open(len(prompt) + count, left_out)
         fed, position, answer = list(prompt), 0, []
         while len(answer) < count:
             logits = await self.feed(session, fed, position)

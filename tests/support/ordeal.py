@@ -7,7 +7,7 @@ at once when it goes on. After ``SILENCE_S`` the others give its links up, as th
 from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from shoal_agent.core.effects import Finish, Reject
 from shoal_agent.core.events import Event, PeerConnected, PeerLost
@@ -43,7 +43,7 @@ LIVING_MIN: Final = 2
 Backing = tuple[tuple[NodeId, ...], ...]
 
 
-def backed_world(stages: int = 2, *, standbys: int = 1, outsiders: int = 1, **options: int) -> World:
+def backed_world(stages: int = 2, *, standbys: int = 1, outsiders: int = 1, **options: Any) -> World:
     """A world that serves ``stages`` by its first nodes; the next ones stand by, each for one; the rest has no part."""
     world = World(stages * (1 + standbys) + outsiders, **options)
     world.start()

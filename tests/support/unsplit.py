@@ -17,13 +17,18 @@ from shoal_models.package import Store
 LENGTHS = ("seqlens_k", "total_sequence_length")
 
 
-def join(store: Store, name: str) -> bytes:
-    """One graph: ``tokens`` and every layer's past in, ``logits`` and every layer's present out."""
+def join(store: Store, name: str, left_out: range = range(0)) -> bytes:
+    """One graph: ``tokens`` and every layer's past in, ``logits`` and every layer's present out.
+
+    Layers that are ``left_out`` are not in it: the one after the last of them takes what the one before them gives.
+    """
     manifest = store.load(name)
     nodes, initializers, inputs, outputs = [], [], [], []
     hidden = "tokens"
     opsets, ir_version = None, 0
     for index, block in enumerate(manifest.blocks):
+        if index in left_out:
+            continue
         model = onnx.load_from_string(store.open_block(manifest, index).graph)
         opsets, ir_version = model.opset_import, model.ir_version
         renamed = {block.inputs[0].name: hidden, **{length: length for length in LENGTHS}, "": ""}
@@ -61,6 +66,7 @@ class Unsplit:
 
     store: Store
     name: str
+    left_out: range = range(0)
     session: onnxruntime.InferenceSession = field(init=False)
 
     def __post_init__(self) -> None:
@@ -68,7 +74,7 @@ class Unsplit:
         ort.configure(1)  # a process has one pool, and sessions with pools of their own are refused beside it
         options.use_per_session_threads = False
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(self.store.blobs))
-        graph = join(self.store, self.name)
+        graph = join(self.store, self.name, self.left_out)
         self.session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
         self.eos = self.store.load(self.name).special_tokens.eos
         self.states = [each for each in self.session.get_inputs() if len(each.shape) == 4]

@@ -7,8 +7,9 @@ import heapq
 import itertools
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
-from typing import Final
+from typing import Any, Final
 
 from shoal_agent.core.effects import Broadcast, Effect, Finish, Reject, SendFrame
 from shoal_agent.core.events import (
@@ -23,9 +24,10 @@ from shoal_agent.core.events import (
     ServicesAvailable,
     TimePassed,
 )
-from shoal_agent.core.facts import Claim, GenerationRequest, Prompt, TensorHandle, TokenPrompt
+from shoal_agent.core.facts import Claim, GenerationRequest, Prompt, Shortcut, TensorHandle, TokenPrompt
 from shoal_agent.core.node import Node
 from shoal_agent.core.plan import GENESIS_PARENT
+from shoal_agent.core.service_classes import RequestClass
 from shoal_agent.core.voice import CoreConfig, Identity
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.envelope import seal
@@ -74,7 +76,7 @@ def capacity(memory_bytes: int = MEMORY_BYTES, speed: int = SPEED) -> Capacity:
     return Capacity(1, memory_bytes, memory_bytes, 10**9, speed, ("CPU",))
 
 
-def world_of(stages: int, outsiders: int = 1, **options: int) -> "World":
+def world_of(stages: int, outsiders: int = 1, **options: Any) -> "World":
     """A world that serves: the first ``stages`` nodes are the hosts, the others hold nothing."""
     world = World(stages + outsiders, **options)
     world.start()
@@ -94,11 +96,14 @@ class World:
         kv_bytes_max: int = 10**9,
         context: int = 512,
         abroad: int = 0,
+        classes: tuple[RequestClass, ...] = (),
+        shortcuts: tuple[Shortcut, ...] = (),
     ) -> None:
         """``abroad``: so many of the last nodes stand in a trust zone of their own."""
         self.now = Instant(0.0)
         self.rng = Random(seed)
-        self.facts = toy_facts(blocks, context)
+        self.facts = replace(toy_facts(blocks, context), shortcuts=shortcuts)
+        self.classes = classes
         self.kv_bytes_max = kv_bytes_max
         self.heap: list[tuple[float, int, Callable[[], None]]] = []
         self.ties = itertools.count()
@@ -127,7 +132,8 @@ class World:
 
     def cell(self, key: Ed25519Sealer, incarnation: int) -> Cell:
         name = node_id_of(key.public_key)
-        config = CoreConfig(CLUSTER, Endpoint("127.0.0.1", 1000), "", self.kv_bytes_max, "test")
+        endpoint = Endpoint("127.0.0.1", 1000)
+        config = CoreConfig(CLUSTER, endpoint, "", self.kv_bytes_max, "test", classes=self.classes)
         identity = Identity(name, Incarnation(incarnation), key, self.roster)
         rng = Random(self.rng.random())
         return Cell(self, Node(config, identity, rng, self.now), name, key, incarnation)
@@ -323,10 +329,11 @@ class World:
         stop: tuple[str, ...] = (),
         session: SessionId | None = None,
         claim: Claim | None = None,
+        kind: str = "",
     ) -> SessionId:
         session = session or SessionId(self.rng.randbytes(16))
         asked = TokenPrompt(prompt) if isinstance(prompt, tuple) else prompt
-        request = GenerationRequest(session, deployment, asked, sampling, tokens_max, stop, deadline_s, claim)
+        request = GenerationRequest(session, deployment, asked, sampling, tokens_max, stop, deadline_s, claim, kind)
         self.cells[ingress].post(RequestArrived(request))
         return session
 

@@ -77,7 +77,7 @@ class Comebacks:
         out.count("sessions_revived", "ENDED" if entry.ending else "OPEN")
         chronicle.tell_revival(self._tables.story, entry, found.writer, now)
         entry.accepted = True
-        out.add(Accept(entry.session, entry.prompt_tokens, self._diary.begin(entry, now, out)))
+        out.add(Accept(entry.session, entry.prompt_tokens, self._diary.begin(entry, now, out), entry.left_out))
         return entry
 
     def _nothing(self, seek: Seek, out: Outbox) -> None:

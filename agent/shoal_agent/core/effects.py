@@ -235,11 +235,15 @@ class CloseService:
 
 @dataclass(frozen=True, slots=True)
 class Accept:
-    """The request passed admission; the stream may begin. ``resumable``: another ingress could go on with it."""
+    """The request passed admission; the stream may begin. ``resumable``: another ingress could go on with it.
+
+    ``left_out``: blocks that it is answered without.
+    """
 
     session: SessionId
     prompt_tokens: int
     resumable: bool = False
+    left_out: LeftOut | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,7 @@ class Ingress:
         failure = _too_long(entry, tokens)
         if failure is None:
             entry.begin(tokens)
-            failure = self._journey.crowded(entry, now)
+            failure = self._journey.crowded(entry, now, out)
         if failure is None:
             failure = self.scribe.advance(entry, now, out) or self._journey.lay(entry, now, out)
             if self.scribe.waits(entry):
@@ -178,7 +178,7 @@ class Ingress:
         if not entry.accepted:
             entry.accepted = True
             resumable = self._diary.begin(entry, now, out)
-            out.add(Accept(entry.session, entry.prompt_tokens, resumable))
+            out.add(Accept(entry.session, entry.prompt_tokens, resumable, entry.left_out))
         self._journey.go(entry, now, out)
 
     # --- streaming ------------------------------------------------------------------------------------------------

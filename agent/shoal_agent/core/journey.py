@@ -12,6 +12,7 @@ and waited too long, or one that breaks stage after stage and would go on to do 
 """
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Final
 
 from shoal_agent.core import chronicle
@@ -21,6 +22,7 @@ from shoal_agent.core.migration import Migration
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.rescue import OPEN_S, Elsewhere, Rescue
 from shoal_agent.core.resume import Reach
+from shoal_agent.core.shortening import Shortening
 from shoal_agent.core.tables import Tables
 from shoal_protocol.headers import CloseReason, HandedOver, PathBroken, RefusalCode, SessionOpened, SessionRefused
 from shoal_protocol.ids import DeploymentId, Instant, NodeId
@@ -60,13 +62,19 @@ class Journey:
         self._ledger = ledger
         self._rescue = Rescue(node, tables)
         self._migration = Migration(node, tables, self._rescue)
+        self._shortening = Shortening(tables)
 
     # --- setting out ------------------------------------------------------------------------------------------------
 
-    def crowded(self, entry: Entry, now: Instant) -> Failure | None:
-        """Why ``entry`` would not be done in time, with all that is under way, if so."""
+    def crowded(self, entry: Entry, now: Instant, out: Outbox) -> Failure | None:
+        """Choose how ``entry`` is to run; why it would not be done in time even so, with all under way, if so."""
         others = self._under_way(entry.plan.deployment, entry)
-        late_s = self._rescue.late_s(entry, others, now)
+        ahead = self._rescue.ahead(entry, others, now)
+        if ahead is None:
+            return None
+        takes_s = partial(self._rescue.done_s, entry, ahead)
+        entry.left_out = self._shortening.choose(entry, ahead, takes_s, self._ledger.entries(), now, out)
+        late_s = self._rescue.late_s(entry, ahead, now)
         if late_s is None:
             return None
         return Failure(RejectCode.OVERLOADED, f"it would not be done in time beside {others} others", late_s)
@@ -131,6 +139,7 @@ class Journey:
 
     def leave(self, entry: Entry, reason: CloseReason, now: Instant, out: Outbox) -> None:
         """The request is over: everybody who may hold something of it frees it."""
+        self._shortening.ended(entry)
         self._rescue.close(entry, reason, now, out)
 
     def back(self, node: NodeId, now: Instant, out: Outbox) -> None:
@@ -149,6 +158,7 @@ class Journey:
         code, why = header.code, f"stage {header.stage}: {header.detail}"
         if code is RefusalCode.NOT_CERTIFIED and entry.left_out is not None and not entry.accepted:
             entry.left_out = None  # nothing ran yet: the whole model, then
+            out.count("shortcuts_refused", peer[:8])
             return _of(entry, self._again(entry, None, now, out))
         entry.refusals += not entry.accepted or code not in _PASSING
         final = code is RefusalCode.DEADLINE or (code in _ROOM and not entry.accepted)

@@ -7,8 +7,8 @@ others of the fast loop: the option with the least drift-plus-penalty wins::
     V cost + pressure work + urgency latency / deadline + E joules + A loss
 
 A is the quality budget, a queue like any other: the loss of every request goes in, the tolerated mean loss comes out.
-While everything is on time the full model wins, since all it costs is ``V cost``; under pressure the cheaper options
-do, until A says that it was too much of it.
+Where cost is what an option loses, the full model wins while nothing presses; under pressure the cheaper options do,
+until A says that it was too much of it. ``shortening`` turns the one knob that agents have: blocks left out.
 """
 
 from collections.abc import Sequence

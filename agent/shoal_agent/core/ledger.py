@@ -170,6 +170,8 @@ class Entry:
     # --- its stages
     left_out: LeftOut | None = None
     """Blocks that it does without, all its life."""
+    answer_tokens: int = 0
+    """What was expected of it when that was chosen."""
     attempt: int = -1
     """Times its route was laid, less one."""
     route: tuple[NodeId, ...] = ()

@@ -9,6 +9,7 @@ for ``used <= allowed + level / slots``. Real work and promises are then the sam
     W' = [W + (growth - served - sent if Q > 0 else -served_max)]+           how long it has waited
     Z' = [Z + late - epsilon * ended]+                       requests of one class that came too late (Neely's epsilon)
     E' = [E + joules - allowed]+,  K' likewise of money,  B' likewise of bytes moved
+    A' = [A + (loss - tolerated) * tokens]+                  quality that answers of one class lost beyond what they may
 
 W is Neely's persistent service queue (Opportunistic scheduling with worst case delay guarantees, 2011): while anything
 waits it grows by ``growth`` whatever happens, so a short queue that nobody serves becomes urgent too. If Q and W never
@@ -124,6 +125,35 @@ class BudgetQueue:
     def level(self) -> float:
         """The queue as a level."""
         return self.owed / self.reference
+
+
+@dataclass(slots=True)
+class QualityQueue:
+    """A of one request class at its ingress: what its answers lost, over what they may lose on average."""
+
+    tolerated: float
+    """Of each token; losses are in the same unit."""
+    reference: float
+    """Tokens whose tolerance makes a level of 1."""
+    owed: float = field(default=0.0, init=False)
+
+    def __post_init__(self) -> None:
+        positive("tolerated", self.tolerated)
+        positive("reference", self.reference)
+
+    def step(self, *, loss: float, tokens: float) -> None:
+        """An answer of so many tokens ended, each of which lost ``loss``."""
+        change = (amount("loss", loss) - self.tolerated) * amount("tokens", tokens)
+        self.owed = max(self.owed + change, 0.0)
+
+    def adds(self, *, loss: float, tokens: float) -> float:
+        """What such an answer will owe, as a level; what it pays back is known when it has."""
+        return max(loss - self.tolerated, 0.0) * tokens / (self.tolerated * self.reference)
+
+    @property
+    def level(self) -> float:
+        """A as a level."""
+        return self.owed / (self.tolerated * self.reference)
 
 
 def urgency(before: float, age: float, deadline: float, floor: float = 1.0) -> float:

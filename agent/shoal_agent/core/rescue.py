@@ -60,6 +60,17 @@ class Elsewhere:
     route: tuple[NodeId, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What lies before a request that begins: a route, at whose busiest node it is beside ``busiest`` sessions."""
+
+    plan: Plan
+    route: tuple[NodeId, ...]
+    busiest: int
+    answer: int
+    """Tokens that are expected of it."""
+
+
 class Rescue:
     """The routes of all requests of this node."""
 
@@ -223,18 +234,26 @@ class Rescue:
         entry.fed = stop
         out.send(entry.route[0], header, tokens.tobytes())
 
-    def late_s(self, entry: Entry, others: int, now: Instant) -> float | None:
-        """After how long to ask again, if ``entry`` could not be done in time beside ``others`` of this node."""
+    def ahead(self, entry: Entry, others: int, now: Instant) -> Ahead | None:
+        """What lies before ``entry``, which begins beside ``others`` of this node, if that can be told."""
         found = self._find(entry, now)
         if found is None or found[0].model not in self._tables.models:
             return None
         plan, route = found
         answer = min(plan.terms.answer_tokens, entry.tokens_max - entry.prompt_tokens)
-        busiest = max([others, *(self._sessions(node) for node in route)])
-        if busiest == 0:
+        return Ahead(plan, route, max([others, *(self._sessions(node) for node in route)]), answer)
+
+    def done_s(self, entry: Entry, ahead: Ahead, left_out: LeftOut | None) -> float:
+        """How long ``entry`` would take without these blocks."""
+        speeds = self._speeds(ahead.plan, ahead.route, 0.0, left_out)
+        return done_s(ahead.busiest, entry.prompt_tokens, ahead.answer, speeds, self._trip_s(ahead.route))
+
+    def late_s(self, entry: Entry, ahead: Ahead, now: Instant) -> float | None:
+        """After how long to ask again, if ``entry`` could not be done in time."""
+        if ahead.busiest == 0:
             return None  # nobody is in its way: it may be late, and trying again would not help
-        speeds, trip_s = self._speeds(plan, route, 0.0), self._trip_s(route)
-        return late_s(busiest, entry.prompt_tokens, answer, speeds, entry.left_s(now), trip_s)
+        speeds, trip_s = self._speeds(ahead.plan, ahead.route, 0.0, entry.left_out), self._trip_s(ahead.route)
+        return late_s(ahead.busiest, entry.prompt_tokens, ahead.answer, speeds, entry.left_s(now), trip_s)
 
     def takes_s(
         self, deployment: DeploymentId, others: int, prompt: int, answer: int | None, answer_max: int

@@ -92,6 +92,8 @@ class NodeView:
     """What the machine draws; 0 if nothing measures or models it."""
     promises: tuple[tuple[str, float], ...] = ()
     """Z of every request class: late requests beyond what was promised."""
+    losses: tuple[tuple[str, float], ...] = ()
+    """A of every request class that tolerates loss: quality lost beyond that."""
 
 
 def view_of(
@@ -119,6 +121,7 @@ def view_of(
         (("energy", tables.budgets.energy), ("money", tables.budgets.money), ("moved", tables.budgets.moved)),
         tables.budgets.watts,
         tuple((name, tables.classes.level(name)) for name in tables.classes.names()),
+        tuple((name, a.level) for name in tables.classes.names() if (a := tables.classes.quality(name)) is not None),
     )
 
 

@@ -30,6 +30,7 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "activations_repeated": ("how", "Activations for positions a stage has, all of them or in part"),
     "activations_refused": ("reason", "Activations this node would not run"),
     "agreements": ("outcome", "What became of agreements this node took part in"),
+    "answers": ("option", "Answers of classes that tolerate loss, by the blocks they are computed without"),
     "blocks_opened": ("deployment", "Blocks of a model that were opened here, and not open already"),
     "broadcasts_dropped": ("reason", "Broadcasts that no broker could take in time"),
     "broadcasts_refused": ("code", "Broadcasts a broker answered with an error"),
@@ -79,6 +80,7 @@ FAMILIES: Final[Mapping[str, tuple[str, str]]] = {
     "sessions_superseded": ("by", "Sessions this node no longer serves because another one does"),
     "shadows_dropped": ("why", "Copies of sessions that were not kept to their end"),
     "shadows_opened": ("by", "Sessions of which this node began to keep a copy"),
+    "shortcuts_refused": ("node", "Stages whose package does not certify the blocks that an answer was to do without"),
     "stages_refused": ("reason", "Refusals of a stage that sessions of this node went round"),
     "staging_failed": ("deployment", "Plans that their hosts could not bring to life"),
 }
@@ -127,6 +129,7 @@ class Readings:
     watts: float = 0.0
     """What the machine draws; 0 if nothing measures or models it."""
     promises: Mapping[str, float] = field(default_factory=dict)
+    losses: Mapping[str, float] = field(default_factory=dict)
     """Request class -> requests that were late beyond what was promised (Z)."""
     loads: tuple[ServiceLoad, ...] = ()
     """How busy each light service is."""
@@ -158,6 +161,7 @@ class _Gauges(Collector):
         yield _gauge("tasks", "Tasks of the agent's loop", now.tasks)
         yield _gauge("power_watts", "What the machine draws; 0 if nothing measures or models it", now.watts)
         yield _levels("budget_level", "What is owed to a budget; 0 while it is kept", "budget", now.budgets)
+        yield _levels("class_loss_level", "Quality that a class lost beyond what it may (A)", "class", now.losses)
         yield _levels("class_level", "Late requests of a class beyond its promise (Z)", "class", now.promises)
         yield _gauge("ready", "1 if this node can serve a request", int(now.ready))
         yield _gauge("calls_away", "Calls of light services that other nodes have for this one", now.calls_away)

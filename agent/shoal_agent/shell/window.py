@@ -55,6 +55,7 @@ class Window:
             budgets=dict(view.budgets),
             watts=view.watts,
             promises=dict(view.promises),
+            losses=dict(view.losses),
             loads=view.loads,
             calls_away=view.calls_away,
         )

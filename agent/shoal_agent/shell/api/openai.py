@@ -42,6 +42,7 @@ PREFIXES: Final = ("/v1", "/openai/v1")
 Body = TypeVar("Body", ChatBody, CompletionBody)
 Stream = AsyncGenerator[Answer, None]
 Events = AsyncGenerator[tuple[int | None, bytes], None]
+LEFT_OUT: Final = "x-shoal-left-out"
 REQUEST_ID: Final = "shoal.request_id"
 """Where the edge of the application puts what a request is called."""
 
@@ -143,9 +144,11 @@ class OpenAi:
         back = wish.request.claim is not None and wish.request.claim.seen is not None
         stream = answers if back else _measured(answers, self._ports.metrics)
         if not wish.stream:
-            return JSONResponse(await unless_gone(request.receive, _whole(stream, wish.dialect)))
+            return await unless_gone(request.receive, _whole(stream, wish.dialect))
         accepted = await unless_gone(request.receive, _accepted(stream))
-        return EventStream(_unseen(_events(stream, wish), wish), stream, resumable=accepted.resumable)
+        return EventStream(
+            _unseen(_events(stream, wish), wish), stream, resumable=accepted.resumable, headers=_left_out(accepted)
+        )
 
 
 def _request_id(request: Request) -> RequestId:
@@ -183,11 +186,16 @@ async def _accepted(stream: Stream) -> Accept:
     return first
 
 
-async def _whole(stream: Stream, dialect: Dialect) -> Json:
+def _left_out(accepted: Accept) -> dict[str, str]:
+    """The header that tells which blocks an answer does without; none of the whole model's."""
+    return {} if accepted.left_out is None else {LEFT_OUT: "{}-{}".format(*accepted.left_out)}
+
+
+async def _whole(stream: Stream, dialect: Dialect) -> JSONResponse:
     """The answer as one object."""
     pieces: list[Piece] = []
     async with aclosing(stream):
-        await _accepted(stream)
+        accepted = await _accepted(stream)
         async for answer in stream:
             match answer:
                 case Emit(_, piece):
@@ -196,7 +204,7 @@ async def _whole(stream: Stream, dialect: Dialect) -> Json:
                     fault = broken(answer)
                     if fault is not None:
                         raise fault
-                    return dialect.whole(pieces, tail, reason, usage)
+                    return JSONResponse(dialect.whole(pieces, tail, reason, usage), headers=_left_out(accepted))
                 case Reject():
                     raise rejected(answer)
                 case Accept():

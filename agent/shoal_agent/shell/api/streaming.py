@@ -7,8 +7,9 @@ A client that is there but reads nothing is gone too, after ``API_SEND_S_MAX``.
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Coroutine, Mapping
 from contextlib import aclosing, suppress
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from starlette.types import Receive, Scope, Send
@@ -21,6 +22,7 @@ DONE: Final = b"data: [DONE]\n\n"
 """The last event of a stream that ended well."""
 RESUMABLE: Final = b"x-shoal-resumable"
 """Whether another node could go on with the stream if this one were lost."""
+NO_HEADERS: Final[Mapping[str, str]] = MappingProxyType({})
 
 _HEADERS: Final = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -73,11 +75,17 @@ class EventStream:
     """
 
     def __init__(
-        self, events: AsyncGenerator[bytes, None], source: AsyncGenerator[Any, None], *, resumable: bool
+        self,
+        events: AsyncGenerator[bytes, None],
+        source: AsyncGenerator[Any, None],
+        *,
+        resumable: bool,
+        headers: Mapping[str, str] = NO_HEADERS,
     ) -> None:
         self._events = events
         self._source = source
-        self._headers = [*_HEADERS, (RESUMABLE, b"true" if resumable else b"false")]
+        more = [(name.encode(), value.encode()) for name, value in headers.items()]
+        self._headers = [*_HEADERS, (RESUMABLE, b"true" if resumable else b"false"), *more]
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         async with aclosing(self._source), aclosing(self._events):
