@@ -112,6 +112,7 @@ REFUSALS = {
     RefusalCode.OUT_OF_ORDER: (RejectCode.STAGE_LOST, True),
     RefusalCode.STAGE_FAILED: (RejectCode.STAGE_LOST, True),
     RefusalCode.OLD_ATTEMPT: (RejectCode.STAGE_LOST, True),
+    RefusalCode.NOT_CERTIFIED: (RejectCode.NOT_READY, True),
 }
 
 

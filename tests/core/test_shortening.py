@@ -259,7 +259,7 @@ class Bare:
         request = GenerationRequest(session, TOY, TokenPrompt((1,)), GREEDY, answer, (), left_s, kind="loose")
         entry = Entry(request, self.plan, Instant(left_s), Step.OPENING)
         entry.begin((1,))
-        ahead = Ahead(self.plan, ("n" * 32,), busiest, answer)
+        ahead = Ahead(self.plan, ("n" * 32,), busiest, answer, busiest, busiest)
 
         def takes_s(left_out):
             return done_s * (1 - (0 if left_out is None else (left_out[1] - left_out[0] + 1) / 8))
@@ -272,7 +272,7 @@ class Bare:
         """It is over after ``tokens``; what it lost."""
         entry.tokens += [7] * tokens
         self.entries.remove(entry)
-        self.rule.ended(entry)
+        self.rule.ended(entry, len(self.entries), Instant(0.0))
         shortcut = self.facts.shortcut(entry.left_out)
         return tokens * (0.0 if shortcut is None else shortcut.loss)
 
@@ -303,6 +303,22 @@ def test_a_class_that_is_owed_gets_the_quicker_way_sooner():
     for _ in range(3):
         bare.tables.classes.ended("loose", late=True)
     assert bare.ask(0, done_s=8.0).left_out is not None
+
+
+def test_what_nodes_tell_late_of_this_node_s_own_sessions_is_not_held_against_it():
+    bare = Bare()
+    route = ("n" * 32,)
+
+    def chosen(own: int, told: int, at: float) -> str:
+        ahead, entry = Ahead(bare.plan, route, max(own, told), 64, own, told), bare.ask(0)
+        bare.entries.remove(entry)
+        return named(bare.rule.choose(entry, ahead, lambda _: 1.0, (), Instant(at), bare.out))
+
+    assert chosen(0, 9, 20.0) == "2-5", "others press"
+    assert chosen(9, 9, 40.0) == "2-5", "we do"
+    assert chosen(0, 9, 41.0) == "whole", "they tell of ours"
+    assert chosen(0, 19, 42.0) == "2-5", "of ten at the most"
+    assert chosen(0, 9, 60.0) == "2-5", "that was long ago"
 
 
 def test_those_under_way_count_as_if_they_had_lost_already():

@@ -139,7 +139,7 @@ class Journey:
 
     def leave(self, entry: Entry, reason: CloseReason, now: Instant, out: Outbox) -> None:
         """The request is over: everybody who may hold something of it frees it."""
-        self._shortening.ended(entry)
+        self._shortening.ended(entry, self._under_way(entry.plan.deployment, entry), now)
         self._rescue.close(entry, reason, now, out)
 
     def back(self, node: NodeId, now: Instant, out: Outbox) -> None:

@@ -69,6 +69,10 @@ class Ahead:
     busiest: int
     answer: int
     """Tokens that are expected of it."""
+    own: int = 0
+    """Those of ``busiest`` that are this node's own."""
+    told: int = 0
+    """Those that a node of the route says it serves, whoever asked for them, lately."""
 
 
 class Rescue:
@@ -241,7 +245,8 @@ class Rescue:
             return None
         plan, route = found
         answer = min(plan.terms.answer_tokens, entry.tokens_max - entry.prompt_tokens)
-        return Ahead(plan, route, max([others, *(self._sessions(node) for node in route)]), answer)
+        told = max(self._sessions(node) // route.count(node) for node in route)
+        return Ahead(plan, route, max([others, *(self._sessions(node) for node in route)]), answer, others, told)
 
     def done_s(self, entry: Entry, ahead: Ahead, left_out: LeftOut | None) -> float:
         """How long ``entry`` would take without these blocks."""

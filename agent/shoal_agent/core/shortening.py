@@ -6,11 +6,11 @@ of it the options are weighed like everything else in the fast loop (``knobs``),
 
     V loss  +  sessions work  +  (Z + late) latency  +  E joules  +  A loss
 
-*loss* in what is tolerated a token, *work* and *joules* of the option over those of the whole model, *sessions* those
-beside this one at the busiest node of its route, *latency* its predicted time over what is left to its deadline. Z is
-what the class is owed, *late* 1 if the whole model would come too late, A what the class's answers have lost beyond
-their tolerance (``queues``), those under way included by what is expected of them. So nothing is left out while
-nothing waits and nobody is late; the more press, the sooner, and the more was lost, the later.
+*loss* in what is tolerated a token, *work* of the option over that of the whole model, *joules* as they would be here,
+*sessions* those beside this one at the busiest node of its route, *latency* its predicted time over what is left to its
+deadline. Z is what the class is owed, *late* 1 if the whole model would come too late, A what the class's answers have
+lost beyond their tolerance (``queues``), those under way included by what is expected of them. So nothing is left out
+while nothing waits and nobody is late; the more press, the sooner, and the more was lost, the later.
 
 With w the share of the work that is saved and l the loss in what is tolerated, a shortcut wins under load alone when
 ``sessions * w > (V + A) * l``. V is such that one which saves 5 % and loses four times what is tolerated waits for the
@@ -20,10 +20,15 @@ second session beside it.
 ``tolerated * (1 + A * LEVEL_TOKENS / T)`` with A as it is at the end, whatever comes; A passes OWED_MAX only by answers
 longer than was expected of them.
 
+*Sessions* are this node's own, which it knows, and others', of which nodes tell every ten seconds. What they tell
+counts as others' only beyond the most that this node itself had at once in the meantime: a class must not be shortened
+for what its own ingress was busy with a moment ago.
+
 A session keeps its choice for life, because KV of two options does not mix. The whole model is all there is for a class
 that tolerates nothing, for a request of no class, and where the package certifies nothing.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -34,7 +39,7 @@ from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.queues import QualityQueue
 from shoal_agent.core.rescue import Ahead
 from shoal_agent.core.tables import Tables
-from shoal_protocol.ids import Instant
+from shoal_protocol.ids import DeploymentId, Instant
 
 V: Final = 0.02
 OWED_MAX: Final = 1.0
@@ -42,6 +47,29 @@ LATENCY_MAX: Final = 100.0
 """Deadlines that an answer may take in the sum: beyond, it makes no difference how late it is."""
 LEFT_S_MIN: Final = 0.001
 WHOLE: Final = "whole"
+TOLD_S: Final = 12.0
+"""How old a node's word of its load may be: it is told every ten seconds if nothing else of the node changes."""
+
+
+class Footprint:
+    """The most sessions of one deployment that this node had at once within the last TOLD_S."""
+
+    def __init__(self) -> None:
+        self._seen: dict[DeploymentId, deque[tuple[Instant, int]]] = {}
+
+    def seen(self, deployment: DeploymentId, count: int, now: Instant) -> None:
+        """So many there are, or were until now."""
+        seen = self._seen.setdefault(deployment, deque())
+        while seen and seen[-1][1] <= count:
+            seen.pop()
+        seen.append((now, count))
+
+    def peak(self, deployment: DeploymentId, now: Instant) -> int:
+        """The most."""
+        seen = self._seen.get(deployment, deque())
+        while seen and now - seen[0][0] > TOLD_S:
+            seen.popleft()
+        return seen[0][1] if seen else 0
 
 
 class Shortening:
@@ -50,6 +78,7 @@ class Shortening:
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
         self._last: dict[str, LeftOut | None] = {}
+        self._footprint = Footprint()
 
     def choose(
         self,
@@ -62,6 +91,9 @@ class Shortening:
     ) -> LeftOut | None:
         """What ``entry`` is to do without; ``takes_s``: how long it takes so, ``entries``: all that are under way."""
         kind, facts = entry.request.kind, self._tables.models[ahead.plan.model]
+        deployment = ahead.plan.deployment
+        sessions = ahead.own + max(0, ahead.told - self._footprint.peak(deployment, now))
+        self._footprint.seen(deployment, ahead.own + 1, now)
         debt = self._tables.classes.quality(kind)
         if debt is None or not facts.shortcuts:
             return None
@@ -74,7 +106,7 @@ class Shortening:
         late = float(takes_s(None) > left_s)
         weights = Weights(
             V,
-            pressure=float(ahead.busiest),
+            pressure=float(sessions),
             urgency=self._tables.classes.owed(kind) + late,
             energy=self._tables.budgets.energy,
             quality=owed,
@@ -83,7 +115,9 @@ class Shortening:
         left_out = None if chosen is None else chosen.left_out
         entry.answer_tokens = ahead.answer
         out.count("answers", named(left_out))
-        self._tell(entry, left_out, ahead, owed, now)
+        self._tell(
+            entry, left_out, f"{deployment}/{ahead.plan.epoch}", f"{sessions} sessions beside, A {owed:.3f}", now
+        )
         return left_out
 
     def _whole(self, takes_s: Callable[[LeftOut | None], float], left_s: float) -> Option:
@@ -120,22 +154,22 @@ class Shortening:
         shortcut = None if facts is None or entry.left_out is None else facts.shortcut(entry.left_out)
         return 0.0 if shortcut is None else float(shortcut.loss)
 
-    def ended(self, entry: Entry) -> None:
-        """An answer of so many tokens is over: what it lost, and what it might have, goes into the account."""
+    def ended(self, entry: Entry, others: int, now: Instant) -> None:
+        """An answer is over, beside ``others``: what it lost, and what it might have, goes into the account."""
+        self._footprint.seen(entry.plan.deployment, others + 1, now)
         debt = self._tables.classes.quality(entry.request.kind)
         if debt is not None and entry.prompt_tokens:
             debt.step(loss=self._loss(entry), tokens=float(entry.generated))
 
-    def _tell(self, entry: Entry, left_out: LeftOut | None, ahead: Ahead, owed: float, now: Instant) -> None:
+    def _tell(self, entry: Entry, left_out: LeftOut | None, subject: str, why: str, now: Instant) -> None:
         """Tell when the choice for a class is another one than the last time."""
-        kind, deployment = entry.request.kind, ahead.plan.deployment
+        kind = entry.request.kind
         if self._last.get(kind) == left_out:
             return
         self._last[kind] = left_out
         what = "the whole model" if left_out is None else f"the model without blocks {named(left_out)}"
         z = self._tables.classes.owed(kind)
-        text = f"answers of class {kind} are by {what} now: {ahead.busiest} sessions beside, Z {z:.2f}, A {owed:.3f}"
-        self._tables.story.tell(now, f"{deployment}/{ahead.plan.epoch}", text)
+        self._tables.story.tell(now, subject, f"answers of class {kind} are by {what} now: {why}, Z {z:.2f}")
 
 
 def named(left_out: LeftOut | None) -> str:
