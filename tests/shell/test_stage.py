@@ -78,7 +78,7 @@ def test_a_stage_may_be_one_block(make, block):
 
 
 def test_no_block_reads_the_buffer_it_writes_and_two_serve_all_necks(blocks):
-    chain = _chain([each.block for each in blocks], 3)
+    chain = _chain(blocks[0].block.inputs[0], [each.block for each in blocks], 3)
     assert len(chain) == 7
     assert all(source is not target for source, target in pairwise(chain))
     assert len({id(value) for value in chain}) == 4, "ids, two necks, logits"
