@@ -12,7 +12,7 @@ from shoal_agent.core.ledger import Entry, Step
 from shoal_agent.core.outbox import Outbox
 from shoal_agent.core.rescue import Ahead
 from shoal_agent.core.service_classes import LEVEL_TOKENS, Classes, RequestClass
-from shoal_agent.core.shortening import OWED_MAX, Shortening, named
+from shoal_agent.core.shortening import OWED_MAX, TELL_S, Shortening, named
 from shoal_agent.core.tables import Tables
 from shoal_protocol.headers import KvRows, OpenSession, RefusalCode, SessionRefused
 from shoal_protocol.ids import Epoch, Instant, SessionId
@@ -84,6 +84,7 @@ def test_under_load_blocks_are_left_out_and_alone_none(world):
     assert accepted(world, short).left_out == (2, 5)
     assert world.answer(name, short) == without(PROMPT)
     assert world.answer(name, other) == toy_tokens(LONGEST, 8, OTHERS), "the other one is answered as ever"
+    world.run(TELL_S)
     again = begun(world)
     assert world.answer(name, again) == toy_tokens(PROMPT, 8, COUNT)
     assert (accepted(world, alone).left_out, accepted(world, again).left_out) == (None, None)
@@ -319,6 +320,13 @@ def test_what_nodes_tell_late_of_this_node_s_own_sessions_is_not_held_against_it
     assert chosen(0, 9, 41.0) == "whole", "they tell of ours"
     assert chosen(0, 19, 42.0) == "2-5", "of ten at the most"
     assert chosen(0, 9, 60.0) == "2-5", "that was long ago"
+
+
+def test_the_story_does_not_grow_with_traffic():
+    bare = Bare()
+    for _ in range(200):
+        bare.end(bare.ask(12, 64), 64)
+    assert bare.tables.story.told == 1
 
 
 def test_those_under_way_count_as_if_they_had_lost_already():

@@ -47,6 +47,8 @@ LATENCY_MAX: Final = 100.0
 """Deadlines that an answer may take in the sum: beyond, it makes no difference how late it is."""
 LEFT_S_MIN: Final = 0.001
 WHOLE: Final = "whole"
+TELL_S: Final = 30.0
+"""A class whose debt is at its limit goes to and fro with every answer: the story keeps other things too."""
 TOLD_S: Final = 12.0
 """How old a node's word of its load may be: it is told every ten seconds if nothing else of the node changes."""
 
@@ -77,7 +79,7 @@ class Shortening:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._last: dict[str, LeftOut | None] = {}
+        self._told: dict[str, tuple[LeftOut | None, Instant]] = {}
         self._footprint = Footprint()
 
     def choose(
@@ -115,9 +117,8 @@ class Shortening:
         left_out = None if chosen is None else chosen.left_out
         entry.answer_tokens = ahead.answer
         out.count("answers", named(left_out))
-        self._tell(
-            entry, left_out, f"{deployment}/{ahead.plan.epoch}", f"{sessions} sessions beside, A {owed:.3f}", now
-        )
+        why = f"{sessions} sessions beside, A {owed:.3f}"
+        self._tell(entry, left_out, f"{deployment}/{ahead.plan.epoch}", why, now)
         return left_out
 
     def _whole(self, takes_s: Callable[[LeftOut | None], float], left_s: float) -> Option:
@@ -162,11 +163,12 @@ class Shortening:
             debt.step(loss=self._loss(entry), tokens=float(entry.generated))
 
     def _tell(self, entry: Entry, left_out: LeftOut | None, subject: str, why: str, now: Instant) -> None:
-        """Tell when the choice for a class is another one than the last time."""
+        """Tell when the choice for a class is another one than was told last, and not more often than is read."""
         kind = entry.request.kind
-        if self._last.get(kind) == left_out:
+        told, again = self._told.get(kind, (None, now))
+        if told == left_out or now < again:
             return
-        self._last[kind] = left_out
+        self._told[kind] = left_out, Instant(now + TELL_S)
         what = "the whole model" if left_out is None else f"the model without blocks {named(left_out)}"
         z = self._tables.classes.owed(kind)
         self._tables.story.tell(now, subject, f"answers of class {kind} are by {what} now: {why}, Z {z:.2f}")
