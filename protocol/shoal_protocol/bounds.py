@@ -72,7 +72,6 @@ INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
     "kind": (1, 255),
     "last_block": (0, BLOCKS_MAX - 1),
     "left_out": (1, BLOCKS_MAX - 1),
-    "energy_milli": (0, LEVEL_MILLI_MAX),
     "loss_micronats": (0, LOSS_MICRONATS_MAX),
     "operators_min": (1, ROOT_KEYS_MAX),
     "owed_milli": (0, LEVEL_MILLI_MAX),
