@@ -233,7 +233,7 @@ MESSAGES: Final[tuple[ControlMessage, ...]] = (
 
 ROUTE: Final = (node_of(WITNESS), node_of(AGENT), node_of(STRANGER))
 """Who serves a session of PLAN whose first two primaries stand in for each other."""
-PAGE: Final = Page(bytes(32), Epoch(0), 3, 2, 512, ((0, 256), (2, 1)), 0, False, bytes(range(8)) * 3)
+PAGE: Final = Page(bytes(32), Epoch(0), 3, 2, 512, ((0, 256), (2, 1)), 0, False, bytes(range(8)) * 3, (2, 4))
 SAMPLING: Final = headers.Sampling(0.7, 40, 0.95, 1.1, 42, 5)
 HEADERS: Final[tuple[headers.Header, ...]] = (
     headers.Hello(1, node_of(AGENT), Incarnation(5), 16 << 20),
