@@ -125,7 +125,7 @@ class Movers:
         service, method = str(ask.service), str(ask.method)
         bench = self.workshop.bench(service)
         work = work_of(len(data))
-        quick = bench.wait_slots(work, now) <= QUICK_SLOTS and self._dues_here(bench, now) <= DUES_MIN
+        quick = self._quick(bench, work, now)
         listed = () if quick else self._listed(bench, work, _task(ask.owed), shunned, now)
         if not listed:
             self.workshop.decided(service, None, now)
@@ -144,6 +144,8 @@ class Movers:
     def best(self, service: str, request_bytes: int, now: Instant, owed: float = 0.0) -> Offer:
         """The best there is for a call of a service that this node could run, by what was told."""
         bench, work = self.workshop.bench(service), work_of(request_bytes)
+        if self._quick(bench, work, now):
+            return self._local(bench, work, now)
         return next(iter(self._listed(bench, work, _task(owed), (), now)), self._local(bench, work, now))
 
     def abroad(self, service: str, request_bytes: int, now: Instant) -> Offer | None:
@@ -169,6 +171,10 @@ class Movers:
             and peer.node not in shunned
             and self._tables.membership.present(peer.node, now)
         ]
+
+    def _quick(self, bench: Bench, work: float, now: Instant) -> bool:
+        """Whether nobody else need be looked at."""
+        return bench.wait_slots(work, now) <= QUICK_SLOTS and self._dues_here(bench, now) <= DUES_MIN
 
     def _local(self, bench: Bench, work: float, now: Instant) -> Offer:
         return Offer(self._node, bench.pressure, bench.wait_slots(work, now), dues=self._dues_here(bench, now))
