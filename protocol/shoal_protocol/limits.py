@@ -231,6 +231,8 @@ WORK_MAX: Final = 1 << 24
 """KiB of requests that wait for one service: a thousand of the largest bodies are a sixteenth of it."""
 LEVEL_MILLI_MAX: Final = 10**9
 """A level of a queue, in thousandths: a million requests behind is not a load any more but an outage."""
+OWED_S_MAX: Final = 1_000_000
+"""Seconds of a budget that may be owed: eleven days of it are as good as for ever."""
 RATE_MILLI_MAX: Final = 10**12
 """Calls one instance serves in a thousand seconds: a microsecond for each."""
 WAIT_US_MAX: Final = 3600 * 1000 * 1000

@@ -56,7 +56,7 @@ class Objective(IntEnum):
 
 
 class Cause(IntEnum):
-    """Why a plan was proposed. All but GAIN repair something: a hold or a lock does not postpone them."""
+    """Why a plan was proposed. All but GAIN and FRAIL repair something: a hold or a lock does not postpone them."""
 
     GENESIS = 0
     HOST_LOST = 1
@@ -71,6 +71,8 @@ class Cause(IntEnum):
     """Operators replaced a plan whose voters are lost."""
     THIN = 6
     """Fewer standbys are there than the terms ask for, and now there are more that can be. The stages stay."""
+    FRAIL = 7
+    """Some stage had no standby, nor anybody room for one; with primaries elsewhere any node may be lost."""
 
 
 class SwitchMode(IntEnum):
@@ -111,6 +113,8 @@ class Load:
     kv_bytes: int
     foreign_permille: int = 0
     """What other processes than this agent take of the processors: what is left is ours to plan with."""
+    moved_owed_s: int = 0
+    """The B queue: bytes of packages fetched beyond the budget, in seconds of what it allows; 0 without a budget."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +181,7 @@ class PlanAnnounced:
 
 @dataclass(frozen=True, slots=True)
 class PhaseReported:
-    """One host's progress with one plan. Retained per (deployment, node).
-
-    ``standing_by``: stages this node could serve at once in another's place, their blocks being open here.
-    """
+    """One host's progress with one plan. Retained. ``standing_by``: what it could serve at once in another's place."""
 
     deployment: DeploymentId
     epoch: Epoch

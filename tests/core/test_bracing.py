@@ -88,3 +88,9 @@ def test_of_a_crowd_those_with_the_most_memory_are_looked_at():
     stages = (PlanStage(crowd[0].node, 0, 15),)
     asked = bracing(SplitProblem((BLOCK,) * 16, 10**9, crowd, Workload(1000)), stages, 1)
     assert [machine.node for machine in asked.machines] == [candidate.node for candidate in crowd[-BRACED_MAX:]]
+
+
+def test_both_ends_of_a_model_on_one_node_take_their_room_twice():
+    ends = (PlanStage(A, 0, 1), PlanStage(B, 2, 13), PlanStage(A, 14, 15))
+    asked = bracing(problem(60, 120, 50, 50, 150), ends, 1)
+    assert {machine.node: machine.capacity for machine in asked.machines}[A] == (20,)

@@ -9,13 +9,23 @@ from shoal_agent.core.case import (
     VALIDITY_MS,
     VALIDITY_MS_MAX,
     VALIDITY_MS_MIN,
+    Scene,
     barred_by,
     case_of,
+    footed_option,
+    options_of,
 )
 from shoal_agent.core.causes import Trigger
+from shoal_agent.core.crowding import price
+from shoal_agent.core.decision import Choice
+from shoal_agent.core.footing import footing
+from shoal_agent.core.outlook import Outlooks
+from shoal_agent.core.problem import Infeasible
 from shoal_protocol.ids import Epoch, Instant
-from shoal_protocol.messages import Cause
+from shoal_protocol.messages import Cause, PlanStage, Terms
 from tests.support.opinion import NOW, Opinion
+
+HOUR_MS = 3_600_000
 
 
 @pytest.fixture
@@ -78,3 +88,49 @@ def test_who_is_not_ready_counts_as_failed_before_anybody_says_so(me):
     assert barred_by(case, me.head, late, soon) == {me.names[1]: "failed epoch 0"}
     assert barred_by(case, me.head, late, much_later) == {}, "it may be tried again"
     assert barred_by(case, me.head, replace(late, cause=Cause.HOST_LOST), soon) == {}
+
+
+# --- what the backbone answered ---------------------------------------------------------------------------------------
+
+
+def scene_of(me):
+    outlook = Outlooks(me.here, me.tables, me.roster).of(me.head.plan, me.facts, {}, NOW)
+    case = case_of(me.head, None, NOW)
+    case.answers = {choice: Infeasible("no", ()) for choice in (Choice.REDISTRIBUTE, Choice.RESPLIT)}
+    case.footing = footing(outlook.problem, me.head.plan.stages, 1, HOUR_MS)
+    return Scene(case, me.head, None, outlook)
+
+
+def answer(scene, primaries, standbys):
+    nodes = [machine.node for machine in scene.case.footing.machines]
+    scene.case.footed = tuple(tuple(int(node == chosen) for node in nodes) for chosen in (*primaries, *standbys))
+
+
+def test_the_answer_of_the_backbone_is_a_redistribution_with_its_standbys():
+    me = Opinion(terms=Terms(stages_min=2, standbys=1), standbys=((3,), (3,)))
+    scene = scene_of(me)
+    assert footed_option(scene) is None, "it has not answered"
+    answer(scene, me.names[:2], (me.names[3], me.names[2]))
+    assert footed_option(scene) is None, "nobody would move"
+    answer(scene, (me.names[2], me.names[1]), (me.names[0], me.names[3]))
+    option = footed_option(scene)
+    assert [(stage.node, stage.standbys) for stage in option.stages] == [
+        (me.names[2], (me.names[0],)),
+        (me.names[1], (me.names[3],)),
+    ]
+    assert (option.choice, option.move.blocks, option.bares) == (Choice.REDISTRIBUTE, 4, False)
+    assert options_of(scene, broken=False, covered=True) == [option]
+    assert options_of(scene, broken=True, covered=False) == [], "repairs have no time for it"
+
+
+def test_what_would_leave_a_stage_without_a_standby_is_marked_where_all_have_one():
+    me = Opinion(terms=Terms(stages_min=1, standbys=1), standbys=((3,), (3,)))
+    for index in (1, 3, 4):
+        me.record(me.names[index], memory=5 * (1000 + 64 * 512), hosted=me.head.plan.stages[1] if index == 1 else None)
+    me.record(me.names[0], memory=5 * (1000 + 64 * 512), hosted=me.head.plan.stages[0])
+    scene = scene_of(me)
+    scene.case.answers[Choice.RESPLIT] = price(scene.outlook.problem, (PlanStage(me.names[2], 0, 7),))
+    (alone,) = options_of(scene, broken=False, covered=True)
+    assert alone.bares
+    (alone,) = options_of(scene, broken=False, covered=False)
+    assert not alone.bares

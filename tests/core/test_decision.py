@@ -99,6 +99,40 @@ def test_nothing_that_runs_is_broken_for_a_gain():
     assert decide(None, [better], HOUR_MS, 200).option is better, "what does not run cannot be broken"
 
 
+def test_what_survives_any_loss_is_not_left_for_what_does_not():
+    better = Option(SPLIT, scored(500), Move(1, 0, 0, 0), bares=True)
+    kept = decide(scored(1000), [better], HOUR_MS, 200)
+    assert kept.option.choice is Choice.KEEP
+    assert "50.0 % better, but not every loss of one node would be survived" in kept.text
+    assert decide(None, [better], HOUR_MS, 200).option is better, "a repair may be what it can be"
+    other = Option(RED, scored(700), Move(1, 0, 0, 0))
+    assert decide(scored(1000), [other, better], HOUR_MS, 200).option is other
+
+
+@pytest.mark.parametrize(
+    ("owed_s", "choice", "paid"),
+    [
+        pytest.param(0, SPLIT, 1, id="nobody owes anything: time alone counts, a second of an hour"),
+        pytest.param(60, SPLIT, 18, id="a minute owed makes a second of fetching a minute more"),
+        pytest.param(1000, Choice.KEEP, 0, id="much owed is more than the plan gains"),
+    ],
+)
+def test_bytes_are_dear_where_they_are_owed(owed_s, choice, paid):
+    cluster = problem(A, B)
+    after = price(cluster, (PlanStage(B, 0, 0), PlanStage(A, 1, 5)))
+    held = (PlanStage(B, 0, 1), PlanStage(A, 2, 5))
+    move = move_of(cluster, after, held, {}, {A: owed_s, B: 10**6})
+    assert (move.fetched_bytes, move.time_ms, move.owed_ms) == (32_000_000, 1320, 1000 * owed_s)
+    decision = decide(scored(1000), [Option(SPLIT, scored(750), move)], HOUR_MS, 200)
+    assert (decision.option.choice, decision.price_permille) == (choice, paid)
+    assert (f"1.3 s and {owed_s}.0 s for what is owed) costs" in decision.text) == (owed_s > 0)
+
+
+def test_what_is_on_the_disk_is_not_fetched_and_so_not_owed():
+    after = price(problem(A, B), (PlanStage(A, 0, 5),))
+    assert move_of(problem(A, B), after, (), {A: True}, {A: 1000}).owed_ms == 0
+
+
 @pytest.mark.parametrize(
     ("before", "after", "gain"), [(1000, 800, 200), (1000, 1200, -200), (3, 2, 333), (3, 4, -334), (0, 5, -5000)]
 )

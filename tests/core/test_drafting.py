@@ -90,3 +90,14 @@ def test_blocks_that_a_node_only_stands_by_with_force_nobody_to_break(standbys, 
     me.record(me.names[3], hosted=me.head.plan.stages[0])
     stages = (PlanStage(me.names[0], 0, 3), PlanStage(me.names[3], 4, 7))
     assert drafted(me, stages, memory=4 * (1000 + KV))[0].mode is mode
+
+
+def test_standbys_that_were_placed_with_their_primaries_stay_as_they_are():
+    me = Opinion(terms=Terms(stages_min=2, standbys=1))
+    stages = (PlanStage(me.names[2], 0, 3, (me.names[1],)), PlanStage(me.names[0], 4, 7, (me.names[2],)))
+    outlook = Outlooks(me.here, me.tables, me.roster).of(me.head.plan, me.facts, {}, NOW)
+    split = price(outlook.problem, stages)
+    plan = draft(me.head, outlook, Option(Choice.REDISTRIBUTE, split, stages=stages), Cause.FRAIL, "because")
+    assert (plan.stages, plan.reason, plan.cause) == (stages, "because", Cause.FRAIL)
+    alone = draft(me.head, outlook, Option(Choice.REDISTRIBUTE, split), Cause.GAIN, "because")
+    assert alone.stages != stages

@@ -5,6 +5,8 @@ from itertools import pairwise
 
 import pytest
 
+from shoal_agent.core.budgets import Budgets
+from shoal_agent.core.budgets import Terms as BudgetTerms
 from shoal_agent.core.effects import Listen, SendFrame
 from shoal_agent.core.exchange import ROUND_S
 from shoal_agent.core.gossip import (
@@ -116,6 +118,16 @@ def test_what_an_operator_or_a_measurement_changes_is_in_the_record():
     crowd.run(1)
     record = talker.said(NodeState)[-1][0].message
     assert (record.locked, record.stage_permille, record.phase) == (True, 1500, NodePhase.READY)
+
+
+def test_what_is_owed_of_bytes_moved_is_in_the_record():
+    crowd = settled(1)
+    (talker,) = crowd.all()
+    assert talker.said(NodeState)[-1][0].message.load.moved_owed_s == 0
+    talker.tables.budgets = Budgets(BudgetTerms(moved_bytes_per_s=1000))
+    talker.tables.budgets.step(seconds=1, joules=None, busy=0, moved_bytes=91_000)
+    crowd.run(2 * DRIFT_SPACING_S)
+    assert talker.said(NodeState)[-1][0].message.load.moved_owed_s == 90
 
 
 def test_a_broker_that_comes_up_is_filled_again_at_once():

@@ -252,3 +252,12 @@ def test_what_jitters_leaves_the_problem_as_it_was():
 
 def test_neighbours_on_one_machine_are_equally_near():
     assert link(3).rtt_us == link(RTT_US_MIN).rtt_us == RTT_US_MIN
+
+
+def test_who_owes_bytes_says_so():
+    me = Opinion()
+    assert look(me).owed_s == {}
+    state = me.record(me.names[2])
+    owing = replace(state, version=state.version + 1, load=replace(state.load, moved_owed_s=90))
+    me.tables.membership.merge(me.names[2], Incarnation(1), owing, NOW)
+    assert look(me).owed_s == {me.names[2]: 90}

@@ -81,6 +81,8 @@ def test_what_moves_all_the_time_is_no_news(state: NodeState):
         (loaded(kv_bytes=GB + 4 * GB // 10), True),
         (loaded(kv_bytes=GB + 3 * GB // 10), False),
         (loaded(session_count=3), True),
+        (loaded(moved_owed_s=29), False),
+        (loaded(moved_owed_s=30), True),
         (loaded(temperature_millicelsius=44_999), False),
         (loaded(temperature_millicelsius=45_000), True),
         (loaded(temperature_millicelsius=None), False),

@@ -4,23 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from shoal_agent.core.causes import trigger_of
 from shoal_agent.core.facts import Standing
-from shoal_agent.core.outlook import Outlooks
-from shoal_agent.core.validity import COOL_DOWN_S, Sight, Validity
 from shoal_protocol.ids import DeploymentId, Digest, Epoch, Instant
 from shoal_protocol.messages import Cause, DeploymentPhase, NodePhase, PlanStage, SwitchMode, Terms
-from tests.support.opinion import MEMORY, NOW, SPEED, Opinion
+from tests.support.opinion import NOW, Opinion
+from tests.support.verdicts import judge
 
 HOUR_MS = 3_600_000
 KV = 64 * 512
-
-
-def judge(me, plan, now=NOW, *, known=True, kv_bytes_max=MEMORY):
-    trigger = trigger_of(me.tables, me.here, me.head, {}, now)
-    outlook = Outlooks(me.here, me.tables, me.roster).of(me.head.plan, me.facts, {}, now) if known else None
-    validity = Validity(me.here, me.tables, me.voice, kv_bytes_max)
-    return validity.judge(plan, Sight(me.head, trigger, outlook, HOUR_MS), now)
 
 
 @pytest.fixture
@@ -219,94 +210,6 @@ def test_a_host_that_failed_or_is_late_is_a_cause():
     assert judge(me, plan, Instant(me.head.since + 120))[0] is True
     me.report(me.names[1], DeploymentPhase.FAILED, "no")
     assert judge(me, plan, Instant(me.head.since + 1))[0] is True
-
-
-# --- a gain -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def eager():
-    """The third node is four times faster than the hosts."""
-    me = Opinion()
-    me.record(me.names[2], speed=4 * SPEED)
-    return me
-
-
-def better(me, **changes):
-    return me.after((0, 0, 0), (2, 1, 7), cause=Cause.GAIN, **changes)
-
-
-def test_a_gain_by_my_own_figures(eager):
-    assert judge(eager, better(eager)) == (True, "")
-
-
-def test_no_gain_by_my_own_figures(eager):
-    eager.record(eager.names[2], speed=SPEED)
-    verdict, why = judge(eager, better(eager))
-    assert (verdict, why.split(":")[0]) == (False, "worse-score")
-    assert "20.0 % are asked" in why
-
-
-def test_a_voter_prices_head_and_proposal_in_the_same_crowd():
-    me = Opinion()
-    spread = me.after((0, 0, 1), (1, 2, 3), (2, 4, 5), (3, 6, 7), cause=Cause.GAIN)
-    assert judge(me, spread)[1].startswith("worse-score")
-    me.record(me.names[4], asked=(1_600_000, 1_600_000))
-    assert judge(me, spread) == (True, "")
-    me.record(me.names[4], asked=(0, 1_000))
-    assert judge(me, spread)[1].startswith("worse-score")
-
-
-def test_a_small_gain_is_not_asked_for():
-    me = Opinion(terms=Terms(stages_min=2, gain_permille=700))
-    me.record(me.names[2], speed=4 * SPEED)
-    assert judge(me, better(me))[1].startswith("worse-score: a gain of ")
-
-
-def test_a_gain_must_pay_for_its_move(eager):
-    heavy = tuple(replace(block, resident_bytes=10**10) for block in eager.facts.blocks)
-    eager.facts = replace(eager.facts, blocks=heavy)
-    eager.record(eager.names[2], speed=4 * SPEED, memory=10**12, free=10**12, models=())
-    assert judge(eager, better(eager))[1].startswith("worse-score")
-
-
-@pytest.mark.parametrize(("after_s", "verdict"), [(1.0, False), (COOL_DOWN_S - 3, None), (COOL_DOWN_S, True)])
-def test_a_new_plan_is_left_alone_for_a_while(eager, after_s, verdict):
-    eager.head.since = Instant(NOW - after_s)
-    answer, why = judge(eager, better(eager))
-    assert answer is verdict
-    assert why.startswith("" if verdict else "cooldown: ")
-
-
-@pytest.mark.parametrize("index", [0, 1])
-def test_a_lock_of_any_host_postpones_a_gain(eager, index):
-    eager.record(eager.names[index], hosted=eager.head.plan.stages[index], locked=True)
-    assert judge(eager, better(eager)) == (False, f"locked: {eager.names[index][:8]} holds a lock")
-
-
-def test_a_lock_elsewhere_does_not(eager):
-    assert eager.names[4] not in eager.head.plan.voters
-    eager.record(eager.names[4], locked=True)
-    assert judge(eager, better(eager))[0] is True
-
-
-def test_a_gain_on_a_node_that_is_no_candidate_here(eager):
-    eager.record(eager.names[4], speed=4 * SPEED, locked=True)
-    plan = eager.after((0, 0, 0), (4, 1, 7), cause=Cause.GAIN)
-    assert judge(eager, plan) == (False, f"unfit: {eager.names[4][:8]} is locked by its operator")
-
-
-def test_figures_cannot_be_judged_without_the_model_or_a_price_of_what_is(eager):
-    assert judge(eager, better(eager), known=False)[0] is None
-    eager.record(eager.names[1], standing=Standing.SUSPECT)
-    assert judge(eager, better(eager)) == (None, "unpriced: a host of the present plan is no candidate")
-
-
-def test_missed_deadlines_ask_for_any_gain_at_once(eager):
-    eager.head.since = Instant(NOW - 1)
-    assert judge(eager, replace(better(eager), cause=Cause.SLOW))[0] is True
-    eager.record(eager.names[2], speed=SPEED // 2)
-    assert judge(eager, replace(better(eager), cause=Cause.SLOW))[0] is False
 
 
 # --- standbys ---------------------------------------------------------------------------------------------------------

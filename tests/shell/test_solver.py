@@ -52,9 +52,21 @@ async def test_places_for_standbys_are_found_beside_the_loop():
     answers: asyncio.Queue[Solved] = asyncio.Queue()
     solver = Solver(answers.put_nowait)
     solver.solve(Solve(1, problem([machine("a"), machine("b")], [service("s")])))
-    solver.solve(Solve(2, problem([machine("a"), machine("b", 3)], [service("s")])))
+    with pytest.raises(AssertionError):
+        solver.solve(Solve(2, problem([machine("a"), machine("b")], [service("s")])))
     assert await asyncio.wait_for(answers.get(), 10) == Solved(1, Backbone(((1, 1),)))
-    assert await asyncio.wait_for(answers.get(), 10) == Solved(2, Backbone(None))
+    solver.solve(Solve(3, problem([machine("a"), machine("b", 3)], [service("s")])))
+    assert await asyncio.wait_for(answers.get(), 10) == Solved(3, Backbone(None))
+    await solver.close()
+
+
+async def test_no_split_waits_for_the_backbone():
+    """Its programme may take seconds, and a repair has two of them."""
+    answers: asyncio.Queue[Solved] = asyncio.Queue()
+    solver = Solver(answers.put_nowait)
+    solver.solve(Solve(1, card_problem(9)))
+    solver.solve(Solve(2, NOTHING))
+    assert [(await asyncio.wait_for(answers.get(), 30)).ticket for _ in range(2)] == [2, 1]
     await solver.close()
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from random import Random
 
 from shoal_agent.core.effects import FetchModel, Solve
 from shoal_agent.core.events import Solved
@@ -22,7 +23,7 @@ class Mind:
 
     def __init__(self, me: Opinion) -> None:
         self.me = me
-        self.steering = Steering(me.here, me.tables, me.voice, MEMORY)
+        self.steering = Steering(me.here, me.tables, me.voice, MEMORY, Random(1))
         self.now = NOW
         self.asked: list[Solve] = []
         self.fetched: list[FetchModel] = []

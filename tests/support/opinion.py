@@ -4,8 +4,10 @@ from collections.abc import Container
 from dataclasses import replace
 
 from shoal_agent.core.causes import is_gone
+from shoal_agent.core.crowding import price
 from shoal_agent.core.events import Sampled
 from shoal_agent.core.facts import Standing
+from shoal_agent.core.outlook import Outlooks
 from shoal_agent.core.plan import GENESIS_PARENT, hosts_of, voters_for
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Holding, HostReport, Tenure
@@ -186,4 +188,7 @@ class Opinion:
             voters=voters,
             cause=Cause.HOST_LOST,
         )
-        return replace(follower, **changes)
+        outlook = Outlooks(self.here, self.tables, self.roster).of(plan, self.facts, {}, NOW)
+        found = price(outlook.problem, parts) if parts[-1].last_block < len(self.facts.blocks) else None
+        scored = replace(follower, score_us=0 if found is None else found.score_us)
+        return replace(scored, **changes)

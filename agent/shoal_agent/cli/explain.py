@@ -31,6 +31,7 @@ _CAUSES: Final[dict[str, str]] = {
     "SLOW": "It repairs: deadlines were missed.",
     "GAIN": "It improves: another split was better by enough, for long enough.",
     "THIN": "It adds standbys: fewer were there than the terms ask for, and others had room.",
+    "FRAIL": "It makes the deployment survive the loss of any one node: primaries had to move for that.",
     "RECOVERY": "Operators replaced a plan whose voters were lost.",
 }
 

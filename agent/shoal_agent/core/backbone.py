@@ -41,7 +41,8 @@ WHOLE_MAX: Final = 1 << 53
 MACHINES_MAX: Final = 200
 SERVICES_MAX: Final = 64
 """A programme of 200 x 64 pairs takes its minutes and no gigabytes; what is larger should be parted first."""
-KINDS_MAX: Final = 8
+KINDS_MAX: Final = 18
+"""Room of several kinds, and what only one may have: a primary's seat, a place for each of 16 stages (``footing``)."""
 FLOW_MACHINES_MAX: Final = 20
 """With more machines the shares y are left out, and Q alone tells what is far: 30 take a minute, 20 ten seconds."""
 

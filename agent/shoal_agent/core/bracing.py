@@ -3,8 +3,8 @@
 ``standbys`` gives the largest stage the best node, and that may be the one node the next stage had needed. The same
 question as a backbone (``backbone``): stages are its core services, a standby is an instance, and each stage must have
 as many as were asked for, on as many nodes. Primaries stay, so of a node counts what its own stage leaves, and nobody
-backs itself. A placement of all primaries and standbys anew would be the same programme without ``barred``; here blocks
-that serve are not moved for the sake of those that do not.
+backs itself. Blocks that serve are not moved for the sake of those that do not; where that leaves a stage without a
+standby, the same question is asked about primaries and standbys together (``footing``).
 
 It is the proposer's to solve. What others check is what they check of any plan that adds standbys: more of them are
 there than before, and each of them has room for what it is given.

@@ -3,11 +3,12 @@
 A case begins anew with every epoch; two things outlast it: who failed lately, and how long plans stand.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shoal_agent.core.backbone import BackboneProblem, Counts
 from shoal_agent.core.causes import Trigger
+from shoal_agent.core.crowding import price
 from shoal_agent.core.decision import (
     Choice,
     Decision,
@@ -19,9 +20,10 @@ from shoal_agent.core.decision import (
     refilled,
     switch_mode,
 )
+from shoal_agent.core.footing import footed
 from shoal_agent.core.outlook import Outlook
-from shoal_agent.core.problem import Infeasible, Split, SplitProblem
-from shoal_agent.core.standbys import Backing
+from shoal_agent.core.problem import Infeasible, Split, SplitProblem, stages_of
+from shoal_agent.core.standbys import Backing, back_up
 from shoal_agent.core.tenure import Tenure
 from shoal_protocol.ids import Epoch, Instant, NodeId
 from shoal_protocol.messages import Cause, Plan, PlanStage, SwitchMode
@@ -60,6 +62,17 @@ class Case:
     """The last one about standbys that was asked; under ``bracing_ticket`` while it is."""
     bracing_ticket: int | None = None
     braced: Counts | None = None
+    footing: BackboneProblem | None = None
+    """The last one about primaries and standbys that was asked, among the nodes of ``ground``, at ``posed``."""
+    footing_ticket: int | None = None
+    footed: Counts | None = None
+    ground: tuple[tuple[NodeId, int], ...] = ()
+    """Candidates and what they offer."""
+    posed: Instant | None = None
+    due: Instant | None = None
+    """When the slow clock rings, once it was drawn."""
+    frail: Hold = field(default_factory=Hold)
+    """For how long there has been a plan that survives what the head does not."""
     answers: dict[Choice, Split | Infeasible] = field(default_factory=dict)
     stages_min: int | None = None
     """Fewer stages than the terms ask for, if that was tried."""
@@ -128,8 +141,20 @@ def barred_by(case: Case, head: Tenure, trigger: Trigger | None, now: Instant) -
     return barred
 
 
-def options_of(scene: Scene, *, broken: bool) -> list[Option]:
-    """Every way to go on, cheapest class first."""
+def footed_option(scene: Scene) -> Option | None:
+    """What the backbone answered, as the redistribution it is; None without an answer, or if nothing moves by it."""
+    asked, counts, outlook, head = scene.case.footing, scene.case.footed, scene.outlook, scene.head.plan
+    if asked is None or counts is None:
+        return None
+    stages = footed(asked, head.stages, counts)
+    split = price(outlook.problem, stages)
+    if split is None or [s.node for s in stages] == [s.node for s in head.stages]:
+        return None
+    return replace(_option(outlook, head.stages, Choice.REDISTRIBUTE, split), stages=stages)
+
+
+def options_of(scene: Scene, *, broken: bool, covered: bool) -> list[Option]:
+    """Every way to go on, cheapest class first. ``covered``: now the loss of any one node is survived."""
     outlook, held, answers = scene.outlook, scene.head.plan.stages, scene.case.answers
     splits: list[tuple[Choice, Split | None]] = []
     if broken:
@@ -140,9 +165,20 @@ def options_of(scene: Scene, *, broken: bool) -> list[Option]:
         splits.append((Choice.REDISTRIBUTE, redistributed(outlook.problem, held, moved)))
     if isinstance(other, Split):
         splits.append((Choice.RESPLIT, other))
-    return [_option(outlook, held, choice, split) for choice, split in splits if split is not None]
+    options = [_option(outlook, held, choice, split) for choice, split in splits if split is not None]
+    anew = None if broken else footed_option(scene)
+    options = options if anew is None else [anew, *options]
+    return [replace(option, bares=_bares(scene, option)) for option in options] if covered else options
+
+
+def _bares(scene: Scene, option: Option) -> bool:
+    """Whether some stage of ``option`` would have no standby."""
+    before, problem = scene.head.plan, scene.outlook.problem
+    found = option.stages or back_up(problem, stages_of(option.split), before.terms.standbys, before.stages).stages
+    return not all(stage.standbys for stage in found)
 
 
 def _option(outlook: Outlook, held: tuple[PlanStage, ...], choice: Choice, split: Split) -> Option:
     breaks = switch_mode(outlook.problem, held, outlook.owned, split) is SwitchMode.BREAK_BEFORE_MAKE
-    return Option(choice, split, move_of(outlook.problem, split, outlook.owned, outlook.stored), breaks)
+    move = move_of(outlook.problem, split, outlook.owned, outlook.stored, outlook.owed_s)
+    return Option(choice, split, move, breaks)

@@ -12,7 +12,7 @@ counts is how many standbys are there: a plan that keeps the stages and has more
 such a one, so this comes to an end when there are as many as the terms ask for, or as there is room for.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,7 +21,7 @@ from shoal_agent.core.plan import hosts_of
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure
 from shoal_protocol.ids import Instant, NodeId
-from shoal_protocol.messages import Cause, DeploymentPhase, NodePhase, Plan
+from shoal_protocol.messages import Cause, DeploymentPhase, NodePhase, Plan, PlanStage
 
 WITNESS_S: Final = 10.0
 """How long a voter without blocks may be gone."""
@@ -58,6 +58,11 @@ def is_gone(tables: Tables, here: NodeId, node: NodeId) -> bool:
 def standbys_there(tables: Tables, here: NodeId, plan: Plan) -> int:
     """How many standbys ``plan`` has, over all stages, that are not gone."""
     return sum(not is_gone(tables, here, node) for stage in plan.stages for node in stage.standbys)
+
+
+def bare_stages(tables: Tables, here: NodeId, stages: Iterable[PlanStage]) -> tuple[PlanStage, ...]:
+    """Those of ``stages`` without a standby that is there: the loss of their node would be an outage."""
+    return tuple(stage for stage in stages if all(is_gone(tables, here, node) for node in stage.standbys))
 
 
 def missed_standbys(

@@ -109,7 +109,7 @@ class Citizen:
         self.council = Council(tables, voice, rng)
         self.gossip = Gossiper(config, tables, voice, self._gate, self.council, rng)
         self.watch = Watch(identity.node, tables, voice, rng)
-        self.steering = Steering(identity.node, tables, voice, config.kv_bytes_max)
+        self.steering = Steering(identity.node, tables, voice, config.kv_bytes_max, rng)
         self.staging = Staging(tables, voice, config.kv_bytes_max)
         self._known: tuple[NodeId, ...] = ()
 

@@ -31,6 +31,7 @@ from shoal_agent.core.facts import Width
 from shoal_agent.core.problem import AS_IT_IS, Candidate, Split, SplitProblem, SplitStage
 from shoal_protocol.ids import NodeId
 from shoal_protocol.messages import Objective, PlanStage
+from shoal_protocol.widths import ActivationWidth
 
 BUSY_PERMILLE_MAX: Final = 950
 """A node that reports itself busier than this still gets a twentieth of a turn: a finite, very bad speed."""
@@ -116,10 +117,14 @@ class Costs:
         load, size = self._problem.workload, self._problem.blocks[start - 1].boundary_bytes_per_token
         if sender == receiver:
             return 0
-        tokens = load.prompt_tokens + load.answer_tokens
+        codec_ns = size * width.codec_ps_per_byte * (load.prompt_tokens + load.answer_tokens) // 1000
+        return self._crossing(sender, receiver, *self.carried(start, width)) + codec_ns
+
+    def carried(self, start: int, width: Width = AS_IT_IS) -> tuple[int, int]:
+        """Frames in which what leaves block ``start - 1`` crosses a link, and their bytes in all."""
+        load, size = self._problem.workload, self._problem.blocks[start - 1].boundary_bytes_per_token
         sent = -(-size * width.size_permille // 1000) + width.extra_bytes_per_token
-        codec_ns = size * width.codec_ps_per_byte * tokens // 1000
-        return self._crossing(sender, receiver, load.answer_tokens + 1, sent * tokens) + codec_ns
+        return load.answer_tokens + 1, sent * (load.prompt_tokens + load.answer_tokens)
 
     def enter(self, node: NodeId) -> int:
         """Tokens from the ingress to the first host."""
@@ -148,6 +153,11 @@ def widths_of(problem: SplitProblem) -> tuple[Width, ...]:
     return tuple(width for width in widths if problem.loss_max is None or width.loss <= problem.loss_max)
 
 
+def known_widths(problem: SplitProblem) -> dict[ActivationWidth, Width]:
+    """What is known of each width, by its name on the wire."""
+    return {width.wire: width for width in (AS_IT_IS, *problem.widths)}
+
+
 def price_alone(problem: SplitProblem, stages: Sequence[PlanStage]) -> Split | None:
     """What these stages cost a session that is alone in ``problem``; None if a host is no usable candidate.
 
@@ -158,7 +168,7 @@ def price_alone(problem: SplitProblem, stages: Sequence[PlanStage]) -> Split | N
     if any(stage.node not in known for stage in stages):
         return None
     costs, memory = Costs(problem), Memory(problem)
-    width_of = {width.wire: width for width in (AS_IT_IS, *problem.widths)}
+    width_of = known_widths(problem)
     per_token = 1000 * problem.workload.answer_tokens
     priced: list[SplitStage] = []
     links_ns: list[int] = []

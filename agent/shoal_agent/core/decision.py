@@ -18,6 +18,12 @@ that time, which is worse than make-before-break ever is, spread over the time t
 A host opens one block after the other and hosts work side by side, so the slowest host is the time. Where nothing
 runs any more the first class that is possible is the incumbent, whatever it costs. While something runs, an option that
 cannot be made before the old plan is broken is none: answers that come sooner do not outweigh seconds without any.
+Nor is one that leaves a stage without a standby, if now the loss of any one node is survived.
+
+*Bytes that are owed.* A host whose budget of bytes moved is overdrawn stands at a level B (``queues``: seconds of what
+it allows). Each second that it would fetch costs B / V seconds more: drift-plus-penalty, which weighs V times the time
+against B times the bytes. So the time above is the slowest host's, plus all B times fetching over V; without a
+budget, or while it is kept, nothing changes.
 
 Figures that jump must not make blocks jump: a gain has to be there in every evaluation for ``HOLD_S`` (``Hold``).
 Without that, and without a price, a switching queue loses throughput however good each single switch looks (Celik,
@@ -31,6 +37,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import permutations
+from types import MappingProxyType
 from typing import Final
 
 from shoal_agent.core.costs import Memory, idle_permille, trusted, usable
@@ -56,6 +63,9 @@ STAGING_FACTOR: Final = 4
 """Predicted staging times are rough: a deadline leaves so many times the room."""
 SPARES_MAX: Final = 8
 """Nodes that are tried in place of lost ones, strongest first."""
+MOVES_V: Final = 1
+"""V where moves are weighed: a second of a better plan against a second of fetching times a second owed. The fast loop
+weighs with the same."""
 LOST_MAX: Final = 2
 """Nodes that are replaced one by one; whoever lost more is better off with a new split."""
 
@@ -76,6 +86,8 @@ class Move:
     fetched_bytes: int = 0
     opened_bytes: int = 0
     time_ms: int = 0
+    owed_ms: int = 0
+    """What it costs beyond that, because budgets of bytes moved are overdrawn: the sum of all hosts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +99,10 @@ class Option:
     move: Move = Move()
     breaks: bool = False
     """Some host cannot hold the new blocks beside the old: nothing is served while they load."""
+    bares: bool = False
+    """It leaves a stage without a standby, where now the loss of any one node is survived."""
+    stages: tuple[PlanStage, ...] = ()
+    """Its stages with their standbys, where those were placed together; empty: they are still to be found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,17 +115,27 @@ class Decision:
     text: str
 
 
-def move_of(problem: SplitProblem, split: Split, held: Sequence[PlanStage], stored: Mapping[NodeId, bool]) -> Move:
-    """What changes owner if ``split`` follows what is ``held``; ``stored``: who has the package on its disk."""
+def move_of(
+    problem: SplitProblem,
+    split: Split,
+    held: Sequence[PlanStage],
+    stored: Mapping[NodeId, bool],
+    owed_s: Mapping[NodeId, int] = MappingProxyType({}),
+) -> Move:
+    """What changes owner if ``split`` follows what is ``held``; ``stored``: who has the package on its disk.
+
+    ``owed_s``: whose budget of bytes moved is overdrawn, by how many seconds of what it allows.
+    """
     owned = _blocks_by_node(held)
-    blocks = fetched = opened = slowest = 0
+    blocks = fetched = opened = slowest = owed = 0
     for node, wanted in _blocks_by_node(stages_of(split)).items():
         new = [index for index in wanted if index not in owned.get(node, ())]
         size = sum(problem.blocks[index].resident_bytes for index in new)
         fetch = 0 if stored.get(node, False) else size
         blocks, fetched, opened = blocks + len(new), fetched + fetch, opened + size
         slowest = max(slowest, 1000 * fetch // FETCH_BYTES_PER_S + 1000 * size // OPEN_BYTES_PER_S)
-    return Move(blocks, fetched, opened, slowest)
+        owed += owed_s.get(node, 0) * 1000 * fetch // (FETCH_BYTES_PER_S * MOVES_V)
+    return Move(blocks, fetched, opened, slowest, owed)
 
 
 def _blocks_by_node(stages: Iterable[PlanStage]) -> dict[NodeId, dict[int, None]]:
@@ -240,8 +266,8 @@ def gain_permille(before_us: int, after_us: int) -> int:
 
 
 def price_permille(move: Move, validity_ms: int) -> int:
-    """What ``move`` costs of a plan that stands for ``validity_ms``; rounded up."""
-    return -(-1000 * move.time_ms // validity_ms)
+    """What ``move`` costs, with what is owed, of a plan that stands for ``validity_ms``; rounded up."""
+    return -(-1000 * (move.time_ms + move.owed_ms) // validity_ms)
 
 
 def decide(
@@ -259,13 +285,15 @@ def decide(
             told.append(f"{name}, moving {_moved(option.move)}")
             continue
         gain = gain_permille(chosen.split.score_us, option.split.score_us)
-        extra = replace(option.move, time_ms=max(0, option.move.time_ms - chosen.move.time_ms))
-        paid_for = price_permille(extra, validity_ms)
+        paid_for = price_permille(_beyond(option.move, chosen.move), validity_ms)
         if gain <= 0:
             told.append(f"{name}: no better")
             continue
         if option.breaks and current is not None:
             told.append(f"{name}: {_percent(gain)} better, but not without an outage")
+            continue
+        if option.bares and current is not None:
+            told.append(f"{name}: {_percent(gain)} better, but not every loss of one node would be survived")
             continue
         told.append(f"{name}: {_percent(gain)} better, moving {_moved(option.move)} costs {_percent(paid_for)}")
         if gain - paid_for >= gain_min_permille:
@@ -275,6 +303,12 @@ def decide(
     if len(options) > (current is None):
         told.append(f"asked is a gain of {_percent(gain_min_permille)}: {chosen.choice.value}")
     return Decision(chosen, gained, paid, "; ".join(told))
+
+
+def _beyond(move: Move, other: Move) -> Move:
+    """What ``move`` takes longer and owes more than ``other``, which would be made otherwise."""
+    time_ms, owed_ms = max(0, move.time_ms - other.time_ms), max(0, move.owed_ms - other.owed_ms)
+    return replace(move, time_ms=time_ms, owed_ms=owed_ms)
 
 
 class Hold:
@@ -309,4 +343,5 @@ def _percent(permille: int) -> str:
 
 
 def _moved(move: Move) -> str:
-    return f"{move.blocks} blocks ({move.opened_bytes / 1e6:.1f} MB, {move.time_ms / 1000:.1f} s)"
+    owed = f" and {move.owed_ms / 1000:.1f} s for what is owed" if move.owed_ms else ""
+    return f"{move.blocks} blocks ({move.opened_bytes / 1e6:.1f} MB, {move.time_ms / 1000:.1f} s{owed})"

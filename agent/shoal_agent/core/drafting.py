@@ -1,7 +1,7 @@
 """A decision as a plan that can be proposed: who hosts, who votes next, how the switch is made, by when, and why.
 
-Primaries are the decision's; who stands by for them is found here, out of whoever has room left. Where somebody is
-lacking, the plan's reason says so.
+Primaries are the decision's; who stands by for them is found here, out of whoever has room left, unless both were
+placed together (``footing``). Where somebody is lacking, the plan's reason says so.
 
 *Break before make* is for the one case in which it cannot be avoided: some host cannot hold the blocks it has beside
 those it gets; what it only stands by with it can give back. Every host knows best what it has room for, and says so
@@ -15,7 +15,7 @@ from shoal_agent.core.decision import Option, staging_ms, switch_mode
 from shoal_agent.core.outlook import Outlook
 from shoal_agent.core.plan import hosts_of, voters_for
 from shoal_agent.core.problem import NO_DEMAND, stages_of
-from shoal_agent.core.standbys import back_up
+from shoal_agent.core.standbys import Backing, back_up
 from shoal_agent.core.tenure import Tenure
 from shoal_protocol.ids import Epoch
 from shoal_protocol.limits import REASON_CHARS_MAX
@@ -26,6 +26,8 @@ def draft(head: Tenure, outlook: Outlook, option: Option, cause: Cause, reason: 
     """The plan after ``head`` that ``option`` is."""
     before, stages = head.plan, stages_of(option.split)
     backing = back_up(outlook.problem, stages, before.terms.standbys, before.stages)
+    if option.stages:
+        backing = Backing(option.stages, ())
     return Plan(
         before.deployment,
         Epoch(before.epoch + 1),

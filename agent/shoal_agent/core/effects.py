@@ -20,7 +20,7 @@ from shoal_protocol.headers import Header
 from shoal_protocol.ids import Digest, Incarnation, NodeId, SessionId
 
 SOLVES_MAX: Final = 2
-"""Solutions asked for at once: a plan with new cuts and one with the old ones are looked for side by side."""
+"""Splits asked for at once: a plan with new cuts and one with the old ones are looked for side by side."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,9 @@ class FetchModel:
 
 @dataclass(frozen=True, slots=True)
 class Solve:
-    """Find the best split, or places for standbys; answered by Solved with the same ``ticket``.
+    """Find the best split, or places by the backbone; answered by Solved with the same ``ticket``.
 
-    At most ``SOLVES_MAX`` are under way.
+    At most ``SOLVES_MAX`` splits are under way, and beside them one backbone, for which no repair waits.
     """
 
     ticket: int

@@ -37,6 +37,7 @@ from shoal_protocol.envelope import Envelope
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.light import DigestTold
+from shoal_protocol.limits import OWED_S_MAX
 from shoal_protocol.messages import (
     Ack,
     Certified,
@@ -173,13 +174,14 @@ class Gossiper:
     def _portrait(self, sessions: int, kv_bytes: int, now: Instant) -> NodeState:
         """What this node is now, as its next record would tell."""
         tables, sampled = self._tables, self._voice.sampled
+        owed = min(round(tables.budgets.moved), OWED_S_MAX)
         return NodeState(
             version=0,
             phase=tables.phase,
             data=self._config.data,
             api=self._config.api,
             capacity=sampled.capacity,
-            load=replace(sampled.load, session_count=sessions, kv_bytes=kv_bytes),
+            load=replace(sampled.load, session_count=sessions, kv_bytes=kv_bytes, moved_owed_s=owed),
             hosted=tuple(self._hosted()),
             models=tuple(sorted(tables.models)),
             services=tables.services,

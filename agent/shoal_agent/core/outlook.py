@@ -26,7 +26,7 @@ Nodes that cannot be hosts are left out, each with the reason: that is half of w
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from shoal_agent.core.causes import is_gone
@@ -63,6 +63,8 @@ class Outlook:
     """Agents that were heard of and cannot be hosts, and why; by node id."""
     witnesses: tuple[NodeId, ...]
     """Who could vote."""
+    owed_s: Mapping[NodeId, int] = field(default_factory=dict)
+    """Whose budget of bytes moved is overdrawn, by how many seconds of what it allows."""
 
     def why_not(self, node: NodeId) -> str | None:
         """Why ``node`` is no candidate; None if it is one."""
@@ -83,6 +85,7 @@ class Outlooks:
         """What there is for the deployment of ``plan``, the newest; ``barred`` nodes failed it lately."""
         candidates, left_out, witnesses = [], [], []
         stored: dict[NodeId, bool] = {}
+        owed_s: dict[NodeId, int] = {}
         owned: list[PlanStage] = []
         measured: dict[tuple[NodeId, NodeId], Link] = {}
         for node, state in self._known():
@@ -96,6 +99,8 @@ class Outlooks:
                 continue
             why = away or self._unfit(node, member.zone, state, plan) or barred.get(node)
             stored[node] = plan.model in state.models
+            if state.load.moved_owed_s:
+                owed_s[node] = state.load.moved_owed_s
             owned += [
                 PlanStage(node, held.first_block, held.last_block)
                 for held in state.hosted
@@ -110,7 +115,7 @@ class Outlooks:
         links = _links(measured, {candidate.node for candidate in candidates})
         asked = self._demand(plan.deployment, now)
         problem = problem_of(facts, plan.terms, plan.context_tokens_max, tuple(candidates), links, asked)
-        return Outlook(problem, stored, tuple(owned), tuple(left_out), tuple(witnesses))
+        return Outlook(problem, stored, tuple(owned), tuple(left_out), tuple(witnesses), owed_s)
 
     def _demand(self, deployment: DeploymentId, now: Instant) -> Demand:
         """What is asked of ``deployment``, as its ingresses tell; the clients of one that is away go elsewhere."""

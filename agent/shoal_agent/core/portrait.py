@@ -18,6 +18,8 @@ STEPS: Final = 20
 """A reading moves in steps of one in so many of its full scale: 5 %."""
 TEMPERATURE_SCALE: Final = 100_000
 """Millidegrees between ice and steam: a step is five degrees."""
+OWED_SCALE_S: Final = 600
+"""Ten minutes of a budget: a step is half a minute."""
 RTT_SHARE: Final = 2
 """A link has drifted when its round trip changed by one part in so many ..."""
 RTT_STEP_US: Final = 500
@@ -54,6 +56,7 @@ def _readings(told: NodeState, state: NodeState) -> Iterator[tuple[int, int, int
     yield was.cpu_permille, is_now.cpu_permille, 1000
     yield was.foreign_permille, is_now.foreign_permille, 1000
     yield told.stage_permille, state.stage_permille, 1000
+    yield was.moved_owed_s, is_now.moved_owed_s, OWED_SCALE_S
     yield was.memory_available_bytes, is_now.memory_available_bytes, max(1, capacity.memory_total_bytes)
     yield was.kv_bytes, is_now.kv_bytes, max(1, capacity.memory_bytes)
     yield capacity.disk_free_bytes, state.capacity.disk_free_bytes, max(1, capacity.disk_free_bytes)

@@ -6,8 +6,9 @@
       ─► keep, redistribute or re-split                                            decision
       ─► Wish(plan), or Unwish
 
-A repair is wished at once; so are standbys in the place of those that are missing (``causes``), once a plan is
-``STANDBY_S`` old: the stages stay. Missed deadlines (``lateness``) ask for whatever is better, at once too. A gain has
+A repair is wished at once; so are standbys in the place of those that are missing, once a plan is of age, and other
+primaries where no standby has room, once that has been so for a while (``covering``). Missed deadlines (``lateness``)
+ask for whatever is better, at once too. A gain has
 to be there for a minute without a break, a minute after the last certificate, with no operator's lock among the hosts
 and voters; while the newest epoch is not ready, or a host is only suspected, nothing is gained. A node that failed to
 open its blocks is no host of that deployment for ``BARRED_S``: without that the planner, to whom it looks as good as
@@ -22,14 +23,16 @@ one part new), and at least as long as the present one already has.
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from random import Random
 from typing import Final
 
 from shoal_agent.core.backbone import Backbone, BackboneProblem
-from shoal_agent.core.bracing import braced, bracing
 from shoal_agent.core.case import TRIALS_MAX, Account, Case, Scene, barred_by, case_of, options_of
-from shoal_agent.core.causes import STANDBY_S, Trigger, is_gone, missed_standbys, slowness_of, state_of, trigger_of
+from shoal_agent.core.causes import bare_stages, is_gone, slowness_of, trigger_of
+from shoal_agent.core.claims import is_outdated
+from shoal_agent.core.covering import Covering, Remedy, answered
 from shoal_agent.core.crowding import price
-from shoal_agent.core.decision import Choice, Decision, Option, decide, same_cuts
+from shoal_agent.core.decision import Choice, Decision, decide, same_cuts
 from shoal_agent.core.drafting import draft
 from shoal_agent.core.effects import FetchModel, Solve
 from shoal_agent.core.events import Solved
@@ -42,8 +45,9 @@ from shoal_agent.core.standbys import back_up
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure
 from shoal_agent.core.timers import Routine
-from shoal_agent.core.validity import COOL_DOWN_S, Answer, Sight, Validity
+from shoal_agent.core.validity import COOL_DOWN_S, Validity
 from shoal_agent.core.voice import Voice
+from shoal_agent.core.weighing import Answer, Sight
 from shoal_protocol.codec import encode_plan
 from shoal_protocol.ids import DeploymentId, Epoch, Instant, NodeId
 from shoal_protocol.limits import REASON_CHARS_MAX
@@ -80,7 +84,7 @@ SteeringFact = Wish | Unwish
 class Steering:
     """This node's opinion of all plans."""
 
-    def __init__(self, here: NodeId, tables: Tables, voice: Voice, kv_bytes_max: int) -> None:
+    def __init__(self, here: NodeId, tables: Tables, voice: Voice, kv_bytes_max: int, rng: Random) -> None:
         self._here = here
         self._tables = tables
         self._outlooks = Outlooks(here, tables, voice.identity.roster)
@@ -90,6 +94,9 @@ class Steering:
         self._ticket = 0
         self._unanswered: dict[int, None] = {}
         """What the planner was asked, be it about epochs that are over."""
+        self._placing: int | None = None
+        """The backbone is asked for, too: nothing waits for that."""
+        self._covering = Covering(here, tables, rng, self._place)
 
     def begin(self, now: Instant) -> None:
         """Arm the clock."""
@@ -198,23 +205,29 @@ class Steering:
         self._solve(case, Choice.REDISTRIBUTE, same_cuts(problem, scene.head.plan.stages), out)
 
     def _solve(self, case: Case, choice: Choice, problem: SplitProblem, out: Outbox) -> None:
-        case.tickets[self._pose(problem, out)] = choice
+        ticket = self._pose(problem, out)
+        self._unanswered[ticket] = None
+        case.tickets[ticket] = choice
+
+    def _place(self, problem: BackboneProblem, out: Outbox) -> int | None:
+        if self._placing is None:
+            self._placing = self._pose(problem, out)
+            return self._placing
+        return None
 
     def _pose(self, problem: SplitProblem | BackboneProblem, out: Outbox) -> int:
         self._ticket += 1
-        self._unanswered[self._ticket] = None
         out.add(Solve(self._ticket, problem))
         return self._ticket
 
     def solved(self, event: Solved, now: Instant, out: Outbox) -> list[SteeringFact]:
         """The planner answered."""
+        if isinstance(event.answer, Backbone):
+            self._placing = None
+            about = [name for name, case in self._cases.items() if answered(case, event.ticket, event.answer.counts)]
+            return [fact for name in about for fact in self._consider(name, now, out)]
         self._unanswered.pop(event.ticket, None)
         for deployment, case in self._cases.items():
-            if isinstance(event.answer, Backbone):
-                if case.bracing_ticket == event.ticket:
-                    case.braced, case.bracing_ticket = event.answer.counts, None
-                    return self._consider(deployment, now, out)
-                continue
             choice = case.tickets.pop(event.ticket, None)
             if choice is not None:
                 case.answers[choice] = event.answer
@@ -236,14 +249,25 @@ class Steering:
         margin = 0 if broken else MARGIN_PERMILLE
         slow = trigger is not None and trigger.cause is Cause.SLOW
         asked = 1 if slow else head.plan.terms.gain_permille + margin
-        options = [] if trigger is not None and trigger.stays else options_of(scene, broken=broken)
+        covered = bool(head.plan.terms.standbys) and not bare_stages(self._tables, self._here, head.plan.stages)
+        stays = trigger is not None and trigger.stays
+        options = [] if stays else options_of(scene, broken=broken, covered=covered)
         decision = decide(None if broken else current, options, validity_ms, asked)
         case.decision = decision
         if trigger is not None:
             return self._repair(scene, decision, now, out)
         assert decision is not None, "the plan that runs can be kept"
-        backed = self._back_up(scene, now, out)
-        return self._gain(scene, decision, now) if backed is None else backed
+        thin = self._covering.thin(scene, self._gone_since, now, out)
+        if thin is not None:
+            return self._mend(scene, thin, now)
+        self._covering.ask(scene, now, out)
+        frail = self._covering.frail(scene, now)
+        if frail is not None and self._free(head, now):
+            return self._mend(scene, frail, now)
+        return self._gain(scene, decision, now)
+
+    def _mend(self, scene: Scene, remedy: Remedy, now: Instant) -> list[SteeringFact]:
+        return self._wish(replace(scene, trigger=remedy.trigger), remedy.plan, now)
 
     def _relax(self, case: Case, problem: SplitProblem, out: Outbox) -> bool:
         """Nothing fits in as many stages as the terms ask for: ask for as many as there are nodes, then for any."""
@@ -272,73 +296,36 @@ class Steering:
         if decision.option.choice is Choice.KEEP and (
             trigger.cause is Cause.SLOW or (trigger.stays and after <= before)
         ):
-            backed = self._back_up(scene, now, out) if trigger.stays else None
+            thin = self._covering.thin(scene, self._gone_since, now, out) if trigger.stays else None
             # There is nothing better, and nobody for the voter's place.
-            return self._withdraw(scene.case, scene.head) if backed is None else backed
+            return self._withdraw(scene.case, scene.head) if thin is None else self._mend(scene, thin, now)
         return self._wish(scene, plan, now)
 
-    def _back_up(self, scene: Scene, now: Instant, out: Outbox) -> list[SteeringFact] | None:
-        """If standbys are missing and others can take their places, wish that; None if nothing is to be done."""
-        tables, head, outlook = self._tables, scene.head, scene.outlook
-        named = [node for stage in head.plan.stages for node in stage.standbys]
-        missed = missed_standbys(tables, self._here, head.plan, self._gone_since, now)
-        there, wanted = len(named) - len(missed), len(head.plan.stages) * head.plan.terms.standbys
-        settled = head.complete(tables.tenures.lost) and now >= head.since + STANDBY_S
-        doubted = [n for n in named if outlook.why_not(n) is not None and not is_gone(tables, self._here, n)]
-        current = price(outlook.problem, head.plan.stages)
-        if there >= wanted or not settled or doubted or current is None:
-            return None
-        told = [f"standby {node[:8]} is {state_of(tables, self._here, node)}" for node in dict.fromkeys(missed)]
-        text = "; ".join([*told, f"{there} of {wanted} standbys are there"])
-        drafted = draft(head, outlook, Option(Choice.KEEP, current), Cause.THIN, text)
-        short = sum(len(stage.standbys) for stage in drafted.stages) < wanted
-        plan = self._braced(scene, drafted, out) if short else drafted
-        if plan is None:
-            return None
-        if sum(len(stage.standbys) for stage in plan.stages) <= there:
-            scene.case.alone = True
-            return None
-        return self._wish(replace(scene, trigger=Trigger(Cause.THIN, missed, text, stays=True)), plan, now)
-
-    def _braced(self, scene: Scene, plan: Plan, out: Outbox) -> Plan | None:
-        """``plan`` with standbys for all stages together, if that can be done; None until it is known."""
-        case, head = scene.case, scene.head.plan
-        asked = bracing(scene.outlook.problem, head.stages, head.terms.standbys)
-        if asked != case.bracing and not self._unanswered:
-            case.bracing, case.braced, case.bracing_ticket = asked, None, None
-            if asked is not None:
-                case.bracing_ticket = self._pose(asked, out)
-        if asked != case.bracing or case.bracing_ticket is not None:
-            return None
-        if asked is None or case.braced is None:
-            return plan
-        reason = plan.reason.partition("; blocks ")[0] + "; placed together"
-        return replace(plan, stages=braced(asked, head.stages, case.braced), reason=reason)
+    def _free(self, head: Tenure, now: Instant) -> bool:
+        """Whether what is no repair may change the plan of ``head``."""
+        settled = head.complete(self._tables.tenures.lost) and now >= head.since + COOL_DOWN_S
+        return settled and self._validity.locked(head.plan) is None
 
     def _gain(self, scene: Scene, decision: Decision, now: Instant) -> list[SteeringFact]:
         case, head = scene.case, scene.head
         better = decision.option.choice is not Choice.KEEP
         ripe = case.hold.ripe(better, now)
-        settled = head.complete(self._tables.tenures.lost) and now >= head.since + COOL_DOWN_S
-        case.trials = 0 if settled else case.trials
         locked = self._validity.locked(head.plan)
+        free = self._free(head, now)
+        case.trials = 0 if free or locked is not None else case.trials
         if better:
             held = "held for long enough" if ripe else "not yet for long enough"
             held = f"postponed by the lock on {locked[:8]}" if locked is not None else held
             self._tell(scene, f"{decision.text}; {held}", now)
-        if not (ripe and settled and locked is None):
-            return [] if better and settled and locked is None else self._withdraw(case, head)
+        if not (ripe and free):
+            waits = better and free and case.wish is not None and case.wish.cause is Cause.GAIN
+            return [] if waits else self._withdraw(case, head)
         return self._wish(scene, draft(head, scene.outlook, decision.option, Cause.GAIN, decision.text), now)
 
     def _wish(self, scene: Scene, plan: Plan, now: Instant) -> list[SteeringFact]:
         """Say so, unless it was said: figures may differ a little each time, and a wish must not."""
         known = scene.case.wish
-        if known is not None and (known.cause, known.stages, known.voters, known.mode) == (
-            plan.cause,
-            plan.stages,
-            plan.voters,
-            plan.mode,
-        ):
+        if known is not None and not is_outdated(known, plan):
             return []
         scene.case.wish = plan
         self._tell(scene, plan.reason, now)

@@ -17,19 +17,19 @@ proposal waits, so it asks to be asked again.
                               THIN:      the stages stay, and more of its standbys are there than of the head's
                               GAIN:      it is better by my figures by what the terms ask, its move included;
                                          the head had a minute, and no operator holds a lock
+                              FRAIL:     the cuts stay, the head would not survive the loss of some node, the plan
+                                         survives that of any; a minute and locks as for GAIN
+    figures                   SLOW, GAIN, FRAIL: ``weighing``
 
 Repairs are judged by what is broken, never by how good they are: a slow plan that runs beats one that does not. All
 arithmetic is on integers.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
-from shoal_agent.core.causes import Trigger, is_gone, standbys_there
-from shoal_agent.core.crowding import price
-from shoal_agent.core.decision import gain_permille, move_of, price_permille
+from shoal_agent.core.causes import is_gone, standbys_there
 from shoal_agent.core.facts import ModelFacts, Standing
-from shoal_agent.core.outlook import Outlook
 from shoal_agent.core.plan import (
     Room,
     faults_for_host,
@@ -50,6 +50,7 @@ from shoal_agent.core.room import room_for, taken_bytes
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.tenure import Tenure
 from shoal_agent.core.voice import Voice
+from shoal_agent.core.weighing import YES, Answer, Sight, better, firmer
 from shoal_protocol.ids import Instant, NodeId
 from shoal_protocol.messages import Cause, Plan
 from shoal_protocol.widths import ActivationWidth
@@ -58,19 +59,6 @@ COOL_DOWN_S: Final = 60.0
 """After a certificate nobody gains anything for so long: the figures of the new plan have to come in first."""
 CLOCKS_S: Final = 5.0
 """The proposer may have heard of the head so much earlier than this node."""
-
-Answer = tuple[bool | None, str]
-YES: Final[Answer] = (True, "")
-
-
-@dataclass(frozen=True, slots=True)
-class Sight:
-    """What this node knows when it judges. ``outlook`` None: it does not know the model."""
-
-    head: Tenure
-    trigger: Trigger | None
-    outlook: Outlook | None
-    validity_ms: int
 
 
 class Validity:
@@ -84,8 +72,10 @@ class Validity:
 
     def judge(self, plan: Plan, sight: Sight, now: Instant) -> Answer:
         """Yes, no or not yet, and why."""
+        form = self._form(plan, sight.head)
+        if form[0] is False:  # a plan of blocks that there are not can be neither priced nor placed
+            return form
         answers = (
-            self._form(plan, sight.head),
             self._hosts(plan),
             self._widths(plan),
             self._myself(plan),
@@ -196,10 +186,13 @@ class Validity:
             case Cause.THIN:
                 return self._backed(plan, sight.head)
             case Cause.SLOW:
-                return self._better(plan, sight, 1)
-            case _:
+                return better(self._tables, self._here, plan, sight, 1)
+            case Cause.FRAIL:
                 hold = self._postponed(sight.head, now)
-                return self._better(plan, sight, plan.terms.gain_permille) if hold[0] is True else hold
+                return firmer(self._tables, self._here, plan, sight) if hold[0] is True else hold
+            case _:
+                hold, asked = self._postponed(sight.head, now), plan.terms.gain_permille
+                return better(self._tables, self._here, plan, sight, asked) if hold[0] is True else hold
 
     def _backed(self, plan: Plan, head: Tenure) -> Answer:
         before, after = ([replace(stage, standbys=()) for stage in p.stages] for p in (head.plan, plan))
@@ -225,19 +218,3 @@ class Validity:
             if held:
                 return node
         return None
-
-    def _better(self, plan: Plan, sight: Sight, asked_permille: int) -> Answer:
-        outlook = sight.outlook
-        if outlook is None:
-            return None, "model-missing: this node cannot judge the figures yet"
-        strangers = [node for node in hosts_of(plan.stages) if outlook.why_not(node) is not None]
-        if strangers:
-            return False, f"unfit: {strangers[0][:8]} {outlook.why_not(strangers[0])}"
-        before, after = price(outlook.problem, sight.head.plan.stages), price(outlook.problem, plan.stages)
-        if before is None or after is None:
-            return None, "unpriced: a host of the present plan is no candidate"
-        moved = move_of(outlook.problem, after, outlook.owned, outlook.stored)
-        gain = gain_permille(before.score_us, after.score_us) - price_permille(moved, sight.validity_ms)
-        if gain < asked_permille:
-            return False, f"worse-score: a gain of {gain / 10:.1f} %, {asked_permille / 10:.1f} % are asked"
-        return YES

@@ -85,6 +85,7 @@ def _node(peer: PeerView) -> Json:
             "temperature_celsius": None if temperature is None else temperature / 1000,
             "sessions": state.load.session_count,
             "kv_bytes": state.load.kv_bytes,
+            "moved_owed_s": state.load.moved_owed_s,
         },
         "hosted": [
             {
