@@ -33,6 +33,8 @@ STOP_TIMEOUT_S: Final = 10.0
 ROSTER_LIFE_S: Final = 30 * 24 * 3600
 """A lab's roster is not renewed; nobody keeps a lab longer than a month."""
 KEY_BYTES: Final = 32
+ZONE: Final = "lab"
+"""Where all nodes of a lab stand, unless it says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class LabSettings:
     memory_bytes: int | None = None
     kv_bytes: int | None = None
     log_level: str = "info"
+    zones: tuple[str, ...] = ()
+    """The trust zone of each node; ZONE where none is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +110,11 @@ def make_lab(settings: LabSettings, now_unix_s: int) -> Lab:
     operator_seed = secrets.token_bytes(KEY_BYTES)
     operator = Ed25519Sealer(operator_seed)
     cluster = ClusterId(secrets.token_bytes(16).hex())
-    members = [Member(node_id_of(operator.public_key), operator.public_key, (Role.OPERATOR,), "lab", b"")]
+    members = [Member(node_id_of(operator.public_key), operator.public_key, (Role.OPERATOR,), ZONE, b"")]
     nodes = []
     for index in range(settings.nodes):
-        member, node = _make_node(folder / f"node-{index + 1}")
+        zone = settings.zones[index] if index < len(settings.zones) else ZONE
+        member, node = _make_node(folder / f"node-{index + 1}", zone)
         members.append(member)
         nodes.append(node)
     roster = Roster(cluster, 1, now_unix_s + ROSTER_LIFE_S, (root.public_key,), 1, tuple(members))
@@ -122,7 +127,7 @@ def make_lab(settings: LabSettings, now_unix_s: int) -> Lab:
     return lab
 
 
-def _make_node(folder: Path) -> tuple[Member, LabNode]:
+def _make_node(folder: Path, zone: str) -> tuple[Member, LabNode]:
     folder.mkdir(mode=0o700)
     seed = secrets.token_bytes(KEY_BYTES)
     public = Ed25519Sealer(seed).public_key
@@ -131,7 +136,7 @@ def _make_node(folder: Path) -> tuple[Member, LabNode]:
     write_private(folder / "node.key", seed)
     write_private(folder / "data.key", certificate.key_pem)
     (folder / "data.crt").write_bytes(certificate.certificate_pem)
-    return Member(node, public, (Role.AGENT,), "lab", certificate.certificate_der), LabNode(node, folder)
+    return Member(node, public, (Role.AGENT,), zone, certificate.certificate_der), LabNode(node, folder)
 
 
 def _common_toml(lab: Lab, root_key: bytes) -> str:
