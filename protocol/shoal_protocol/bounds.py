@@ -12,6 +12,7 @@ from shoal_protocol.ids import NODE_KEY_BYTES
 from shoal_protocol.limits import (
     ATTEMPTS_MAX,
     BLOCKS_MAX,
+    BYTES_PER_S_MAX,
     CERTIFICATE_BYTES_MAX,
     CIRCUIT_BYTES,
     CONTENT_CHUNK_BYTES,
@@ -61,6 +62,7 @@ INTEGERS: Final[Mapping[str, tuple[int, int]]] = {
     "answer_tokens_per_ks": (0, TOKENS_PER_KS_MAX),
     "attempt": (0, ATTEMPTS_MAX),
     "byte_count": (1, CONTENT_CHUNK_BYTES),
+    "bytes_per_s": (0, BYTES_PER_S_MAX),
     "context_tokens_max": (1, TOKENS_MAX),
     "cpu_permille": (0, 1000),
     "credit_bytes": (1, CREDIT_BYTES_MAX),

@@ -138,6 +138,11 @@ class FrameReader:
         self._filled = 0
         self._poisoned = False
 
+    @property
+    def midway(self) -> bool:
+        """Whether a frame has begun whose payload is not all here."""
+        return self._header is not None
+
     def feed(self, data: bytes) -> list[Frame]:
         """The frames that ``data`` completes, in order.
 

@@ -61,6 +61,8 @@ DELTA_BYTES_MAX: Final = ENVELOPE_BYTES_MAX // 2
 """All envelopes in one answer of anti-entropy, with room for the digests; what does not fit follows in the next."""
 LINKS_MAX: Final = 64
 """Links a node tells of: its shard's peers, or those it shares a deployment with."""
+BYTES_PER_S_MAX: Final = 10**12
+"""What a link carries: a terabyte a second, more than any."""
 DEMANDS_MAX: Final = 64
 """Deployments whose requests a node tells of: as many as it has phases in."""
 TOKENS_PER_KS_MAX: Final = 10**9

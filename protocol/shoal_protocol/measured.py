@@ -11,11 +11,15 @@ from shoal_protocol.ids import DeploymentId, NodeId
 
 @dataclass(frozen=True, slots=True)
 class LinkMeasured:
-    """The link to ``peer`` as its owner measured it, best of the last pings; ``relayed``: sealed, through brokers."""
+    """The link to ``peer`` as its owner measured it, best of the last pings; ``relayed``: sealed, through brokers.
+
+    ``bytes_per_s``: how fast large frames of ``peer`` come in; 0: not known.
+    """
 
     peer: NodeId
     rtt_us: int
     relayed: bool = False
+    bytes_per_s: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,8 @@ import pytest
 
 from shoal_agent.core.facts import Standing
 from shoal_agent.core.outlook import (
+    RATE_MAX,
+    RATE_MIN,
     RTT_US_MIN,
     Outlooks,
     rounded_down,
@@ -12,9 +14,10 @@ from shoal_agent.core.outlook import (
     summed,
     waiting_permille,
 )
-from shoal_agent.core.problem import LAN, NO_DEMAND, RELAY, Demand, Link
+from shoal_agent.core.planner import split_model
+from shoal_agent.core.problem import LAN, NO_DEMAND, RELAY, Demand, Link, Split
 from shoal_protocol.ids import DeploymentId, Incarnation, Instant, NodeId
-from shoal_protocol.limits import TOKENS_PER_KS_MAX
+from shoal_protocol.limits import BYTES_PER_S_MAX, TOKENS_PER_KS_MAX
 from shoal_protocol.measured import LinkMeasured
 from shoal_protocol.messages import NodePhase, PlanStage, Terms
 from shoal_protocol.trust import GuardedBlocks
@@ -261,3 +264,28 @@ def test_who_owes_bytes_says_so():
     owing = replace(state, version=state.version + 1, load=replace(state.load, moved_owed_s=90))
     me.tables.membership.merge(me.names[2], Incarnation(1), owing, NOW)
     assert look(me).owed_s == {me.names[2]: 90}
+
+
+def test_a_link_carries_what_comes_over_it():
+    me = Opinion()
+    a, b, c, d = me.names[:4]
+    me.record(b, links={a: 1000, c: 1000, d: 1000}, rates={a: 2_000_000, c: 900_000_000})
+    links = look(me).problem.links
+    assert links.between(a, b).bytes_per_s == rounded_down(2_000_000), "b hears a so fast"
+    assert links.between(b, a).bytes_per_s == rounded_down(2_000_000), "and a says nothing of b"
+    assert links.between(c, b).bytes_per_s == rounded_down(900_000_000)
+    assert links.between(d, b) == link(1000), "of which nothing is known"
+    me.record(a, links={b: 1000}, rates={b: 30_000_000})
+    links = look(me).problem.links
+    assert links.between(b, a).bytes_per_s == rounded_down(30_000_000), "each direction by who hears it"
+    assert links.between(a, b).bytes_per_s == rounded_down(2_000_000)
+
+
+def test_what_is_said_of_a_link_never_makes_it_endless():
+    me = Opinion()
+    a, b, c = me.names[:3]
+    me.record(b, links={a: 1000, c: 1000}, rates={a: 1, c: BYTES_PER_S_MAX})
+    links = look(me).problem.links
+    assert links.between(a, b).bytes_per_s == RATE_MIN
+    assert links.between(c, b).bytes_per_s == RATE_MAX
+    assert isinstance(split_model(look(me).problem), Split)

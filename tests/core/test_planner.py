@@ -7,9 +7,11 @@ from itertools import permutations
 import pytest
 
 from shoal_agent.core.facts import BlockFacts, Width
+from shoal_agent.core.outlook import carrying
 from shoal_agent.core.planner import Genesis, plan_genesis, split_model
 from shoal_agent.core.problem import (
     CANDIDATES_EXACT_MAX,
+    LAN,
     Candidate,
     Infeasible,
     Link,
@@ -21,6 +23,7 @@ from shoal_agent.core.problem import (
 )
 from shoal_protocol.ids import DeploymentId, Digest, NodeId
 from shoal_protocol.messages import Objective, PlanStage, Terms
+from shoal_protocol.widths import ActivationWidth, row_bytes
 
 MB = 1_000_000
 GMAC = 1_000_000_000
@@ -299,6 +302,32 @@ def test_the_width_of_every_cut_is_chosen_within_the_budget():
         widths = (Width("f32"), Width("f16", 500, 0, 0, 3), Width("i8", 250, 4, 0, 40))
         split = split_model(problem(halves, links=slow, widths=widths, loss_max=loss_max))
         assert [stage.width for stage in split.stages] == ["", name]
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_s", "width"),
+    [(1000 * MB, "f32"), (LAN.bytes_per_s, "f16"), (20 * MB, "i8x32"), (MB, "i8x32")],
+)
+def test_a_slow_link_is_worth_a_narrow_width_and_a_fast_one_is_not(bytes_per_s, width):
+    """SmolLM2's certificates (docs/control.md): converting takes 4 and 10 ns a byte; a byte takes 10 ns of a LAN."""
+    values = 576
+    certified = {ActivationWidth.F16: 3_900, ActivationWidth.I8X32: 10_400}
+    narrow = [
+        Width(w.name.lower(), 1000 * row_bytes(w, values) // (4 * values), 0, codec_ps, 1)
+        for w, codec_ps in certified.items()
+    ]
+    halves = [Candidate(n, 10 * GMAC, 29 * MB) for n in (A, B)]
+    link = Links(Link(500, bytes_per_s))
+    split = split_model(problem(halves, links=link, widths=(Width("f32"), *narrow), loss_max=32))
+    assert [stage.width for stage in split.stages] == ["", width]
+
+
+def test_a_link_that_was_measured_slow_is_avoided():
+    halves = [Candidate(n, 10 * GMAC, 29 * MB) for n in (A, B, C)]
+    usual = {(one, other): Link(500, LAN.bytes_per_s) for one in (A, B, C) for other in (A, B, C) if one != other}
+    slow = carrying(usual, {(A, B): 200_000, (B, C): 3 * MB})
+    assert {stage.node for stage in split_model(problem(halves, links=Links(measured=usual))).stages} == {A, B}
+    assert {stage.node for stage in split_model(problem(halves, links=Links(measured=slow))).stages} == {A, C}
 
 
 def test_whoever_works_for_others_is_slower_and_only_for_a_while():

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from shoal_agent.core.portrait import RTT_STEP_US, has_drifted, has_news
+from shoal_agent.core.portrait import RTT_STEP_US, has_drifted, has_news, paced
 from shoal_protocol.ids import DeploymentId, NodeId
+from shoal_protocol.limits import BYTES_PER_S_MAX
 from shoal_protocol.measured import DemandMeasured, LinkMeasured
 from shoal_protocol.messages import Capacity, Endpoint, Load, NodePhase, NodeState
 
@@ -105,6 +106,26 @@ def test_a_reading_on_the_edge_of_a_step_does_not_flicker():
     """Rounding both to steps would see a change each time."""
     readings = [loaded(cpu_permille=value) for value in (124, 126, 124, 126)]
     assert not any(has_drifted(TOLD, reading) for reading in readings)
+
+
+@pytest.mark.parametrize(("rate", "drifted"), [(0, False), (8_000, True)])
+def test_what_a_link_carries_is_told_when_it_is_known(rate: int, drifted: bool):
+    state = replace(TOLD, links=paced(TOLD.links, ((OTHER, 7), (PEER, rate))))
+    assert state.links[0].bytes_per_s == rate
+    assert has_drifted(TOLD, state) is drifted
+
+
+@pytest.mark.parametrize(
+    ("rate", "drifted"), [(9_000, False), (7_000, False), (10_001, True), (5_999, True), (0, True)]
+)
+def test_what_a_link_carries_drifts_by_a_quarter(rate: int, drifted: bool):
+    known = replace(TOLD, links=paced(TOLD.links, ((PEER, 8_000),)))
+    assert has_drifted(known, replace(TOLD, links=paced(TOLD.links, ((PEER, rate),)))) is drifted
+
+
+def test_no_more_is_told_than_a_field_holds():
+    assert paced(TOLD.links, ((PEER, 10**30),))[0].bytes_per_s == BYTES_PER_S_MAX
+    assert paced(TOLD.links, ((PEER, -5),))[0].bytes_per_s == 0
 
 
 def test_a_long_link_drifts_by_its_own_measure():

@@ -1,4 +1,4 @@
-"""Whatever is asked, and whatever liars say is asked: plans stay possible, and cost a figure."""
+"""Whatever is asked, whatever links are measured to carry, and whatever liars say of both: plans cost a figure."""
 
 from dataclasses import replace
 
@@ -8,10 +8,22 @@ from hypothesis import strategies as st
 from shoal_agent.core.costs import price_alone
 from shoal_agent.core.crowding import price
 from shoal_agent.core.facts import BlockFacts
+from shoal_agent.core.figures import UNREACHED
+from shoal_agent.core.outlook import RATE_MAX, RATE_MIN, carrying
 from shoal_agent.core.planner import split_model
-from shoal_agent.core.problem import NO_DEMAND, Candidate, Demand, Infeasible, SplitProblem, Workload, stages_of
+from shoal_agent.core.problem import (
+    LAN,
+    NO_DEMAND,
+    Candidate,
+    Demand,
+    Infeasible,
+    Links,
+    SplitProblem,
+    Workload,
+    stages_of,
+)
 from shoal_protocol.ids import NodeId
-from shoal_protocol.limits import TOKENS_PER_KS_MAX
+from shoal_protocol.limits import BYTES_PER_S_MAX, TOKENS_PER_KS_MAX
 
 RATES = st.integers(0, TOKENS_PER_KS_MAX)
 
@@ -40,3 +52,15 @@ def test_no_demand_makes_a_plan_impossible_cheaper_or_endless(problem):
     assert crowded.score_us == price(problem, stages_of(crowded)).score_us
     assert crowded.score_us <= price(problem, stages_of(alone)).score_us
     assert price(calm, stages_of(alone)) == price_alone(calm, stages_of(alone))
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(), st.lists(st.integers(0, BYTES_PER_S_MAX), min_size=12, max_size=12))
+def test_no_link_makes_a_plan_impossible_or_endless(problem, rates):
+    names = [candidate.node for candidate in problem.candidates]
+    pairs = [(one, other) for one in names for other in names if one != other]
+    links = carrying(dict.fromkeys(pairs, LAN), dict(zip(pairs, rates, strict=False)))
+    assert all(RATE_MIN <= link.bytes_per_s <= RATE_MAX for link in links.values())
+    usual, measured = (split_model(replace(problem, links=Links(measured=known))) for known in ({}, links))
+    assert type(usual) is type(measured)
+    assert isinstance(measured, Infeasible) or measured.score_us < UNREACHED

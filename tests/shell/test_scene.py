@@ -1,10 +1,12 @@
 """What is planned for: a file's cluster here; one that is heard: tests/cli/test_plan.py."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from shoal_agent.core.problem import Link
+from shoal_agent.core.outlook import rounded_down
+from shoal_agent.core.problem import LAN, Link
 from shoal_agent.errors import ConfigError
 from shoal_agent.shell.scene import Scene, _links, _micro, scene_of
 from shoal_agent.shell.sketch import load_sketch
@@ -55,5 +57,8 @@ def test_one_ends_word_about_a_link_is_good_for_both():
     )
     links = _links(heard)
     assert links.between(third, one) == links.between(one, third)
+    assert links.between(one, third).bytes_per_s == LAN.bytes_per_s
+    slow = replace(heard[0], state=Said(LinkMeasured(other, 2000, bytes_per_s=1_000_000)))
+    assert _links((slow, heard[1])).between(other, one).bytes_per_s == rounded_down(1_000_000)
     assert links.between(one, other).rtt_us == 1920
     assert links.between(other, one).rtt_us == 1024

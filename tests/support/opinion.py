@@ -136,6 +136,7 @@ class Opinion:
         links: dict[NodeId, int] | None = None,
         relayed: Container[NodeId] = (),
         asked: tuple[int, int] = (0, 0),
+        rates: dict[NodeId, int] | None = None,
     ) -> NodeState:
         """What ``node`` says of itself now, and how it stands."""
         known = self.tables.membership.peer(node)
@@ -150,7 +151,10 @@ class Opinion:
             models=models,
             services=(),
             software="test",
-            links=tuple(LinkMeasured(peer, rtt, peer in relayed) for peer, rtt in (links or {}).items()),
+            links=tuple(
+                LinkMeasured(peer, rtt, peer in relayed, (rates or {}).get(peer, 0))
+                for peer, rtt in (links or {}).items()
+            ),
             stage_permille=pace,
             locked=locked,
             demands=(DemandMeasured(TOY, *asked),) if any(asked) else (),

@@ -210,7 +210,7 @@ MESSAGES: Final[tuple[ControlMessage, ...]] = (
         models=(digest_of(b"manifest"),),
         services=("tokenizer:0123456789abcdef", "sampler:0123456789abcdef"),
         software="0.1.0",
-        links=(LinkMeasured(node_of(WITNESS), 840), LinkMeasured(node_of(STRANGER), 4100, relayed=True)),
+        links=(LinkMeasured(node_of(WITNESS), 840), LinkMeasured(node_of(STRANGER), 41, relayed=True, bytes_per_s=9)),
         stage_permille=1130,
         locked=True,
         demands=(DemandMeasured(TOY, 12_288, 45_056),),

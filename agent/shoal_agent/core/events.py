@@ -34,6 +34,8 @@ class Sampled:
     """Since the reading before."""
     moved_bytes: int = 0
     """Of packages, fetched from peers meanwhile."""
+    rates: tuple[tuple[NodeId, int], ...] = ()
+    """How many bytes a second come in from peers, while they come: of whom it is known."""
 
 
 @dataclass(frozen=True, slots=True)

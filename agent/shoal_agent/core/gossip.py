@@ -28,7 +28,7 @@ from shoal_agent.core.exchange import Chains, Exchange
 from shoal_agent.core.gate import Gate
 from shoal_agent.core.lives import Lives, Reborn
 from shoal_agent.core.outbox import Outbox
-from shoal_agent.core.portrait import has_drifted, has_news
+from shoal_agent.core.portrait import has_drifted, has_news, paced
 from shoal_agent.core.records import RECORD_KINDS, Merge, Records
 from shoal_agent.core.tables import Tables
 from shoal_agent.core.timers import Routine
@@ -186,7 +186,7 @@ class Gossiper:
             models=tuple(sorted(tables.models)),
             services=tables.services,
             software=self._config.software,
-            links=tables.links,
+            links=paced(tables.links, sampled.rates),
             stage_permille=tables.stage_permille,
             locked=tables.locked,
             demands=tables.demands.measured(now),

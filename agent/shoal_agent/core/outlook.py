@@ -16,8 +16,9 @@ through the deployment (``crowding``).
 deployment yet must also have it free now.
 
 *Links.* Round trips as their owners measured them; what is usual at a node is the median of its own, and of a node
-without any, the median of all. A link through brokers is measured like any other, and carries as much as was measured
-once and for all (``RELAY``), so a plan takes one only where everything else is worse.
+without any, the median of all. How fast bytes come in is measured as well, at whom they come in, once large frames
+did; a link of which that is not known is taken for a LAN, or, through brokers, for what was measured once and for all
+(``RELAY``): so a plan takes one of those only where everything else is worse.
 
 Readings move all the time and a plan should not: they are rounded to steps of 5 % (times) and an eighth (sizes), so
 that the problem stays the same, to the last bit, until something has changed that may matter.
@@ -26,7 +27,7 @@ Nodes that cannot be hosts are left out, each with the reason: that is half of w
 """
 
 from collections.abc import Container, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from shoal_agent.core.causes import is_gone
@@ -46,6 +47,10 @@ STEP_PERMILLE: Final = 50
 """Times are compared in steps of 5 %."""
 SIZE_BITS: Final = 3
 """Sizes and round trips keep so many bits after the first: steps of an eighth or less."""
+RATE_MIN: Final = 1_000
+"""Bytes a second: slower than that no link is, whoever says so, and a plan over it costs a figure still."""
+RATE_MAX: Final = 1_000_000_000
+"""Faster ones change no plan, and a burst out of a buffer looks faster than any link."""
 RTT_US_MIN: Final = 100
 """Two nodes on one machine differ by less than this, and nobody should move for it."""
 
@@ -88,6 +93,7 @@ class Outlooks:
         owed_s: dict[NodeId, int] = {}
         owned: list[PlanStage] = []
         measured: dict[tuple[NodeId, NodeId], Link] = {}
+        rates: dict[tuple[NodeId, NodeId], int] = {}
         for node, state in self._known():
             member = self._roster.member(node)
             if member is None:
@@ -108,11 +114,12 @@ class Outlooks:
                 if held.deployment == plan.deployment and held.last_block < len(facts.blocks)
             ]
             measured |= {(node, link.peer): rounded_link(link) for link in state.links}
+            rates |= {(link.peer, node): link.bytes_per_s for link in state.links}
             if why is None:
                 candidates.append(self._candidate(node, member.zone, state, plan))
             else:
                 left_out.append((node, why))
-        links = _links(measured, {candidate.node for candidate in candidates})
+        links = _links(carrying(measured, rates), {candidate.node for candidate in candidates})
         asked = self._demand(plan.deployment, now)
         problem = problem_of(facts, plan.terms, plan.context_tokens_max, tuple(candidates), links, asked)
         return Outlook(problem, stored, tuple(owned), tuple(left_out), tuple(witnesses), owed_s)
@@ -180,6 +187,18 @@ def _links(measured: Mapping[tuple[NodeId, NodeId], Link], names: Container[Node
     usual = {node: _median(links) for node, links in at.items()}
     everywhere = list(measured.values())
     return Links(_median([*everywhere, LAN]) if everywhere else LAN, known, usual)
+
+
+def carrying(
+    links: Mapping[tuple[NodeId, NodeId], Link], rates: Mapping[tuple[NodeId, NodeId], int]
+) -> dict[tuple[NodeId, NodeId], Link]:
+    """``links`` with the ``rates`` that were measured where their bytes come in, or else the other way."""
+
+    def known(pair: tuple[NodeId, NodeId], link: Link) -> Link:
+        rate = rates.get(pair) or rates.get(pair[::-1])
+        return replace(link, bytes_per_s=min(max(rounded_down(rate), RATE_MIN), RATE_MAX)) if rate else link
+
+    return {pair: known(pair, link) for pair, link in links.items()}
 
 
 def _median(links: list[Link]) -> Link:

@@ -7,15 +7,19 @@ scale since it was last told: measured from the last told value, not by rounding
 of a step does not flicker. What clients ask for is told in steps that do not either (``demand``).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Final
 
+from shoal_protocol.ids import NodeId
+from shoal_protocol.limits import BYTES_PER_S_MAX
 from shoal_protocol.measured import LinkMeasured
 from shoal_protocol.messages import NodeState
 
 STEPS: Final = 20
 """A reading moves in steps of one in so many of its full scale: 5 %."""
+RATE_SHARE: Final = 4
+"""What a link carries has drifted when it changed by one part in so many."""
 TEMPERATURE_SCALE: Final = 100_000
 """Millidegrees between ice and steam: a step is five degrees."""
 OWED_SCALE_S: Final = 600
@@ -67,7 +71,13 @@ def _readings(told: NodeState, state: NodeState) -> Iterator[tuple[int, int, int
 def _links_drifted(told: tuple[LinkMeasured, ...], links: tuple[LinkMeasured, ...]) -> bool:
     if [(link.peer, link.relayed) for link in told] != [(link.peer, link.relayed) for link in links]:
         return True
-    return any(
-        abs(was.rtt_us - link.rtt_us) >= max(RTT_STEP_US, was.rtt_us // RTT_SHARE)
-        for was, link in zip(told, links, strict=True)
-    )
+    pairs = list(zip(told, links, strict=True))
+    if any(abs(was.bytes_per_s - link.bytes_per_s) * RATE_SHARE > was.bytes_per_s for was, link in pairs):
+        return True
+    return any(abs(was.rtt_us - link.rtt_us) >= max(RTT_STEP_US, was.rtt_us // RTT_SHARE) for was, link in pairs)
+
+
+def paced(links: tuple[LinkMeasured, ...], rates: Iterable[tuple[NodeId, int]]) -> tuple[LinkMeasured, ...]:
+    """``links`` with how fast their peers' bytes come in; what no field could hold is not told."""
+    known = {peer: min(rate, BYTES_PER_S_MAX) for peer, rate in rates if rate > 0}
+    return tuple(replace(link, bytes_per_s=known.get(link.peer, 0)) for link in links)

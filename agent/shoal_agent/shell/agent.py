@@ -196,7 +196,7 @@ async def _connected(ground: _Ground, speed: int) -> AsyncIterator[tuple[Runtime
         tasks.run("control plane", control.run())
         tasks.run("data plane", data.run())
         tasks.run("content", content.run())
-        tasks.run("sensors", _sense(ground, runtime, speed, content))
+        tasks.run("sensors", _sense(ground, runtime, speed, content, data))
         tasks.run("lock", LockWatch(lock_files(config.node.state_dir, os.environ), runtime.post).run())
         if ground.api_socket is not None:
             keys = ApiKeys(api_key_hashes(config.api))
@@ -320,16 +320,16 @@ def _tell_beginnings(ground: _Ground, runtime: Runtime, packages: Packages, spee
                 runtime.post(Restored(name, ground.state.restore(name) or b""))
 
 
-def _reading(ground: _Ground, speed: int, moved_bytes: int = 0) -> Sampled:
+def _reading(ground: _Ground, speed: int, moved_bytes: int = 0, rates: tuple[tuple[NodeId, int], ...] = ()) -> Sampled:
     capacity, load = ground.sensors.capacity(speed, ort.providers()), ground.sensors.load()
     joules, seconds = ground.meter.read(load.cpu_permille / 1000, ground.clock.now())
-    return Sampled(capacity, load, wall_ms(), joules, seconds, moved_bytes)
+    return Sampled(capacity, load, wall_ms(), joules, seconds, moved_bytes, rates)
 
 
-async def _sense(ground: _Ground, runtime: Runtime, speed: int, content: Content) -> None:
+async def _sense(ground: _Ground, runtime: Runtime, speed: int, content: Content, data: DataPlane) -> None:
     while True:
         await asyncio.sleep(SAMPLE_S)
-        runtime.post(_reading(ground, speed, content.moved()))
+        runtime.post(_reading(ground, speed, content.moved(), data.rates()))
 
 
 # --- living --------------------------------------------------------------------------------------------------------

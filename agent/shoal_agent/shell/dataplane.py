@@ -28,6 +28,7 @@ from shoal_agent.shell.link_ends import Here, Pace
 from shoal_agent.shell.links import Link
 from shoal_agent.shell.ports import ContentPeer, Post, Relays, TensorTable
 from shoal_agent.shell.sockets import port_of
+from shoal_agent.shell.stretch import Rates
 from shoal_agent.shell.tls import DataTls
 from shoal_agent.shell.ways import PATIENCE_S, Way
 from shoal_protocol.content import ContentHeader, ContentRequested, ContentServed
@@ -88,6 +89,7 @@ class DataPlane:
         self._relays = relays
         if relays is not None:
             relays.attach(lambda _: Link(self._here_relayed, self, None, relayed=True))
+        self._rates = Rates()
         self._tasks: set[asyncio.Task[None]] = set()
         self._handshakes = 0
         self._broken: asyncio.Future[None] = self._loop.create_future()
@@ -101,6 +103,10 @@ class DataPlane:
     def link_count(self) -> int:
         """Links in either direction, also those that are being dialled."""
         return len(self._outgoing) + len(self._incoming)
+
+    def rates(self) -> tuple[tuple[NodeId, int], ...]:
+        """How many bytes a second come in from peers, while they come; by peer."""
+        return tuple(sorted(self._rates.told(self._loop.time()).items()))
 
     def divert(self, content: ContentPeer) -> None:
         """From now on content frames go to ``content``; without it they are dropped."""
@@ -341,6 +347,11 @@ class DataPlane:
             self._post(FrameReceived(peer, header, self._tensors.put(payload)))
         else:
             self._post(FrameReceived(peer, header, bytes(payload)))
+
+    def timed(self, link: Link, rate: int) -> None:
+        """A large frame came in."""
+        if link.peer is not None:
+            self._rates.add(link.peer, rate, self._loop.time())
 
     def misbehaved(self, link: Link, fault: str) -> None:
         """Somebody broke the protocol."""

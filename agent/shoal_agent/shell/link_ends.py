@@ -50,6 +50,9 @@ class Events(Protocol):
     def received(self, link: "Link", frame: Frame) -> None:
         """A frame for the node; it counts as consumed when this returns."""
 
+    def timed(self, link: "Link", rate: int) -> None:
+        """A large frame came in at ``rate`` bytes a second."""
+
     def misbehaved(self, link: "Link", fault: str) -> None:
         """The peer broke the protocol; ``ended`` follows."""
 

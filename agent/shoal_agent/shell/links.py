@@ -33,6 +33,7 @@ from shoal_agent.shell.credit import ReceiveCredit, SendCredit
 from shoal_agent.shell.faults import Fault
 from shoal_agent.shell.link_ends import Events, Here, Pace, Wire
 from shoal_agent.shell.sockets import without_delay
+from shoal_agent.shell.stretch import Stretch
 from shoal_protocol.content import ContentServed
 from shoal_protocol.errors import RemoteProtocolError
 from shoal_protocol.frames import URGENT, Frame, FrameReader, Payload, encode_frame, is_metered
@@ -82,6 +83,7 @@ class Link(asyncio.Protocol):
         self._events = events
         self._transport: Wire | None = None
         self._reader = FrameReader()
+        self._stretch = Stretch()
         self._queue: Queue = deque()
         self._queued_bytes = 0
         self._urgent: deque[bytes] = deque(maxlen=URGENT_FRAMES_MAX)
@@ -256,6 +258,10 @@ class Link(asyncio.Protocol):
         except RemoteProtocolError as fault:
             self.misbehave(fault.reason, str(fault))
             return
+        completed, midway = bool(frames), self._reader.midway
+        rate = self._stretch.came(len(data), self._heard_at, completed=completed, midway=midway)
+        if rate is not None:
+            self._events.timed(self, rate)
         for frame in frames:
             self._take(frame)
             if self._ended:

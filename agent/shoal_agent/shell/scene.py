@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from shoal_agent.config import OperatorConfig
-from shoal_agent.core.outlook import rounded_link, summed
+from shoal_agent.core.outlook import carrying, rounded_link, summed
 from shoal_agent.core.pareto import PRICE_MICRO_MAX
 from shoal_agent.core.problem import NO_DEMAND, Candidate, Demand, Link, Links
 from shoal_agent.errors import ConfigError
@@ -89,8 +89,10 @@ def _micro(name: str, price: float) -> int:
 def _links(heard: tuple[Heard, ...]) -> Links:
     """As measured; one end's word is good for both, unless the other has its own."""
     measured: dict[tuple[NodeId, NodeId], Link] = {}
+    rates: dict[tuple[NodeId, NodeId], int] = {}
     for each in heard:
         for link in each.state.links:
             measured[each.node, link.peer] = rounded_link(link)
             measured.setdefault((link.peer, each.node), rounded_link(link))
-    return Links(measured=measured)
+            rates[link.peer, each.node] = link.bytes_per_s
+    return Links(measured=carrying(measured, rates))

@@ -59,7 +59,7 @@ def _knowledge() -> list[str]:
     return [
         f"load and links are known as records tell them, at most every {DRIFT_SPACING_S:g} s, without noise",
         "the rate of requests is measured as agents measure it (core/demand); the minute before the trace was as usual",
-        "the bandwidth of links is taken as known: the agent plans with round trips and a rate per kind of link",
+        "the bandwidth of links is taken as known: agents know it of links over which something large went",
         (
             f"the operator asks {Rules().gain_permille / 10:g} % of a new plan and names a deadline of "
             f"{serving.DEADLINE_S:g} s, a fifth below the SLO; that it was missed is known when it passes; a request "
