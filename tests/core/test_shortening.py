@@ -84,14 +84,12 @@ def test_under_load_blocks_are_left_out_and_alone_none(world):
     assert accepted(world, short).left_out == (2, 5)
     assert world.answer(name, short) == without(PROMPT)
     assert world.answer(name, other) == toy_tokens(LONGEST, 8, OTHERS), "the other one is answered as ever"
-    world.run(TELL_S)
     again = begun(world)
     assert world.answer(name, again) == toy_tokens(PROMPT, 8, COUNT)
     assert (accepted(world, alone).left_out, accepted(world, again).left_out) == (None, None)
     told = [entry.text for entry in ingress_of(world).node.story().about("toy/0") if "class loose" in entry.text]
     assert [text.split(" now")[0] for text in told] == [
         "answers of class loose are by the model without blocks 2-5",
-        "answers of class loose are by the whole model",
     ]
     counts = ingress_of(world).counts
     assert (counts["answers", "whole"], counts["answers", "2-5"]) == (2, 1)
@@ -142,6 +140,7 @@ def test_a_lost_host_changes_no_token(world, stage):
     world.run(5.0)
 
 
+@pytest.mark.long
 def test_without_standbys_what_is_lost_is_run_again_and_the_same():
     world = a_world(2, standbys=0, outsiders=3)
     pressed(world)
@@ -165,6 +164,21 @@ def test_it_moves_to_another_epoch_and_stays_what_it_is(hosts):
     decide(world, world.plan([world.names[host] for host in hosts], epoch=1))
     assert world.answer(ingress_of(world).name, session) == without(PROMPT)
     assert ingress_of(world).counts["sessions_migrated", "toy"] >= 1
+
+
+def test_a_node_of_two_stages_leaves_its_part_of_both_out():
+    world = World(4, classes=(LOOSE, STRICT), shortcuts=(SHORT, LONG))
+    world.start()
+    ends, middle = world.names[:2]
+    world.deploy([ends, middle, ends])
+    for cell in world.cells.values():
+        cell.block_s = 0.001
+    pressed(world)
+    session = begun(world)
+    assert accepted(world, session).left_out == (2, 5)
+    assert world.answer(ingress_of(world).name, session) == without(PROMPT)
+    opened = [effect for effect in world.cells[ends].asked(OpenStage) if effect.session == session]
+    assert [effect.left_out for effect in opened] == [(2, 5)] * 2
 
 
 def test_a_client_that_comes_back_elsewhere_reads_the_rest_of_the_same():
@@ -255,17 +269,17 @@ class Bare:
         self.plan = World(1).plan(["n" * 32])
         self.entries: list[Entry] = []
 
-    def ask(self, busiest: int, answer: int = 64, done_s: float = 1.0, left_s: float = 10.0) -> Entry:
+    def ask(self, busiest: int, answer: int = 64, done_s: float = 1.0, left_s: float = 10.0, at: float = 0.0) -> Entry:
         session = SessionId(len(self.entries).to_bytes(16, "big"))
         request = GenerationRequest(session, TOY, TokenPrompt((1,)), GREEDY, answer, (), left_s, kind="loose")
-        entry = Entry(request, self.plan, Instant(left_s), Step.OPENING)
+        entry = Entry(request, self.plan, Instant(at + left_s), Step.OPENING)
         entry.begin((1,))
         ahead = Ahead(self.plan, ("n" * 32,), busiest, answer, busiest, busiest)
 
         def takes_s(left_out):
             return done_s * (1 - (0 if left_out is None else (left_out[1] - left_out[0] + 1) / 8))
 
-        entry.left_out = self.rule.choose(entry, ahead, takes_s, self.entries, Instant(0.0), self.out)
+        entry.left_out = self.rule.choose(entry, ahead, takes_s, self.entries, Instant(at), self.out)
         self.entries.append(entry)
         return entry
 
@@ -327,6 +341,9 @@ def test_the_story_does_not_grow_with_traffic():
     for _ in range(200):
         bare.end(bare.ask(12, 64), 64)
     assert bare.tables.story.told == 1
+    bare.end(bare.ask(0, 64, at=TELL_S), 64)
+    told = [entry.text.split(" now")[0] for entry in bare.tables.story.entries()]
+    assert told[-1] == "answers of class loose are by the whole model"
 
 
 def test_those_under_way_count_as_if_they_had_lost_already():

@@ -161,6 +161,7 @@ def test_smollm2_has_shortcuts_that_lose_more_the_longer_they_are(smollm2):
     assert all(each.first_block >= 8 and each.last_block <= 25 for each in listed), "in the middle"
 
 
+@pytest.mark.long
 @pytest.mark.model
 def test_other_prose_finds_about_the_same_losses_and_agreements(smollm2, smollm2_store, measurement, pytestconfig):
     """Measured again, apart from the code that certifies: another text, all positions, the package's own blocks."""
