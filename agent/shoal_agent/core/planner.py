@@ -157,12 +157,12 @@ def _solve(problem: SplitProblem, shortlist: list[Candidate]) -> Split | None:
     figures = Figures(problem, shortlist)
     found = cheapest(problem, figures)
     runs = None if found is None else found.runs
-    anybody = problem.ingress is None and sources_of(problem, figures)
-    if anybody or (found is not None and not is_true(problem, figures, found)):
+    true = found is None or is_true(problem, figures, found)
+    if not true or (problem.ingress is None and sources_of(problem, figures)):
         runs = cheapest_within(problem, figures, found)
     if runs is None:
         return None
-    rivals = () if found is None or runs != found.runs else tuple(_rivals(problem, figures, found))
+    rivals = tuple(_rivals(problem, figures, found, runs)) if found is not None and true else ()
     return _told(problem, figures, runs, rivals)
 
 
@@ -173,10 +173,10 @@ def _told(problem: SplitProblem, figures: Figures, runs: Sequence[Run], rivals: 
     return replace(split, rivals=rivals)
 
 
-def _rivals(problem: SplitProblem, figures: Figures, found: Found) -> Iterator[Rival]:
-    """What it would cost to give each node that was not chosen a stage."""
+def _rivals(problem: SplitProblem, figures: Figures, found: Found, runs: Sequence[Run]) -> Iterator[Rival]:
+    """What it would cost to give each node that has none of ``runs`` a stage, as ``found`` says."""
     per_token = 1000 * problem.workload.answer_tokens
-    chosen = {run.node for run in found.runs}
+    chosen = {run.node for run in runs}
     for index, (candidate, score_ns) in enumerate(zip(figures.nodes, found.best_with, strict=True)):
         if index not in chosen:
             yield Rival(candidate.node, score_ns // per_token if score_ns < UNREACHED else None)

@@ -148,7 +148,8 @@ class SplitStage:
 class Rival:
     """A candidate the best split leaves out, and the best score any split reaches that gives it a stage.
 
-    None: no split with it fits.
+    None: no split with it fits. Where anybody may hold both ends, U's are not counted: to find what each would cost
+    with each node takes too long.
     """
 
     node: NodeId

@@ -15,6 +15,7 @@ from typing import Final
 
 from shoal_agent.config import OperatorConfig
 from shoal_agent.core.facts import ModelFacts
+from shoal_agent.core.plan import hosts_of
 from shoal_agent.core.planner import Genesis, plan_genesis
 from shoal_agent.core.problem import CANDIDATES_EXACT_MAX, Infeasible, Split, problem_of
 from shoal_agent.errors import ConfigError, FailedError
@@ -114,7 +115,7 @@ class Founding:
         self._refuse_another(result)
         if self._wish.dry_run:
             return result
-        self._tell(f"announcing plan {result.digest.hex()[:16]} to {len(result.plan.stages)} hosts ...")
+        self._tell(f"announcing plan {result.digest.hex()[:16]} to {len(hosts_of(result.plan.stages))} hosts ...")
         message = PlanAnnounced(raw)
         await self._desk.announce(
             result.plan, result.digest, lambda: self._publish(self._operator.seal(message)), self._wish.timeout_s

@@ -102,7 +102,7 @@ class Recovering:
         write_order(self._wish.file, order)
         if result.missing:
             return result
-        self._tell(f"announcing plan {result.digest.hex()[:16]} to {len(result.plan.stages)} hosts ...")
+        self._tell(f"announcing plan {result.digest.hex()[:16]} to {len(hosts_of(result.plan.stages))} hosts ...")
         await self._desk.announce(
             result.plan, result.digest, lambda: self._publish(self._operator.seal(order)), self._wish.timeout_s
         )
