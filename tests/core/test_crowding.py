@@ -105,6 +105,14 @@ def test_a_crowd_splits_what_one_node_serves_best_when_it_is_quiet():
     assert len(split_model(two(9_000)).stages) == 2
 
 
+def test_what_few_cannot_keep_up_with_is_shared_among_as_many_as_it_takes():
+    """Two nodes are swamped as one is: only with four the line is shorter than can be told."""
+    nodes = tuple(Candidate(NodeId(f"n{number}"), 1_000, 10_000) for number in range(6))
+    split = split_model(problem_of(*nodes, rate=35_000))
+    assert len(split.stages) >= 4
+    assert split.score_us < 2 * 80_000 / 0.2
+
+
 @pytest.mark.parametrize("rate", [1_000, 9_000])
 def test_who_is_left_out_is_told_a_figure_of_the_same_crowd(rate):
     three = replace(two(rate), candidates=(*two().candidates, Candidate(NodeId("slow"), 100, 10_000)))
