@@ -1,5 +1,6 @@
 """Shortcuts of a network in which it is known what each layer adds, and of a real one."""
 
+import sys
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -164,7 +165,7 @@ def test_smollm2_has_shortcuts_that_lose_more_the_longer_they_are(smollm2):
 @pytest.mark.long
 @pytest.mark.model
 def test_other_prose_finds_about_the_same_losses_and_agreements(smollm2, smollm2_store, measurement, pytestconfig):
-    """Measured again, apart from the code that certifies: another text, all positions, the package's own blocks."""
+    """Measured again, apart from the code that certifies: another text, the package's own blocks; exits too."""
     prose = (pytestconfig.rootpath / "tests/data/prose.txt").read_text(encoding="utf-8")
     text = smollm2_store.read(smollm2.tokenizer, "tokenizer", TOKENIZER_BYTES_MAX)
     ids = np.array([Tokenizer.from_str(text.decode()).encode(prose).ids[:96]])
@@ -186,9 +187,19 @@ def test_other_prose_finds_about_the_same_losses_and_agreements(smollm2, smollm2
         return np.concatenate(rows, axis=1)[0].astype(np.float64)
 
     exact = logits()
+
+    def measured(first: int, last: int) -> tuple[float, float]:
+        """The loss in micronats, and the agreement."""
+        without = logits(range(first, last + 1))
+        loss, same = mean_kl(exact, without) * 1e6, float((exact.argmax(-1) == without.argmax(-1)).mean())
+        sys.stdout.write(f"without {first}-{last}: {loss:.0f} micronats, {same:.2f} the same\n")
+        return loss, same
+
     for each in smollm2.shortcuts:
-        without = logits(range(each.first_block, each.last_block + 1))
-        loss = mean_kl(exact, without) * 1e6
+        loss, same = measured(each.first_block, each.last_block)
         assert each.loss_micronats / 2 < loss < each.loss_micronats * 2
-        same = (exact.argmax(-1) == without.argmax(-1)).mean()
         assert abs(1000 * same - each.agreement_permille) < 250
+    layers = len(smollm2.blocks) - 2
+    for length in (1, 2, 4, 8):
+        assert measured(layers - length + 1, layers)[0] > LOSS_MAX, "no exit is certified, and none should be"
+    assert measured(14, 21)[0] > loss, "eight within lose more than four"
