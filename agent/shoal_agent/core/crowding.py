@@ -17,11 +17,11 @@ guessed, and of its answers the one is taken that is best under its own load:
                           (THROUGHPUT); a U only where somebody must hold both ends, for who does both does no more
 
 The last is what a crowd is about: of two nodes with half of the model each, each has a line half as long, but a node
-that is asked what it would cost to take over everything never hears of that. On 150 random clusters of four, as busy
-as 0.2 to 1.2 of what the model takes of a middling node, the answer is 1.6 % above the best there is, 18 % at worst
-(tests/property/test_crowding.py); on 80 others it was 1.3 %, and 40 % without the last guess. Loads below ``CALM_PERMILLE`` make stages a ninth longer at most and change no choice that
-matters, so nothing is guessed for them. What left-out nodes are told is the answer's figure for them, with as long a
-line as the answer itself has.
+that is asked what it would cost to take over everything never hears of that. On 150 random clusters of four, as busy as
+0.2 to 1.2 of what the model takes of a middling node, the answer is 1.6 % above the best there is, 18 % at worst
+(tests/property/test_crowding.py); on 80 others it was 1.3 %, and 40 % without the last guess. Loads below
+``CALM_PERMILLE`` make stages a ninth longer at most and change no choice that matters, so nothing is guessed for them.
+What left-out nodes are told is the answer's figure for them, with as long a line as the answer itself has.
 
 Where nobody asks, all of this is ``costs`` and the planner, to the last bit. Who prices a plan for any decision calls
 ``price``; ``price_alone`` is for those who have taken care of the crowd themselves.
