@@ -243,11 +243,22 @@ class Adaptive:
                 splits.append((Choice.REDISTRIBUTE, redistributed(problem, stages, moved)))
         if Choice.RESPLIT in self._rules.choices:
             splits.append((Choice.RESPLIT, self._solver.split(seen)))
+        covered = self._rules.standbys > 0 and not lost and self.control.covered()
         return [
-            Option(choice, priced, self.control.move(problem, split), self._breaks(problem, split))
+            Option(
+                choice,
+                priced,
+                self.control.move(problem, split),
+                self._breaks(problem, split),
+                covered and self._bares(problem, split),
+            )
             for choice, split in splits
             if isinstance(split, Split) and (priced := self._solver.price(seen, stages_of(split))) is not None
         ]
+
+    def _bares(self, problem: SplitProblem, split: Split) -> bool:
+        backed = back_up(problem, stages_of(split), self._rules.standbys, self.control.running.stages).stages
+        return not self._rules.impatient and not all(stage.standbys for stage in backed)
 
     def _breaks(self, problem: SplitProblem, split: Split) -> bool:
         return not self._rules.impatient and self.control.breaks(problem, split)

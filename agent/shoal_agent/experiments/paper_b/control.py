@@ -127,6 +127,10 @@ class Control:
         """Stages whose primary is lost."""
         return tuple(stage for stage in self.running.stages if INDEX[stage.node] in self._dead)
 
+    def covered(self) -> bool:
+        """Whether each stage of the running plan has a standby that lives."""
+        return all(any(INDEX[node] not in self._dead for node in stage.standbys) for stage in self.running.stages)
+
     def standbys_lost(self) -> int:
         """Standbys of the running plan that are lost."""
         return sum(INDEX[node] in self._dead for stage in self.running.stages for node in stage.standbys)
