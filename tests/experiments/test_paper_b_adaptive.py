@@ -110,3 +110,14 @@ def test_a_crowd_is_not_let_in(planner):
     assert not method.admits(1.0, 500)
     assert method.serves(0, 1.0)
     assert not method.fetching(3, 1.0)
+
+
+def test_while_nobody_fails_no_gain_leaves_a_stage_without_standby(planner):
+    method, backed = Adaptive(replace(draw(MILD, 1, 7, cluster.STEADY), outages=((),) * 7), planner, Rules()), []
+    for now in range(0, 150, 2):
+        live(method, now + 2.0, float(now))
+        for tenth in range(4):
+            method.ended(now + tenth / 2, late=True)  # in a hurry, too
+        backed.append(method.control.covered())
+    assert method.control.running.epoch > 3
+    assert backed == [True] * len(backed)

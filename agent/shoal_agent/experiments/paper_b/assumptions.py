@@ -65,6 +65,7 @@ def _knowledge() -> list[str]:
             f"{serving.DEADLINE_S:g} s, a fifth below the SLO; that it was missed is known when it passes; a request "
             f"is refused if it would take over {serving.PATIENCE_S:g} s, and a refusal is a failure"
         ),
+        "standbys are found stage by stage; agents also ask a backbone where one is left bare, which is not here",
         "static is the same planner's best split under the mean conditions of the very trace it then meets",
         "central-rtt: its centre is 0.05 s away and fails as often as a machine; while it is away nothing is decided",
     ]
