@@ -119,6 +119,15 @@ def test_both_ends_serve_from_one_node_and_answers_are_those_of_the_whole_model(
     world.check_idle()
 
 
+def test_a_session_at_both_ends_of_a_node_is_one_session():
+    world, plan = u_world()
+    world.run_until(world.serving)
+    session = begun(world, world.names[4], 60)
+    serving = {name: world.cells[name].node.snapshot(world.now).sessions for name in hosts_of(plan.stages)}
+    assert serving == dict.fromkeys(hosts_of(plan.stages), 1)
+    assert len(world.answer(world.names[4], session)) == 60
+
+
 def test_it_says_that_it_is_ready_when_both_are_open():
     world, plan = u_world()
     home = world.cells[plan.stages[0].node]

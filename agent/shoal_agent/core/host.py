@@ -168,8 +168,8 @@ class Host:
 
     @property
     def session_count(self) -> int:
-        """Sessions that this node's stages serve."""
-        return len(self._holdings.served())
+        """Sessions that this node's stages serve; one that goes through two of them is one."""
+        return len({hosted.key[0] for hosted in self._holdings.served()})
 
     @property
     def shadow_count(self) -> int:

@@ -245,8 +245,8 @@ class Rescue:
             return None
         plan, route = found
         answer = min(plan.terms.answer_tokens, entry.tokens_max - entry.prompt_tokens)
-        told = max(self._sessions(node) // route.count(node) for node in route)
-        return Ahead(plan, route, max([others, *(self._sessions(node) for node in route)]), answer, others, told)
+        told = max(self._sessions(node) for node in route)
+        return Ahead(plan, route, max(others, told), answer, others, told)
 
     def done_s(self, entry: Entry, ahead: Ahead, left_out: LeftOut | None) -> float:
         """How long ``entry`` would take without these blocks."""
