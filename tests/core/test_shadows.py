@@ -197,7 +197,7 @@ def test_rows_of_the_same_or_an_older_attempt_are_refused_by_a_server(stand, att
     serve(stand, 1)
     bring(stand, replace(ROWS, attempt=attempt))
     assert kept(stand) == [RefusalCode.OLD_ATTEMPT]
-    assert stand.sessions(stand.last) == 2
+    assert stand.served(stand.last) == 2
 
 
 def test_a_server_becomes_no_shadow_while_it_runs(stand):
@@ -205,7 +205,7 @@ def test_a_server_becomes_no_shadow_while_it_runs(stand):
     serve(stand)
     bring(stand, replace(ROWS, attempt=1))
     assert kept(stand) == [0]
-    assert stand.sessions(stand.last) == 2
+    assert stand.served(stand.last) == 2
     stand.world.run(1.0)
     bring(stand, replace(ROWS, position=3, attempt=1))
     stand.world.run(0.1)

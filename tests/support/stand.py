@@ -130,6 +130,10 @@ class Stand:
     def sessions(self, name: str = "") -> int:
         return self.cell(name).node._host.session_count
 
+    def served(self, name: str = "") -> int:
+        """Stages of sessions: one session may have two of them here."""
+        return len(self.cell(name).node._host._holdings.served())
+
     def shadows(self, name: str = "") -> int:
         return self.cell(name).node._host.shadow_count
 
